@@ -1,0 +1,1 @@
+"""TFDS builders, one folder for each data set."""

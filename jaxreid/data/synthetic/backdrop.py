@@ -1,0 +1,209 @@
+"""What a camera sees when nobody is there: a floor in perspective, a wall behind it, and things.
+
+A scene is painted once for a camera; the pictures of people are cut out of it.
+"""
+
+import functools
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from jaxreid.data.synthetic.stream import Stream
+
+WIDTH, HEIGHT = 640, 480
+Colour = tuple[int, int, int]
+
+
+def _noise(stream: Stream, rows: int, columns: int) -> np.ndarray:
+    """Returns int32 [HEIGHT, WIDTH] in [-128, 127]: smooth noise of this many cells."""
+    cells = Image.fromarray(stream.bytes(rows, columns))
+    return np.asarray(cells.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int32) - 128
+
+
+def _mix(a: Colour, share: int) -> np.ndarray:
+    return np.array([min(255, c * share // 256) for c in a], np.int32)
+
+
+def _floor(kind: str, colour: Colour, horizon: int, stream: Stream) -> np.ndarray:
+    """Returns int32 [HEIGHT, WIDTH, 3]; rows above the horizon are without meaning."""
+    y = np.arange(HEIGHT, dtype=np.float64)[:, None] - horizon
+    far = 240.0 / np.maximum(y, 4.0)  # distance along the floor, by rows
+    across = (np.arange(WIDTH, dtype=np.float64)[None] - WIDTH / 2) / 60.0 * far / 2
+    along = np.broadcast_to(far * 4, across.shape)
+    skew = stream.choice((0.0, 0.25, -0.35, 0.5))
+    u, v = across + along * skew, along - across * skew
+    iu, iv = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
+    share = np.full((HEIGHT, WIDTH), 256, np.int32)
+    line = (u - iu < 0.07) | (v - iv < 0.09)
+    picture = np.broadcast_to(np.array(colour, np.int32), (HEIGHT, WIDTH, 3)).copy()
+    if kind in ("paving", "tiles", "slabs"):
+        tone = stream.bytes(64, 64).astype(np.int32)[iu & 63, iv & 63]
+        share += (tone - 128) * (60 if kind == "paving" else 22) // 128
+        share[line] = share[line] * 180 // 256
+    elif kind == "checker":
+        dark = ((iu // 2) ^ (iv // 2)) & 1 == 1
+        share[dark] = 150
+        share[line & dark] = 140
+    elif kind == "bands":
+        share[(iv // 3) & 1 == 1] = 196
+    elif kind == "steps":
+        low = (np.arange(HEIGHT)[:, None] - horizon) % 34
+        share = share * np.where(low < 9, 150, np.where(low < 12, 300, 256)) // 256
+    elif kind == "grass":
+        share += _noise(stream, 120, 160) * 110 // 256 + _noise(stream, 9, 12) * 70 // 256
+        path = np.abs(u - 1.5) < 2.0
+        picture[path] = (150, 138, 116)
+    elif kind == "asphalt":
+        share += _noise(stream, 160, 220) * 50 // 256
+        picture[(np.abs(u - 2) < 0.25) & (iv % 4 < 2)] = (220, 216, 196)
+    elif kind == "platform":
+        share[line] = 215
+        edge = np.abs(across + 6) < 0.7
+        picture[edge] = (222, 186, 48)
+        picture[across < -7.2] = (44, 42, 42)
+    share += _noise(stream, 24, 30) * 36 // 256 + _noise(stream, 5, 6) * 50 // 256
+    return picture * share[..., None] // 256
+
+
+def _box(picture, x: int, y: int, w: int, h: int, colour: Colour, edge: int = 170) -> None:
+    """Draws a rectangle with a darker rim."""
+    x0, x1, y0, y1 = max(0, x), min(WIDTH, x + w), max(0, y), min(HEIGHT, y + h)
+    if x0 >= x1 or y0 >= y1:
+        return
+    picture[y0:y1, x0:x1] = _mix(colour, edge)
+    picture[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = colour
+
+
+_SIGNS: tuple[Colour, ...] = (
+    (200, 40, 44), (236, 196, 60), (40, 92, 180), (240, 238, 230), (36, 130, 90), (220, 120, 40),
+    (150, 60, 140), (30, 32, 40), (110, 180, 200),
+)  # fmt: skip
+
+
+def _muted(s: Stream) -> Colour:
+    """Returns the colour of a sign that has been in the sun for years."""
+    tone = s.integer(60, 150)
+    return tuple((c * 2 + tone) // 3 for c in s.choice(_SIGNS))
+
+
+def _wall(picture: np.ndarray, kind: str, colour: Colour, foot: int, s: Stream) -> None:
+    """Paints the rows above `foot`, in place."""
+    y, x = np.mgrid[0:foot, 0:WIDTH].astype(np.int32)
+    share = np.full((foot, WIDTH), 256, np.int32)
+    area = picture[:foot]
+    area[...] = colour
+    if kind == "brick":
+        shift = (y // 10 & 1) * 12
+        share[(y % 10 < 2) | ((x + shift) % 24 < 2)] = 330
+        share += (s.bytes(64, 64).astype(np.int32)[y // 10 & 63, (x + shift) // 24 & 63] - 128) // 3
+    elif kind == "panels":
+        share[(x % 90 < 3) | (y % 70 < 2)] = 190
+        share += (s.bytes(64, 64).astype(np.int32)[y // 70 & 63, x // 90 & 63] - 128) // 5
+    elif kind == "trees":
+        leaves = _noise(s, 60, 80)[:foot] + _noise(s, 12, 16)[:foot]
+        share += leaves * 150 // 256
+        area[leaves > 120] = (196, 206, 210)
+        for _ in range(5):
+            _box(area, s.integer(0, WIDTH), 0, s.integer(8, 18), foot, (70, 56, 44))
+    elif kind == "glass":
+        share += (x + y * 2) % 160 // 3 - 26
+        share[(x % 64 < 5) | (y % 110 < 4)] = 130
+    elif kind == "train":
+        area[y % 150 < 26] = s.choice(_SIGNS)
+        share[(y > foot - 26)] = 90
+    share += _noise(s, 10, 14)[:foot] * 50 // 256
+    area[...] = area * share[..., None] // 256
+    if kind == "shops":
+        left = 0
+        while left < WIDTH:
+            wide = s.integer(80, 170)
+            _box(picture, left, 0, wide, foot, _muted(s), 120)
+            light = s.integer(150, 250)
+            _box(picture, left + 8, 30, wide - 16, foot - 42, (light, light - 8, light - 30))
+            for _ in range(s.integer(3, 8)):
+                tall = s.integer(20, 70)
+                _box(picture, left + s.integer(10, wide), foot - 14 - tall, s.integer(8, 26), tall,
+                     _muted(s))  # fmt: skip
+            left += wide
+    elif kind in ("facade", "train", "glass"):
+        for column in range(s.integer(0, 40), WIDTH, s.integer(60, 95)):
+            for row in range(12, max(13, foot - 50), 78):
+                tone = s.integer(40, 120)
+                _box(picture, column, row, 36, 46, (tone, tone + 10, tone + 22))
+
+
+def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Stream) -> None:
+    """Puts furniture on the floor, in place; what is nearer is larger."""
+    for foot in sorted(s.integer(horizon + 60, HEIGHT - 60) for _ in range(9)):
+        kind = s.choice(things)
+        size = (foot - horizon) / 300
+        x = s.integer(-20, WIDTH)
+        if kind == "column":  # from the floor out of the picture
+            wide = round(46 * size)
+            ramp = 256 - np.abs(np.arange(wide) - wide // 3) * 160 // max(wide, 1)
+            tone = np.array(s.choice(((190, 186, 178), (150, 148, 150), (206, 200, 190))))
+            x1 = min(WIDTH, x + wide)
+            if x1 > max(x, 0):
+                part = ramp[max(0, -x) : x1 - x, None] * tone // 256
+                picture[:foot, max(0, x) : x1] = part
+        elif kind == "sign":
+            wide, high, top = round(40 * size), round(54 * size), foot - round(110 * size)
+            _box(picture, x, top, wide, high, _muted(s))
+            for k in range(3):  # lines of writing
+                _box(picture, x + wide // 6, top + (k + 1) * high // 5, wide * (4 - k) // 6,
+                     max(2, high // 12), (214, 212, 204), 256)  # fmt: skip
+            _box(picture, x + wide // 2 - 2, top + high, 4, foot - top - high, (60, 60, 64))
+        elif kind == "bench":
+            for k in range(3):
+                _box(picture, x, foot - round((50 - 14 * k) * size), round(190 * size),
+                     max(4, round(8 * size)), (116, 82, 52))  # fmt: skip
+        elif kind == "bin":
+            _box(picture, x, foot - round(80 * size), round(46 * size), round(80 * size),
+                 s.choice(((60, 66, 62), (44, 82, 60), (120, 124, 128))))  # fmt: skip
+        elif kind == "planter":
+            _box(picture, x, foot - round(46 * size), round(120 * size), round(46 * size),
+                 (140, 128, 116))  # fmt: skip
+            for _ in range(90):  # leaves
+                w = 2 + round(s.integer(6, 14) * size)
+                tone = s.integer(0, 70)
+                _box(picture, x + s.integer(-6, max(1, round(112 * size))),
+                     foot - round(s.integer(50, 104) * size), w, w,
+                     (40 + tone * 2 // 3, 58 + tone, 36 + tone // 3), 200)  # fmt: skip
+        elif kind == "bike":
+            for k in range(0, 110, 22):
+                _box(picture, x + round(k * size), foot - round(66 * size), 4, round(66 * size),
+                     (50, 52, 58))  # fmt: skip
+            _box(picture, x, foot - round(66 * size), round(110 * size), 5, (170, 50, 44))
+        elif kind == "patch":  # a mat, a shadow, a wet spot
+            w, h = round(s.integer(80, 220) * size), round(s.integer(14, 40) * size)
+            x0, x1 = max(0, x), min(WIDTH, x + w)
+            picture[foot - h : foot, x0:x1] = picture[foot - h : foot, x0:x1] * 170 // 256
+
+
+@functools.lru_cache(maxsize=32)
+def scene(
+    key: tuple[int, ...],
+    floor: tuple[str, Colour],
+    wall: tuple[str, Colour],
+    things: tuple[str, ...],
+    horizon: int,
+    foot: int,
+) -> Image.Image:
+    """Returns the empty scene of a camera, RGB of WIDTH x HEIGHT pixels.
+
+    Args:
+        key: of the random numbers.
+        floor: kind and colour.
+        wall: kind and colour.
+        things: kinds of furniture that may stand around.
+        horizon: row of the horizon; may be negative.
+        foot: row where the wall meets the floor, below the horizon.
+    """
+    stream = Stream(*key)
+    picture = _floor(floor[0], floor[1], horizon, stream)
+    if foot > 0:
+        _wall(picture, wall[0], wall[1], foot, stream)
+    _things(picture, things, horizon, stream)
+    dirt = 256 + _noise(stream, 60, 80) * 34 // 256 + _noise(stream, 7, 9) * 60 // 256
+    image = Image.fromarray(np.clip(picture * dirt[..., None] // 256, 0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.BoxBlur(1))

@@ -1,0 +1,60 @@
+"""A person in a picture: the tubes of the body, turned and tilted, drawn from far to near."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from jaxreid.data.synthetic.body import Point, Pose, body
+from jaxreid.data.synthetic.person import Person
+from jaxreid.data.synthetic.tubes import COLUMNS, cosine, paint, shading, sine
+
+
+@dataclasses.dataclass(frozen=True)
+class Eye:
+    """How a camera sees one figure.
+
+    Attributes:
+        x, y: where the point of the floor under the body is, in pixels.
+        scale: pixels per metre.
+        pitch: degrees by which the camera looks down.
+        light: degrees from the camera to the light, clockwise seen from above.
+        ambient: light in the shade, in 256ths.
+    """
+
+    x: float
+    y: float
+    scale: float
+    pitch: int
+    light: int
+    ambient: int
+
+
+def draw(canvas: np.ndarray, p: Person, pose: Pose, eye: Eye) -> None:
+    """Draws a person into a picture.
+
+    Args:
+        canvas: int32 [h, w, 3], values 0-255, changed in place.
+        p: who.
+        pose: how they stand.
+        eye: where they are and how the camera sees them.
+    """
+    sy, cy = sine(pose.yaw), cosine(pose.yaw)
+    sp, cp = sine(eye.pitch), cosine(eye.pitch)
+
+    def depth(q: Point) -> float:
+        return q[0] * sy + q[1] * cy
+
+    def project(q: Point) -> tuple[float, float]:
+        x = q[0] * cy - q[1] * sy
+        return eye.x + eye.scale * x, eye.y - eye.scale * (q[2] * cp - depth(q) * sp)
+
+    shade = shading(eye.light, eye.ambient)
+    turn = pose.yaw * COLUMNS // 360
+    which, down, around = pose.folds
+    order = sorted(body(p, pose), key=lambda q: (depth(q.a) + depth(q.b)) / 2 + q.layer)
+    for i, part in enumerate(order):
+        spread = math.sqrt(cy * cy + (part.deep * sy) * (part.deep * sy)) * eye.scale
+        fold = ((which + i) & 7, down + 7 * i, around) if part.cloth else None
+        paint(canvas, project(part.a), project(part.b), part.wide * spread, part.texture,
+              turn, shade, fold)  # fmt: skip

@@ -1,0 +1,175 @@
+"""All sightings of a domain, drawn by several processes, in an order that never changes."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from jaxreid.data.synthetic.domains import DOMAINS
+from jaxreid.data.synthetic.render import render
+from jaxreid.data.synthetic.walks import Plan, plans
+from jaxreid.data.synthetic.workers import render_all
+from jaxreid.names import check_name
+
+TRAIN_IDS, TEST_IDS, IMAGES_PER_ID, DISTRACTORS = 100, 50, 12, 200
+_WORTHWHILE = 200  # fewer pictures are drawn faster than another process starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """One picture of one person by one camera.
+
+    Attributes:
+        split: "train", "query" or "gallery".
+        name: file name in the style of Market-1501, unique: `0007_c3s1_000451_00.jpg`.
+        image: bytes of a JPEG of 128 rows and 64 columns.
+        pid: person id from 1; training and test ids are disjoint; 0 for distractors (gallery only).
+        camid: camera, 0 to 5.
+        time: seconds since the cameras of the domain were started, a multiple of 1/25.
+    """
+
+    split: str
+    name: str
+    image: bytes = dataclasses.field(repr=False)
+    pid: int
+    camid: int
+    time: float
+
+
+_LEAST = {"train_ids": 1, "test_ids": 1, "images_per_id": 4, "distractors": 0, "seed": 0}
+
+
+def check(domain: str, **numbers: int) -> None:
+    """Checks the arguments of `plan`.
+
+    Args:
+        domain: of `plan`.
+        **numbers: the others of `plan`, by name.
+
+    Raises:
+        ValueError: the domain is unknown or a number is too small.
+    """
+    check_name(domain, DOMAINS, "domain of synthetic_people")
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST[name]:
+            raise ValueError(
+                f"synthetic_people: {name} is {value!r}; it must be an integer, at least "
+                f"{_LEAST[name]}."
+            )
+
+
+def plan(
+    domain: str,
+    *,
+    train_ids: int = TRAIN_IDS,
+    test_ids: int = TEST_IDS,
+    images_per_id: int = IMAGES_PER_ID,
+    distractors: int = DISTRACTORS,
+    seed: int = 0,
+) -> dict[str, list[Plan]]:
+    """Says which pictures a data set holds, without drawing them.
+
+    Args:
+        domain: "plaza", "station", "mall" or "campus".
+        train_ids: identities of the training split.
+        test_ids: other identities, of the query and gallery splits.
+        images_per_id: pictures of an identity, on average over identities. At least 4: two cameras
+            with a query and a gallery picture each.
+        distractors: pictures of other people in the gallery.
+        seed: other seeds give other people on other walks past the same cameras.
+
+    Returns:
+        Plans by split (train, query, gallery), sorted by name.
+
+    Raises:
+        ValueError: the domain is unknown or a number is too small.
+    """
+    check(
+        domain,
+        train_ids=train_ids,
+        test_ids=test_ids,
+        images_per_id=images_per_id,
+        distractors=distractors,
+        seed=seed,
+    )
+    number = DOMAINS.index(domain)
+    return plans(number, train_ids, test_ids, images_per_id, distractors, seed)
+
+
+def generate(
+    domain: str,
+    *,
+    train_ids: int = TRAIN_IDS,
+    test_ids: int = TEST_IDS,
+    images_per_id: int = IMAGES_PER_ID,
+    distractors: int = DISTRACTORS,
+    seed: int = 0,
+    workers: int | None = None,
+) -> dict[str, list[Sighting]]:
+    """Draws a whole domain.
+
+    Args:
+        domain: see `plan`, as the other numbers.
+        train_ids: see `plan`.
+        test_ids: see `plan`.
+        images_per_id: see `plan`.
+        distractors: see `plan`.
+        seed: see `plan`.
+        workers: processes that draw; as many as there are processors if None. The pictures are the
+            same for any number.
+
+    Returns:
+        Sightings by split (train, query, gallery), sorted by name.
+
+    Raises:
+        ValueError: see `plan`.
+    """
+    planned = plan(
+        domain,
+        train_ids=train_ids,
+        test_ids=test_ids,
+        images_per_id=images_per_id,
+        distractors=distractors,
+        seed=seed,
+    )
+    drawn = draw_all(domain, sum(planned.values(), []), seed=seed, workers=workers)
+    result: dict[str, list[Sighting]] = {split: [] for split in planned}
+    for sighting in drawn:
+        result[sighting.split].append(sighting)
+    return result
+
+
+def draw_all(
+    domain: str, planned: Sequence[Plan], *, seed: int = 0, workers: int | None = None
+) -> Iterator[Sighting]:
+    """Draws planned pictures one after the other; only a few wait in memory.
+
+    Args:
+        domain: as given to `plan`.
+        planned: any part of what `plan` returned, in any order.
+        seed: as given to `plan`.
+        workers: see `generate`.
+
+    Yields:
+        One sighting for each plan, in the same order.
+
+    Raises:
+        RuntimeError: a drawing process died.
+    """
+    number = DOMAINS.index(check_name(domain, DOMAINS, "domain of synthetic_people"))
+    if workers is None:
+        workers = min(_processors(), len(planned) // _WORTHWHILE + 1)
+    if workers <= 1 or not sys.executable:
+        images = (render(seed, number, p) for p in planned)
+    else:
+        images = render_all(seed, number, planned, workers)
+    with contextlib.closing(images):
+        for p, image in zip(planned, images, strict=True):
+            yield Sighting(p.split, p.name, image, p.pid, p.camid, p.time)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
