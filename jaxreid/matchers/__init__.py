@@ -1,0 +1,26 @@
+"""Matchers: two sets of features to scores [Q, G]; larger means more alike."""
+
+from typing import Any
+
+import flax.linen as nn
+
+from jaxreid.matchers.qaconv import HEADS, QAConv
+from jaxreid.names import check_name
+
+NAMES = ("qaconv",)
+
+
+def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> nn.Module:
+    """A matcher by name.
+
+    Args:
+        name: one of `NAMES`.
+        axis_name: mesh axis over which a training batch is spread.
+        **options: attributes of the matcher (`head`).
+
+    Raises:
+        ValueError: an unknown name, or an option out of its range.
+    """
+    check_name(name, NAMES, "matcher")
+    check_name(options.get("head", "v2.1"), HEADS, "matcher.head")
+    return QAConv(axis_name=axis_name, **options)

@@ -1,0 +1,1 @@
+"""Numerical building blocks on plain arrays: no modules, no state."""

@@ -1,0 +1,104 @@
+"""The training state: what it holds, where it lives, how it begins."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.memory import PAD_TO, ClassMemory
+from jaxreid.mesh import AXIS, check_divisible, shardings
+from jaxreid.model import Model
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes, and nothing else.
+
+    Attributes:
+        step: [] int32, updates so far.
+        params: parameters of backbone and matcher.
+        batch_stats: running statistics of their normalisations.
+        opt_state: of the optimizer.
+        memory: the class memory, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    memory: ClassMemory | None
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """What `Model.apply` takes."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def state_specs(state: TrainState) -> TrainState:
+    """`PartitionSpec`s: the memory is divided over classes, everything else is whole everywhere."""
+    specs = jax.tree.map(lambda _: P(), state)
+    return specs.replace(memory=jax.tree.map(lambda _: P(AXIS), state.memory))
+
+
+def init_variables(model: Model, seed: int) -> dict[str, Any]:
+    """Parameters and statistics of an untrained model."""
+    image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
+    return model.init(jax.random.key(seed), image)
+
+
+def abstract_state(
+    model: Model, tx: optax.GradientTransformation, *, num_classes: int | None, seed: int = 0
+) -> TrainState:
+    """Shapes and types of the state; nothing is computed."""
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, seed))
+
+
+def create_state(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int | None,
+    seed: int,
+    mesh: Mesh,
+) -> TrainState:
+    """A new state; every array is born where it will live.
+
+    Args:
+        model: outside a mesh, that is with `axis_name=None`.
+        tx: the optimizer.
+        num_classes: training identities to remember, or None for no class memory.
+        seed: of the random weights.
+        mesh: the devices.
+
+    Raises:
+        ValueError: the class memory cannot be divided over the mesh.
+    """
+    if num_classes is not None and PAD_TO % mesh.size:
+        check_divisible(-(-num_classes // PAD_TO) * PAD_TO, mesh, "padded classes")
+    abstract = abstract_state(model, tx, num_classes=num_classes, seed=seed)
+    out_shardings = shardings(mesh, state_specs(abstract))
+    return jax.jit(lambda: _create(model, tx, num_classes, seed), out_shardings=out_shardings)()
+
+
+def _create(
+    model: Model, tx: optax.GradientTransformation, num_classes: int | None, seed: int
+) -> TrainState:
+    variables = init_variables(model, seed)
+    memory = None
+    if num_classes is not None:
+        image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), jnp.uint8)
+        encode = lambda variables, image: model.apply(variables, image, method="encode")  # noqa: E731
+        feature = jax.eval_shape(encode, variables, image)
+        memory = ClassMemory.create(num_classes, feature.shape[1:])
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        memory=memory,
+    )

@@ -1,0 +1,140 @@
+"""One training step and one evaluation step, as pure functions of one device.
+
+`make_*` compile them for a mesh. Per device, arrays are the local part; collectives name `AXIS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.mesh import AXIS, shardings
+from jaxreid.model import Model, apply_training
+from jaxreid.objectives import Objective
+from jaxreid.state import TrainState, state_specs
+
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Model,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One update, seen from one device.
+
+    Args:
+        state: parameters whole, this device's part of the class memory.
+        batch: this device's part: image [b, H, W, 3] uint8, label [b] int32.
+        model: made with `axis_name=AXIS`.
+        objective: made with `axis_name=AXIS`.
+        tx: the optimizer.
+
+    Returns:
+        The new state and {"loss", "grad_norm", ...}, the same on every device.
+    """
+    label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
+
+    def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        feature = bound.encode(batch["image"], train=True)
+        feature = jax.lax.all_gather(feature, AXIS, tiled=True)
+
+        def match(query: jax.Array, gallery: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+            return bound.match(query, gallery, train=True, mask=mask)
+
+        loss, stats = objective(match, feature, label, state.memory)
+        return loss, (stats, feature)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        (loss, (stats, feature)), batch_stats = apply_training(model, forward, variables)
+        return loss, (stats, feature, batch_stats)
+
+    # The loss is already reduced over the mesh, and so are its gradients: under shard_map the
+    # gradient of a value that is whole on every device arrives summed. Do not reduce it again.
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    stats, feature, batch_stats = aux
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    memory = state.memory
+    if memory is not None:  # written last: the loss has seen the memory of the step before
+        first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
+        memory = memory.write(feature, label, first)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        memory=memory,
+    )
+    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), **stats}
+
+
+def make_train_step(
+    model: Model,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    abstract: TrainState,
+    *,
+    precision: str = "default",
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """`train_step`, compiled for a mesh; takes the state's memory over from its caller (donated).
+
+    Args:
+        model: made with `axis_name=AXIS`.
+        objective: made with `axis_name=AXIS`.
+        tx: the optimizer.
+        mesh: the devices.
+        abstract: the state, or its shapes.
+        precision: of float32 products, as `jax.default_matmul_precision` names it: "default" is
+            the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
+    """
+    specs = state_specs(abstract)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        with jax.default_matmul_precision(precision):
+            return train_step(state, batch, model=model, objective=objective, tx=tx)
+
+    in_specs, out_specs = (specs, {"image": P(AXIS), "label": P(AXIS)}), (specs, P())
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    # Said again to jit: the state it returns then has the very shardings of the one it was given,
+    # and the second step is not compiled anew.
+    return jax.jit(
+        sharded,
+        in_shardings=shardings(mesh, in_specs),
+        out_shardings=shardings(mesh, out_specs),
+        donate_argnums=0,
+    )
+
+
+def make_encode(model: Model, mesh: Mesh) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`."""
+
+    def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):  # results do not depend on the device
+            return model.apply(variables, image, method="encode").astype(jnp.float32)
+
+    return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
+
+
+def make_score(
+    model: Model, mesh: Mesh
+) -> Callable[[dict[str, Any], jax.Array, jax.Array], jax.Array]:
+    """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
+
+    The queries and the scores are whole on every device.
+    """
+
+    def score(variables: dict[str, Any], query: jax.Array, gallery: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
+
+    sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
+    return jax.jit(sharded, out_shardings=shardings(mesh, P()))

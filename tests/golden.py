@@ -1,0 +1,79 @@
+"""Reading golden sets: the rule for weights and inputs, and names between PyTorch and us.
+
+Seeds, shapes and names always come from the set's own files.
+"""
+
+import json
+import zlib
+
+import numpy as np
+
+
+def seed_of(folder):
+    return json.loads((folder / "set.json").read_text())["seed"]
+
+
+def rng(seed, name):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}/{name}".encode())))
+
+
+def param(seed, name, shape):
+    """The value of an official parameter or buffer, from its name."""
+    leaf, g = name.split(".")[-1], rng(seed, name)
+    if leaf == "running_mean":
+        value = 0.1 * g.standard_normal(shape)
+    elif leaf == "running_var":
+        value = g.uniform(0.5, 1.5, shape)
+    elif len(shape) >= 2:
+        value = np.sqrt(2.0 / np.prod(shape[1:])) * g.standard_normal(shape)
+    elif leaf.endswith("weight"):
+        value = g.uniform(0.4, 1.1, shape)
+    else:
+        value = 0.1 * g.standard_normal(shape)
+    return np.asarray(value, np.float64).astype(np.float32)
+
+
+def image(seed, name, shape, block=16):
+    n, c, h, w = shape
+    g = rng(seed, "input/" + name)
+    whole = g.standard_normal((n, c, 1, 1))
+    blocks = g.standard_normal((n, c, -(-h // block), -(-w // block)))
+    pixels = g.standard_normal((n, c, h, w))
+    blocks = blocks.repeat(block, 2).repeat(block, 3)[:, :, :h, :w]
+    return (whole + blocks + 0.5 * pixels).astype(np.float32)
+
+
+def nhwc(x):
+    return np.moveaxis(np.asarray(x), -3, -1)
+
+
+def nchw(x):
+    return np.moveaxis(np.asarray(x), -1, -3)
+
+
+def qaconv_variables(seed, head, h, w, dtype, *, official_init=False):
+    """Variables of our QAConv by the rule; "v1" has the weights of both directions."""
+    directions = {"v1": 2, "v2.1": 1}[head]
+
+    def value(name, shape=(1,)):
+        return param(seed, name, shape).astype(dtype)
+
+    weight = value("fc.weight", (1, directions * h * w)).reshape(directions, h, w)
+    if official_init:
+        weight = np.full_like(weight, 1 / weight.size)
+    params = {"weight": weight, "bias": value("fc.bias")[0]}
+    stats = {}
+    for ours, theirs in (("norm_in", "bn"), ("norm_out", "logit_bn")):
+        if official_init:
+            params[ours] = {"scale": dtype(1), "bias": dtype(0)}
+            stats[ours] = {"mean": dtype(0), "var": dtype(1)}
+        else:
+            params[ours] = {
+                "scale": value(f"{theirs}.weight")[0],
+                "bias": value(f"{theirs}.bias")[0],
+            }
+            stats[ours] = {
+                "mean": value(f"{theirs}.running_mean")[0],
+                "var": value(f"{theirs}.running_var")[0],
+            }
+    return {"params": params, "batch_stats": stats}

@@ -1,0 +1,122 @@
+"""The sharded training step: the same on any number of devices, compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
+from jaxreid.model import make_model
+from jaxreid.objectives import make_objective
+from jaxreid.optim import make_optimizer
+from jaxreid.state import create_state
+from jaxreid.step import make_encode, make_score, make_train_step
+
+CLASSES = 21  # neither a multiple of the devices nor of the memory's padding
+BATCH = 8
+STEPS = 3
+
+
+def tiny_model(axis_name=None, head="v2.1", **backbone):
+    options = {"name": "resnet18", "cut": "layer2", "width": 8, "neck": 8, **backbone}
+    matcher = {"name": "qaconv", "head": head}
+    return make_model(backbone=options, matcher=matcher, height=32, width=16, axis_name=axis_name)
+
+
+def batches():
+    generator = np.random.default_rng(0)
+    looks = generator.integers(0, 256, (CLASSES, 32, 16, 3))
+    for step in range(STEPS):
+        label = generator.integers(0, CLASSES, BATCH).astype(np.int32)
+        label[-1] = label[step]  # a class twice in the batch
+        noise = generator.integers(-40, 40, (BATCH, 32, 16, 3))
+        yield {"image": np.clip(looks[label] + noise, 0, 255).astype(np.uint8), "label": label}
+
+
+def train(devices, **options):
+    mesh = make_mesh(jax.devices()[:devices])
+    tx, _ = make_optimizer(lr=0.05, backbone_lr=0.02, steps=STEPS, steps_per_epoch=1, step_epochs=2)
+    objective = make_objective("class_memory", num_classes=CLASSES, axis_name=AXIS)
+    state = create_state(tiny_model(**options), tx, num_classes=CLASSES, seed=1, mesh=mesh)
+    step = make_train_step(tiny_model(AXIS, **options), objective, tx, mesh, state)
+    history = []
+    for batch in batches():
+        state, metrics = step(state, to_devices(mesh, batch))
+        history.append(to_host(metrics))
+    assert step._cache_size() == 1, "the step was compiled more than once"
+    return to_host(state), history
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return train(1)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_state_is_equal_on_any_number_of_devices(on_one_device, devices):
+    expected, expected_history = on_one_device
+    state, history = train(devices)
+    # Sums are taken in another order: float32 rounding, amplified by batch normalisation.
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(state), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5, err_msg=str(path))
+    for a, b in zip(expected_history, history, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
+        assert b["accuracy"] == a["accuracy"]
+
+
+def test_the_head_of_two_directions_is_equal_too():
+    (one, _), (four, _) = train(1, head="v1"), train(4, head="v1")
+    assert one.params["matcher"]["weight"].shape[0] == 2
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
+
+
+def test_training_changes_what_it_should(on_one_device):
+    state, history = on_one_device
+    assert int(state.step) == STEPS
+    seen = np.unique(np.concatenate([batch["label"] for batch in batches()]))
+    np.testing.assert_array_equal(np.flatnonzero(state.memory.valid), seen)
+    norms = np.linalg.norm(state.memory.feature[seen], axis=-1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    assert not state.memory.feature[CLASSES:].any()
+    assert history[0]["loss"] == 0  # nothing has been seen yet, so nothing is valid
+    assert history[1]["loss"] > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_frozen_statistics_stay_while_the_rest_learns(on_one_device):
+    trained, _ = on_one_device
+    frozen, _ = train(1, freeze_stats=True)
+    initial = jax.tree.map(
+        np.asarray, tiny_model().init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
+    )
+    for a, b in zip(
+        jax.tree.leaves(initial["batch_stats"]["backbone"]),
+        jax.tree.leaves(frozen.batch_stats["backbone"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    scale = lambda params: params["backbone"]["bn1"]["scale"]  # noqa: E731
+    assert np.abs(scale(frozen.params) - scale(initial["params"])).max() > 0
+    assert np.abs(frozen.batch_stats["matcher"]["norm_in"]["mean"]) > 0
+    assert not np.array_equal(
+        trained.batch_stats["backbone"]["bn1"]["mean"],
+        initial["batch_stats"]["backbone"]["bn1"]["mean"],
+    )
+
+
+def test_encode_and_score_are_equal_on_any_number_of_devices():
+    model = tiny_model()
+    batch = next(batches())
+    results = []
+    for devices in (1, 8):
+        mesh = make_mesh(jax.devices()[:devices])
+        variables = model.init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
+        feature = make_encode(model, mesh)(variables, to_devices(mesh, batch["image"]))
+        score = make_score(model, mesh)(variables, np.asarray(feature)[:3], feature)
+        assert score.shape == (3, BATCH)
+        results.append((to_host(feature), to_host(score)))
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=1e-5)
+    np.testing.assert_allclose(results[1][1], results[0][1], atol=1e-5)
