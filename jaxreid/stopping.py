@@ -1,0 +1,54 @@
+"""Leaving a training in order: Ctrl-C and SIGTERM (preemption)."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+import jax
+
+
+class StopRequest:
+    """While active, a first Ctrl-C or SIGTERM only sets `name`; a second one acts as usual.
+
+    The loop asks `stop.name` between two steps, saves, and leaves.
+
+    Attributes:
+        name: of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python delivers signals to the main thread only; elsewhere the caller handles them.
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if jax.process_count() > 1:
+            # All must stop at the same step: jax.distributed takes SIGTERM and tells the others.
+            forward = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, forward)
+            return self
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+        print(f"{self.name}: stopping after this step; once more stops at once", file=sys.stderr)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

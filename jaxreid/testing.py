@@ -1,0 +1,140 @@
+"""Evaluating a model on the test sets of a run, during training or from a work directory."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxreid.checkpoint import Checkpoints
+from jaxreid.data import pipeline
+from jaxreid.data.datasets import Split, load_sets
+from jaxreid.evaluate import Evaluator, evaluate
+from jaxreid.mesh import make_mesh
+from jaxreid.model import Model, make_model
+from jaxreid.report import results_of, results_table, skipped_queries, write_ranking
+from jaxreid.state import init_variables
+from jaxreid.writer import Writer, write_json
+
+
+class Evaluation:
+    """Evaluates a model on test sets and leaves the results in a work directory.
+
+    Args:
+        model: made with `axis_name=None`.
+        mesh: the devices.
+        workdir: the work directory.
+        pictures: queries per test set in ranking.png.
+        every_epochs: how often the caller is told to evaluate in between; 0 for never.
+        batch_size: as for `Evaluator`.
+        **tiles: the other keywords of `Evaluator`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        workdir: pathlib.Path,
+        *,
+        pictures: int,
+        every_epochs: int,
+        batch_size: int,
+        **tiles: int,
+    ) -> None:
+        self._evaluator = Evaluator(model, mesh, batch_size=batch_size, **tiles)
+        self._workdir, self._pictures = workdir, pictures
+        self._every = every_epochs
+        self._batches = functools.partial(
+            pipeline.eval_batches,
+            height=model.height,
+            width=model.width,
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def run(
+        self,
+        variables: Any,
+        tests: Mapping[str, Mapping[str, Split]],
+        writer: Writer,
+        *,
+        step: int,
+        again: bool = False,
+    ) -> None:
+        """Evaluates on every set; writes events, results.json and ranking.png.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            tests: by name of the test set, its splits "query" and "gallery".
+            writer: of the run.
+            step: updates of the model.
+            again: also if the run holds an evaluation on every set at this step.
+        """
+        found = {e["set"] for e in writer.events if e["kind"] == "eval" and e["step"] == step}
+        if found >= tests.keys() and not again:
+            return
+        results = {}
+        for name, splits in tests.items():
+            progress = lambda what, name=name, **keys: writer.progress(f"{name} {what}", **keys)  # noqa: E731
+            results[name] = evaluate(
+                self._evaluator,
+                variables,
+                splits["query"],
+                splits["gallery"],
+                lambda split: self._batches(pipeline.ImageStore(split.image, split.name)),
+                progress,
+            )
+        for name, result in results.items():
+            writer.write("eval", step, result.metrics, name)
+            if sentence := skipped_queries(name, result.metrics):
+                writer.say(sentence)
+        if jax.process_index() == 0:
+            write_json(self._workdir / "results.json", {"results": results_of(writer.events)})
+            picture = self._workdir / "ranking.png"
+            write_ranking(picture, tests, results, queries=self._pictures)
+
+    def due(self, epoch: int) -> bool:
+        """True if an evaluation is wanted after this many epochs: always before the first."""
+        return epoch == 0 or bool(self._every) and epoch % self._every == 0
+
+
+def evaluate_workdir(
+    *,
+    workdir: pathlib.Path,
+    seed: int,
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    eval: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    **_: Any,
+) -> None:
+    """Evaluates the newest checkpoint of a work directory.
+
+    Args:
+        workdir: of a training.
+        seed: of the training.
+        data: keywords of `datasets.load_sets`; only the test sets are read.
+        model: keywords of `make_model`.
+        eval: keywords of `Evaluation`.
+        checkpoint: keywords of `Checkpoints`.
+        **_: the sections that only training needs.
+
+    Raises:
+        FileNotFoundError: the directory holds no checkpoint.
+        ValueError: a setting that cannot work.
+    """
+    mesh, alone = make_mesh(), make_model(**model)
+    evaluation = Evaluation(alone, mesh, workdir, **eval)
+    with Checkpoints(workdir, {"model": model}, **checkpoint) as checkpoints:
+        abstract = jax.eval_shape(lambda: init_variables(alone, seed))
+        variables = checkpoints.restore_variables(abstract, mesh)
+        step = checkpoints.latest_step
+    _, tests = load_sets(**{**data, "train": None})
+    with Writer(workdir, resume_at=None) as writer:
+        writer.say(f"evaluating the checkpoint of step {step} in {workdir}")
+        evaluation.run(variables, tests, writer, step=step, again=True)
+        writer.say(results_table(results_of(writer.events)))
+        writer.say(f"results.json and ranking.png are in {workdir}")

@@ -1,0 +1,38 @@
+"""A tiny data set in Market-1501's layout, for tests that need files."""
+
+import numpy as np
+from PIL import Image
+
+
+def draw(pid, camid, shot, size=(32, 64)):
+    """A person of four coloured blocks before clutter, under a camera's light."""
+    look = np.random.default_rng([7, pid]).integers(40, 216, (4, 1, 3))
+    generator = np.random.default_rng([11, pid, camid, shot])
+    clutter = generator.integers(40, 216, (8, 4, 3))
+    picture = clutter.repeat(size[1] // 8, 0).repeat(size[0] // 4, 1).astype(float)
+    x = size[0] // 4
+    picture[:, x : 3 * x] = look.repeat(size[1] // 4, 0)
+    light = np.array([[1.0, 0.9, 0.8], [0.8, 0.9, 1.0]])[camid]
+    picture = picture * light + generator.normal(0, 15, picture.shape)
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def market_tree(root, *, train=12, test=6, shots=3):
+    """Writes `train` and `test` identities, seen `shots` times by each of two cameras."""
+    parts = {"bounding_box_train": [], "query": [], "bounding_box_test": []}
+    frame = 0
+    for pid in range(1, train + test + 1):
+        for camid in range(2):
+            for shot in range(shots):
+                frame += 25
+                part = "bounding_box_train"
+                if pid > train:
+                    part = "bounding_box_test" if shot else "query"
+                parts[part].append((pid, camid, shot, frame))
+    parts["bounding_box_test"] += [(0, 0, 0, frame + 25), (0, 1, 1, frame + 50)]
+    for part, images in parts.items():
+        (root / part).mkdir(parents=True)
+        for pid, camid, shot, frame in images:
+            name = f"{pid:04d}_c{camid + 1}s1_{frame:06d}_00.jpg"
+            draw(pid, camid, shot).save(root / part / name, quality=90)
+    return root

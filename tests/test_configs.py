@@ -1,0 +1,66 @@
+"""Every config with every argument builds a model and the shapes of its state."""
+
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from jaxreid.model import make_model
+from jaxreid.objectives import make_objective
+from jaxreid.optim import make_optimizer
+from jaxreid.state import abstract_state
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ARGUMENTS = [
+    "",
+    "synthetic",
+    "market1501",
+    "market1501,small",
+    "synthetic,debug",
+    "market1501,debug",
+]
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_qaconv(argument):
+    config = load("qaconv").get_config(argument).to_dict()
+    model = make_model(**config["model"])
+    tx, rate = make_optimizer(**config["optim"], steps=100, steps_per_epoch=10)
+    objective = make_objective(**config["objective"], num_classes=751)
+    state = abstract_state(model, tx, num_classes=751)
+    grid = {384: (24, 8), 128: (8, 4), 64: (8, 4)}[config["model"]["height"]]
+    neck = config["model"]["backbone"]["neck"]
+    assert state.memory.feature.shape == (768, *grid, neck)
+    assert objective.uses_memory
+    assert 0 < rate(60) <= config["optim"]["lr"]
+    assert all(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_papers_recipe_is_resnet50():
+    config = load("qaconv").get_config("market1501").to_dict()
+    shapes = abstract_state(
+        make_model(**config["model"]),
+        make_optimizer(**config["optim"], steps=1, steps_per_epoch=1)[0],
+        num_classes=None,
+    )
+    backbone = dict(shapes.params["backbone"])
+    neck = {name: backbone.pop(name) for name in ("neck_conv", "neck_bn")}
+    # torchvision's resnet50 without layer4 and classifier
+    assert sum(leaf.size for leaf in jax.tree.leaves(backbone)) == 8_543_296
+    assert sum(leaf.size for leaf in jax.tree.leaves(neck)) == 1024 * 128 * 9 + 2 * 128
+
+
+@pytest.mark.parametrize("argument", ["market", "synthetic,debag"])
+def test_unknown_arguments_list_the_valid_ones(argument):
+    with pytest.raises(ValueError, match="valid: "):
+        load("qaconv").get_config(argument)

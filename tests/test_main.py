@@ -1,0 +1,354 @@
+"""The program through its real entry point: train, stop, resume, evaluate, refuse."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from people import market_tree
+from PIL import Image
+
+from jaxreid.runs import open_workdir
+from jaxreid.stopping import StopRequest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.end_to_end
+SETTINGS = [
+    "--config=configs/qaconv.py:market1501,debug",
+    "--config.epochs=10",
+    "--config.checkpoint.every_steps=7",
+    "--config.log.every_steps=1",
+    "--config.eval.batch_size=16",
+    "--config.eval.gallery_tile=32",
+]
+STEPS = 40  # 72 images in batches of 16, ten times
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("main")
+    market_tree(root / "market1501")
+    return root
+
+
+def command(place, workdir, *more):
+    folders = [f"--workdir={workdir}", f"--config.data.dir={place}"]
+    return [sys.executable, "-m", "jaxreid.main", *SETTINGS, *folders, *more]
+
+
+def environment(place, devices=1):
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
+        "TFDS_DATA_DIR": str(place / "prepared"),
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def run(place, workdir, *more, expect=0):
+    result = subprocess.run(
+        command(place, workdir, *more),
+        cwd=REPOSITORY,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result
+
+
+def start_and_signal(place, workdir, number, at_step):
+    """Starts a run, signals it once it has logged a step, and returns its exit and output."""
+    process = subprocess.Popen(
+        command(place, workdir),
+        cwd=REPOSITORY,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while newest_step(workdir) < at_step and process.poll() is None:
+        assert time.monotonic() < deadline, "the run does not get going"
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def newest_step(workdir):
+    steps = [event["step"] for event in events(workdir)]
+    return steps[-1] if steps else -1
+
+
+def events(workdir):
+    found = []
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # being written right now
+    return found
+
+
+def final_state(workdir):
+    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    path, reader = workdir.resolve() / "checkpoints" / str(step), ocp.PyTreeCheckpointer()
+
+    def restore(folder):
+        shapes = reader.metadata(folder).item_metadata.tree
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        return reader.restore(folder, restore_args=args)
+
+    return {part: restore(path / part) for part in ("variables", "training")}
+
+
+def assert_same_bits(a, b):
+    leaves = jax.tree_util.tree_leaves_with_path(a)
+    for (path, x), y in zip(leaves, jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=str(path))
+
+
+def losses(workdir):
+    return [(e["step"], e["loss"], e["accuracy"]) for e in events(workdir) if e["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    workdir = place / "finished"
+    result = run(place, workdir)
+    return workdir, result
+
+
+def test_a_run_leaves_everything_a_user_needs(finished):
+    workdir, result = finished
+    assert "mAP" in result.stdout
+    assert "epoch 10/10: 100%" in result.stderr
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["model"]["backbone"]["name"] == "resnet18"
+    assert record["seed"] == 0
+    assert {"git_revision", "packages", "devices"} <= record["runs"][0].keys()
+    results = json.loads((workdir / "results.json").read_text())["results"]
+    assert [(row["set"], row["model"], row["step"]) for row in results] == [
+        ("market1501", "untrained", 0),
+        ("market1501", "trained", STEPS),
+    ]
+    assert results[0]["queries"] == 12
+    assert all(0 <= row[key] <= 1 for row in results for key in ("rank1", "mAP", "mINP"))
+    assert [step for step, *_ in losses(workdir)] == list(range(1, STEPS + 1))
+    assert list((workdir / "tensorboard").glob("events.*"))
+    with Image.open(workdir / "ranking.png") as picture:
+        assert picture.width > 400
+    kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
+    assert kept == {"35", "40"}
+
+
+def test_training_learns(finished):
+    workdir, _ = finished
+    untrained, trained = json.loads((workdir / "results.json").read_text())["results"]
+    assert 0 < untrained["mAP"] < 1
+    assert 0 < trained["mAP"] < 1  # what forty steps teach, the losses show better
+    _, loss, accuracy = zip(*losses(workdir), strict=True)
+    assert loss[0] == 0  # the class memory is empty
+    assert np.mean(loss[-8:]) < np.mean(loss[1:9]) / 2
+    assert np.mean(accuracy[-8:]) > 0.25  # chance is one in twelve
+
+
+def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
+    workdir = place / "killed"
+    code, _ = start_and_signal(place, workdir, signal.SIGKILL, at_step=17)
+    assert code == -signal.SIGKILL
+    result = run(place, workdir)
+    assert "resuming from the checkpoint of step" in result.stdout
+    assert_same_bits(final_state(workdir), final_state(finished[0]))
+    assert losses(workdir) == losses(finished[0])
+    assert (workdir / "results.json").read_text() == (finished[0] / "results.json").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
+    workdir = place / number.name
+    code, output = start_and_signal(place, workdir, number, at_step=9)
+    assert code == 75, output
+    assert f"stopped by {number.name} at step" in output
+    stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
+    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
+    result = run(place, workdir)
+    assert f"resuming from the checkpoint of step {stopped_at} of {STEPS}" in result.stdout
+    assert_same_bits(final_state(workdir), final_state(finished[0]))
+
+
+def test_a_finished_run_shows_its_results_again(place, finished):
+    before = (finished[0] / "metrics.jsonl").read_text()
+    result = run(place, finished[0])
+    assert "mAP" in result.stdout
+    assert "epoch" not in result.stderr
+    assert (finished[0] / "metrics.jsonl").read_text() == before
+
+
+def test_evaluating_again_gives_the_same_numbers(place, finished):
+    before = json.loads((finished[0] / "results.json").read_text())
+    (finished[0] / "ranking.png").unlink()
+    result = run(place, finished[0], "--mode=evaluate", "--config.eval.query_tile=5")
+    assert f"checkpoint of step {STEPS}" in result.stdout
+    assert json.loads((finished[0] / "results.json").read_text()) == before
+    assert (finished[0] / "ranking.png").exists()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_two(place, workdir, *more):
+    cluster = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    return [
+        subprocess.Popen(
+            command(place, workdir, *more, *cluster, f"--process_id={i}"),
+            cwd=REPOSITORY,
+            env=environment(place, devices=4),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+@pytest.mark.multiprocess
+def test_two_processes_stop_together(place):
+    workdir = place / "two-stopped"
+    processes = start_two(place, workdir)
+    deadline = time.monotonic() + 300
+    while newest_step(workdir) < 5 and processes[0].poll() is None:
+        assert time.monotonic() < deadline, "the run does not get going"
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], "\n".join(outputs)
+    stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
+    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
+
+
+@pytest.mark.multiprocess
+def test_two_processes_equal_one(place):
+    one, two = place / "one", place / "two"
+    short = ["--config.epochs=1"]
+    run(place, one, *short)
+    processes = start_two(place, two, *short)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert json.loads((two / "config.json").read_text())["runs"][0]["processes"] == 2
+    expected, got = final_state(one), final_state(two)
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
+        # Sums over 8 devices in another order, amplified by batch normalisation over few values.
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4, err_msg=str(path))
+    results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
+    for a, b in zip(*results, strict=True):
+        assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
+        assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
+    assert "mAP" in outputs[0]
+    assert "mAP" not in outputs[1]  # one of them speaks
+
+
+REFUSALS = [
+    (["--config.optim.lrr=1"], 'Did you mean "lr"'),
+    (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
+    (["--config.data.train=market1510"], "unknown data set 'market1510'; valid: market1501"),
+    (["--config.model.backbone.name=resnet19"], "unknown backbone 'resnet19'; valid: resnet18"),
+    (["--config.batch_size=1000"], "do not fill one batch of 1000"),
+    (["--config.augment.pad=-1"], "pad is -1"),
+    (["--config.log.every_steps=0"], "log.every_steps is 0"),
+    (["--config.checkpoint.every_steps=0"], "checkpoint.every_steps is 0"),
+    (["--config.data.test=('market1501', 'synthetic_people/plazza')"], "synthetic_people/plaza"),
+    (["--config.sampler.name=rand"], "random"),
+    (["--config.objective.name=triplet"], "class_memory"),
+    (["--config.augment.occlusion=(0.5,)"], "occlusion"),
+    (["--config=configs/qaconv.py:markt"], "'market1501'"),
+    (["--config=configs/nothing.py"], "nothing.py"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=lambda x: str(x)[:30])
+def test_wrong_settings_are_refused_in_words(place, tmp_path, arguments, message):
+    result = run(place, tmp_path / "refused", *arguments, expect=1)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_configuration_is_refused(place, finished):
+    result = run(place, finished[0], "--config.optim.lr=0.5", expect=1)
+    assert "optim.lr: 0.01 there, 0.5 now" in result.stderr
+    assert "another --workdir" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_foreign_directory_is_left_alone(tmp_path, name, mode):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"not one of ours|holds no run"):
+        open_workdir(str(tmp_path), {"seed": 0}, mode=mode)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "{}")]
+
+
+def test_a_run_that_has_learned_nothing_may_change_its_settings(tmp_path):
+    workdir = open_workdir(str(tmp_path / "run"), {"seed": 0}, mode="train")
+    (workdir / "metrics.jsonl").write_text("")
+    (workdir / "checkpoints").mkdir()
+    open_workdir(str(workdir), {"seed": 1}, mode="train")
+    assert json.loads((workdir / "config.json").read_text())["config"] == {"seed": 1}
+    assert not (workdir / "metrics.jsonl").exists()
+    (workdir / "checkpoints" / "7").mkdir()
+    with pytest.raises(ValueError, match="seed: 1 there, 2 now"):
+        open_workdir(str(workdir), {"seed": 2}, mode="train")
+
+
+def test_an_evaluation_elsewhere_keeps_the_trainings_settings(tmp_path):
+    settings = {"seed": 0, "data": {"test": ["a"]}}
+    workdir = open_workdir(str(tmp_path / "run"), settings, mode="train")
+    open_workdir(str(workdir), {"seed": 0, "data": {"test": ("b",)}}, mode="evaluate")
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"] == settings
+    assert record["runs"][1]["changed"] == {"data.test": ["b"]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_one_acts(number, capfd):
+    with StopRequest() as stop:
+        assert stop.name is None
+        before = signal.getsignal(number)
+        os.kill(os.getpid(), number)
+        assert stop.name == number.name
+        assert signal.getsignal(number) != before
+    assert "once more" in capfd.readouterr().err
+
+
+def test_evaluation_needs_a_run(place, tmp_path):
+    result = run(place, tmp_path / "none", "--mode=evaluate", expect=1)
+    assert "holds no run" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_explains():
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxreid.main", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1  # absl's
+    for word in ("--config", "--workdir", "--mode", "configs/qaconv.py:market1501"):
+        assert word in result.stdout

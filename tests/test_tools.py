@@ -1,0 +1,36 @@
+"""The command-line tools on a tiny data set."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from people import market_tree
+from PIL import Image
+
+TOOLS = pathlib.Path(__file__).resolve().parent.parent / "tools"
+
+
+def run(tool, *arguments):
+    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_show_dataset_draws_a_row_for_each_person(tmp_path):
+    market_tree(tmp_path / "market1501", train=3, test=2)
+    folders = ["--dir", tmp_path, "--prepared-dir", tmp_path / "prepared"]
+    out = tmp_path / "sheet.png"
+    result = run("show_dataset.py", "market1501", *folders, "--people", 2, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 3 people" in result.stdout
+    with Image.open(out) as picture:
+        assert picture.height > 2 * 160
+
+
+@pytest.mark.parametrize("tool", ["show_dataset.py", "build_dataset.py"])
+def test_tools_explain_themselves_and_their_errors(tool, tmp_path):
+    assert "market1501" in run(tool, "--help").stdout
+    result = run(tool, "market1510")
+    assert result.returncode != 0
+    assert "valid: market1501" in result.stderr
+    assert "Traceback" not in result.stderr
