@@ -5,6 +5,7 @@ ECCV 2020).
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -38,15 +39,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.channels, 3, dtype=self.dtype, name="conv2")(y)
         y = norm(name="bn2")(y)
-        if x.shape != y.shape:
-            x = conv(y.shape[-1], 1, stride=self.stride, dtype=self.dtype, name="downsample_conv")(
-                x
-            )
-            x = norm(name="downsample_bn")(x)
-        x = x + y
-        if self.instance_norm:
-            x = InstanceNorm(name="IN")(x)
-        return nn.relu(x)
+        return _join(self, x, y, norm)
 
 
 class Bottleneck(nn.Module):
@@ -70,15 +63,20 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn2")(y))
         y = conv(self.channels * self.expansion, 1, dtype=self.dtype, name="conv3")(y)
         y = norm(name="bn3")(y)
-        if x.shape != y.shape:
-            x = conv(y.shape[-1], 1, stride=self.stride, dtype=self.dtype, name="downsample_conv")(
-                x
-            )
-            x = norm(name="downsample_bn")(x)
-        x = x + y
-        if self.instance_norm:
-            x = InstanceNorm(name="IN")(x)
-        return nn.relu(x)
+        return _join(self, x, y, norm)
+
+
+def _join(
+    block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, norm: Callable[..., nn.Module]
+) -> jax.Array:
+    """The end of a block: its input, brought to the shape of `y` where it differs, and `y`."""
+    if x.shape != y.shape:
+        x = conv(y.shape[-1], 1, stride=block.stride, dtype=block.dtype, name="downsample_conv")(x)
+        x = norm(name="downsample_bn")(x)
+    x = x + y
+    if block.instance_norm:
+        x = InstanceNorm(name="IN")(x)
+    return nn.relu(x)
 
 
 class ResNet(nn.Module):

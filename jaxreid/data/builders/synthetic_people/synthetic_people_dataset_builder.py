@@ -4,10 +4,10 @@ import dataclasses
 import io
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxreid.data import synthetic
+from jaxreid.data.builders.features import image_features
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -93,20 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [make_config(domain) for domain in synthetic.DOMAINS]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(encoding_format="jpeg", shape=(None, None, 3)),
-                    "name": tfds.features.Text(),
-                    "pid": np.int32,
-                    "camid": np.int32,
-                    # as bytes: TFDS would keep a plain float64 in 32 bits, which is 8 ms too coarse
-                    "time": tfds.features.Tensor(
-                        shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
-                    ),
-                }
-            ),
-        )
+        return self.dataset_info_from_configs(features=image_features())
 
     def _split_generators(self, dl_manager):
         planned = self.builder_config.plan()
