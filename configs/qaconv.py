@@ -36,9 +36,8 @@ def paper() -> ml_collections.ConfigDict:
     """The recipe of QAConv 1.0, on Market-1501."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.precision = (
-        "default"  # of float32 products in training: TF32 or bfloat16 on accelerators
-    )
+    # Of float32 products in training: "default" is TF32 or bfloat16 on accelerators.
+    config.precision = "default"
 
     data = config.data = ml_collections.ConfigDict()
     data.train = "market1501"  # a data set, as TFDS names them

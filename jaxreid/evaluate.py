@@ -51,7 +51,6 @@ class Evaluator:
     ) -> None:
         check_divisible(batch_size, mesh, "eval.batch_size")
         check_divisible(gallery_tile, mesh, "eval.gallery_tile")
-        self.batch_size = batch_size
         self._query_tile, self._gallery_tile = query_tile, gallery_tile
         self._mesh = mesh
         self._encode, self._score = make_encode(model, mesh), make_score(model, mesh)

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.memory import PAD_TO, ClassMemory
+from jaxreid.memory import ClassMemory
 from jaxreid.mesh import AXIS, check_divisible, shardings
 from jaxreid.model import Model
 
@@ -77,9 +77,9 @@ def create_state(
     Raises:
         ValueError: the class memory cannot be divided over the mesh.
     """
-    if num_classes is not None and PAD_TO % mesh.size:
-        check_divisible(-(-num_classes // PAD_TO) * PAD_TO, mesh, "padded classes")
     abstract = abstract_state(model, tx, num_classes=num_classes, seed=seed)
+    if abstract.memory is not None:
+        check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
     out_shardings = shardings(mesh, state_specs(abstract))
     return jax.jit(lambda: _create(model, tx, num_classes, seed), out_shardings=out_shardings)()
 

@@ -187,8 +187,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
     def render(line: Sequence[str]) -> str:
-        first, *rest = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        return "  ".join([line[0].ljust(widths[0]) if first else "", *rest]).rstrip()
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        cells[0] = line[0].ljust(widths[0])
+        return "  ".join(cells)
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([render(lines[0]), rule, *map(render, lines[1:])])

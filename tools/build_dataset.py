@@ -8,7 +8,6 @@ is complete and that its images can be read.
 """
 
 import argparse
-import ast
 import sys
 import time
 
@@ -34,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--dir", help="folder of a data set that is read from files")
     parser.add_argument(
+        "--prepared-dir",
         "--prepared_dir",
         help="where prepared copies are kept (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
     )
@@ -42,14 +42,16 @@ def main(argv: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        type=_option,
         help="option of the data set, for example time_rule=corrected; may be repeated",
     )
     args = parser.parse_args(argv)
     start = time.monotonic()
     try:
         splits = datasets.load(
-            args.name, dir=args.dir, prepared_dir=args.prepared_dir, **dict(args.option)
+            args.name,
+            dir=args.dir,
+            prepared_dir=args.prepared_dir,
+            **datasets.parse_options(args.option),
         )
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -70,16 +72,6 @@ def table(splits: dict[str, datasets.Split]) -> str:
         cameras = len(np.unique(split.camid))
         rows.append((name, f"{split.num_classes:,}", f"{len(split):,}", f"{cameras:,}"))
     return "\n".join(f"{n:<8}  {ids:>8}  {images:>8}  {cams:>8}" for n, ids, images, cams in rows)
-
-
-def _option(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-        return key, value
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--out", type=pathlib.Path, help="PNG to write (default: DATASET_SPLIT.png)"
     )
     parser.add_argument("--dir", help="folder of a data set that is read from files")
-    parser.add_argument("--prepared-dir", help="where prepared copies are kept (default: TFDS's)")
+    parser.add_argument(
+        "--prepared-dir", "--prepared_dir", help="where prepared copies are kept (default: TFDS's)"
+    )
     parser.add_argument(
         "--split",
         default="train",
@@ -53,12 +55,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(given, name)}; it must be at least 1.")
     if given.first < 0:
         parser.error(f"--first is {given.first}; it must be at least 0.")
-    given.options = {}
-    for option in given.option:
-        key, equals, value = option.partition("=")
-        if not equals:
-            parser.error(f"--option is {option!r}; write NAME=VALUE.")
-        given.options[key] = int(value) if value.lstrip("-").isdigit() else value
+    try:
+        given.options = datasets.parse_options(given.option)
+    except ValueError as error:
+        parser.error(str(error))
     return given
 
 

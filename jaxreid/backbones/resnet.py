@@ -5,7 +5,6 @@ ECCV 2020).
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -20,63 +19,68 @@ IBN = ("none", "b")
 NECK_NORMS = ("batch", "none")
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a residual connection."""
+class Block(nn.Module):
+    """What the two residual blocks share.
+
+    Attributes:
+        channels: of the 3x3 convolutions.
+        stride: of the block.
+        train: use and update batch statistics.
+        axis_name: mesh axis over which the batch is spread.
+        dtype: type of the convolutions.
+        instance_norm: normalise the sum by instance, before the last ReLU (IBN-b).
+    """
 
     channels: int
     stride: int
     train: bool
     axis_name: str | None
     dtype: jnp.dtype
-    instance_norm: bool = False  # on the sum, before the last ReLU (IBN-b)
-    expansion = 1
+    instance_norm: bool = False
+
+    def conv(self, features: int, kernel: int, name: str, stride: int = 1) -> nn.Conv:
+        """A convolution of the block's type."""
+        return conv(features, kernel, stride=stride, dtype=self.dtype, name=name)
+
+    def norm(self, name: str) -> nn.Module:
+        """A batch normalisation in the block's mode."""
+        return BatchNorm(train=self.train, axis_name=self.axis_name, name=name)
+
+    def join(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The end of the block: the sum of its input, brought to the shape of `y`, and `y`."""
+        if x.shape != y.shape:
+            x = self.conv(y.shape[-1], 1, "downsample_conv", self.stride)(x)
+            x = self.norm("downsample_bn")(x)
+        x = x + y
+        if self.instance_norm:
+            x = InstanceNorm(name="IN")(x)
+        return nn.relu(x)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and a residual connection."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h / stride, w / stride, channels]."""
-        norm = functools.partial(BatchNorm, train=self.train, axis_name=self.axis_name)
-        y = conv(self.channels, 3, stride=self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.channels, 3, dtype=self.dtype, name="conv2")(y)
-        y = norm(name="bn2")(y)
-        return _join(self, x, y, norm)
+        y = self.conv(self.channels, 3, "conv1", self.stride)(x)
+        y = nn.relu(self.norm("bn1")(y))
+        y = self.conv(self.channels, 3, "conv2")(y)
+        return self.join(x, self.norm("bn2")(y))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3 (which takes the stride) and 1x1 convolution and a residual connection."""
-
-    channels: int
-    stride: int
-    train: bool
-    axis_name: str | None
-    dtype: jnp.dtype
-    instance_norm: bool = False  # on the sum, before the last ReLU (IBN-b)
-    expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h / stride, w / stride, 4 * channels]."""
-        norm = functools.partial(BatchNorm, train=self.train, axis_name=self.axis_name)
-        y = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.channels, 3, stride=self.stride, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(norm(name="bn2")(y))
-        y = conv(self.channels * self.expansion, 1, dtype=self.dtype, name="conv3")(y)
-        y = norm(name="bn3")(y)
-        return _join(self, x, y, norm)
-
-
-def _join(
-    block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, norm: Callable[..., nn.Module]
-) -> jax.Array:
-    """The end of a block: its input, brought to the shape of `y` where it differs, and `y`."""
-    if x.shape != y.shape:
-        x = conv(y.shape[-1], 1, stride=block.stride, dtype=block.dtype, name="downsample_conv")(x)
-        x = norm(name="downsample_bn")(x)
-    x = x + y
-    if block.instance_norm:
-        x = InstanceNorm(name="IN")(x)
-    return nn.relu(x)
+        y = self.conv(self.channels, 1, "conv1")(x)
+        y = nn.relu(self.norm("bn1")(y))
+        y = self.conv(self.channels, 3, "conv2", self.stride)(y)
+        y = nn.relu(self.norm("bn2")(y))
+        y = self.conv(4 * self.channels, 1, "conv3")(y)
+        return self.join(x, self.norm("bn3")(y))
 
 
 class ResNet(nn.Module):

@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,21 @@ def available() -> list[str]:
     """Returns the names of all data sets, without their domains, sorted."""
     files = _BUILDERS.glob("*/*_dataset_builder.py")
     return sorted(f.parent.name for f in files if f.stem == f"{f.parent.name}_dataset_builder")
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, int | str]:
+    """Options of a data set from texts such as `seed=3`; whole numbers become int.
+
+    Raises:
+        ValueError: a text is not NAME=VALUE.
+    """
+    options: dict[str, int | str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"option {pair!r} of a data set: write NAME=VALUE.")
+        options[key] = int(value) if value.lstrip("-").isdigit() else value
+    return options
 
 
 def load(
@@ -97,7 +112,7 @@ def load_sets(
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; needed is a tuple of one or more data sets.")
     located = {}
-    for name in [train, *test] if train else test:  # all names before any work
+    for name in dict.fromkeys([train, *test] if train else test):  # all before any work
         is_folder = re.split("[/-]", name)[0] in LAYOUTS
         located[name] = _locate(name, dir if is_folder else None, prepared_dir, {})
     found = {name: read_all() for name, read_all in located.items()}
@@ -119,9 +134,7 @@ def _locate(
 ) -> Callable[[], dict[str, Split]]:
     """Finds everything wrong with a name in a moment; what it returns prepares and reads."""
     name, *pairs = name.split("-")
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        options = {**options, key: int(value) if value.isdigit() else value}
+    options = options | parse_options(pairs)
     base = name.partition("/")[0]
     check_name(base, available(), "data set")
     root = _local_dir(prepared_dir)

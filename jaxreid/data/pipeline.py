@@ -16,10 +16,9 @@ import tensorflow as tf
 
 from jaxreid.data import augment as augmentation
 from jaxreid.data import image as imaging
+from jaxreid.data.prepared import leave_accelerators
 
-# JAX owns the accelerators; TensorFlow would reserve their memory on first use.
-for _kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], _kind)
+leave_accelerators(tf)
 
 _STREAM = 3  # samplers.py uses 1 and 2
 _PREFETCH = 4  # batches ready in advance

@@ -69,6 +69,14 @@ class Split:
         return len(np.unique(self.pid))
 
 
+def leave_accelerators(tf: types.ModuleType) -> None:
+    """Leaves the accelerators to JAX; TensorFlow would reserve their memory on first use."""
+    for kind in ("GPU", "TPU"):
+        # RuntimeError: other code has set TensorFlow up before, and has decided
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], kind)
+
+
 def import_tensorflow() -> tuple[types.ModuleType, types.ModuleType]:
     """Imports TensorFlow without start-up messages, and leaves the accelerators to JAX.
 
@@ -78,10 +86,7 @@ def import_tensorflow() -> tuple[types.ModuleType, types.ModuleType]:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    for kind in ("GPU", "TPU"):
-        # RuntimeError: other code has set TensorFlow up before, and has decided
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], kind)
+    leave_accelerators(tf)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # in a log file every step of a bar is another line
     return tf, tfds
