@@ -47,7 +47,7 @@ def parse_options(pairs: Iterable[str]) -> dict[str, int | str]:
     options: dict[str, int | str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not key.isidentifier():
             raise ValueError(f"option {pair!r} of a data set: write NAME=VALUE.")
         options[key] = int(value) if value.lstrip("-").isdigit() else value
     return options

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxreid.data import datasets, prepared
-from jaxreid.data.datasets import Split, load, load_sets
+from jaxreid.data.datasets import Split, load, load_sets, parse_options
 
 PARTS = {
     "bounding_box_train": {"train": [(2, 1), (2, 3), (9, 2), (9, 6), (5, 1)]},
@@ -238,6 +238,13 @@ def test_options_may_follow_the_name(tmp_path):
         load("market1501-time=corrected", **folders)
     with pytest.raises(ValueError, match="unknown option of synthetic_people/plaza 'sed'"):
         load("synthetic_people/plaza-sed=3", prepared_dir=tmp_path)
+
+
+def test_options_are_names_and_values():
+    assert parse_options(["seed=3", "time_rule=corrected"]) == {"seed": 3, "time_rule": "corrected"}
+    for text in ("seed", "=3", "a b=3"):
+        with pytest.raises(ValueError, match=f"option '{text}' of a data set: write NAME=VALUE"):
+            parse_options([text])
 
 
 def test_the_sets_of_a_run(tmp_path):
