@@ -1,4 +1,4 @@
-"""The model: a backbone, a matcher, and the images they expect."""
+"""The model: backbone, neck and matcher, and the images they expect."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,42 +7,56 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones import make_backbone
-from jaxreid.matchers import make_matcher
+from jaxreid.backbones import make_backbone, make_neck
+from jaxreid.backbones.layers import linear_init
+from jaxreid.matchers import FEATURES, make_matcher
 
 
 class Model(nn.Module):
     """Images to features, and features to scores.
 
     Attributes:
-        backbone: images to features.
+        backbone: images to feature maps.
+        neck: feature maps to features.
         matcher: features of queries and gallery to scores.
         height: of the images, in pixels.
         width: of the images, in pixels.
         mean: [3], taken from pixels in [0, 1] before the backbone.
         std: [3], by which the rest is divided.
+        freeze_stats: keep the running statistics of batch normalisation in backbone and neck
+            fixed while training; scales and biases still learn.
+        classes: training identities that embeddings are classified into; 0 for no classifier.
     """
 
     backbone: nn.Module
+    neck: nn.Module
     matcher: nn.Module
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    freeze_stats: bool = False
+    classes: int = 0
+
+    def setup(self) -> None:
+        """Makes the one part that is not given."""
+        if self.classes:
+            self.classifier = nn.Dense(self.classes, kernel_init=linear_init)
 
     def encode(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Features of a batch.
 
         Args:
             image: [B, H, W, 3] uint8.
-            train: use and update batch statistics.
+            train: use and update batch statistics, unless they are frozen.
 
         Returns:
             [B, h, w, d] float feature maps, or [B, d] embeddings.
         """
         pixels = image.astype(jnp.float32) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
-        return self.backbone(pixels, train=train)
+        train = train and not self.freeze_stats
+        return self.neck(self.backbone(pixels, train=train), train=train)
 
     def match(
         self,
@@ -55,9 +69,15 @@ class Model(nn.Module):
         """Scores [Q, G] of features; larger is more alike."""
         return self.matcher(query, gallery, train=train, mask=mask)
 
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """Logits [B, classes] of embeddings [B, d]."""
+        return self.classifier(embedding)
+
     def __call__(self, image: jax.Array) -> jax.Array:
         """Scores of a batch with itself; runs every part once, to make the parameters."""
         feature = self.encode(image)
+        if self.classes:
+            self.classify(feature)
         return self.match(feature, feature)
 
 
@@ -81,32 +101,58 @@ def apply_training(
 def make_model(
     *,
     backbone: dict[str, Any],
+    neck: dict[str, Any],
     matcher: dict[str, Any],
     height: int,
     width: int,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
+    freeze_stats: bool = False,
+    dtype: str = "float32",
+    classes: int = 0,
     axis_name: str | None = None,
 ) -> Model:
     """A model from the names and options of its parts.
 
     Args:
         backbone: keywords of `make_backbone`.
+        neck: keywords of `make_neck`.
         matcher: keywords of `make_matcher`.
         height: of the images, in pixels.
         width: of the images, in pixels.
         mean: subtracted from pixels in [0, 1]. QAConv uses none.
         std: divides them.
+        freeze_stats: as for `Model`.
+        dtype: "float32" or "bfloat16", the type of the convolutions.
+        classes: as for `Model`.
         axis_name: mesh axis over which a training batch is spread.
 
     Raises:
-        ValueError: an unknown name, or an option out of its range.
+        ValueError: an unknown name, an option out of its range, parts that do not fit.
     """
+    kind = "map" if neck.get("name") == "map" else "embedding"
+    wanted = FEATURES.get(matcher.get("name"), kind)
+    if wanted != kind:
+        raise ValueError(
+            f"matcher {matcher['name']!r} compares {wanted}s, and neck {neck['name']!r} makes "
+            f"{kind}s; use neck 'map' for maps, 'pooled' or 'linear' for embeddings."
+        )
+    if classes and kind == "map":
+        raise ValueError(f"neck 'map' with {classes} classes: only embeddings are classified.")
     return Model(
-        backbone=make_backbone(**backbone, axis_name=axis_name),
+        backbone=make_backbone(**backbone, dtype=dtype, axis_name=axis_name),
+        neck=make_neck(**neck, dtype=dtype, axis_name=axis_name),
         matcher=make_matcher(**matcher, axis_name=axis_name),
         height=height,
         width=width,
         mean=tuple(mean),
         std=tuple(std),
+        freeze_stats=freeze_stats,
+        classes=classes,
     )
+
+
+def init_variables(model: Model, seed: int) -> dict[str, Any]:
+    """Parameters and statistics of an untrained model."""
+    image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
+    return model.init(jax.random.key(seed), image)

@@ -15,21 +15,17 @@ def parameter_groups(params: Any) -> Any:
     """Names every parameter's group.
 
     Args:
-        params: the tree of a `Model`: {"backbone": ..., "matcher": ...}.
+        params: the tree of a `Model`: {"backbone": ..., "neck": ..., "matcher": ...}.
 
     Returns:
-        A tree of the same shape: "backbone" for what may come pretrained, "new" for the neck and
-        the matcher, which never do.
+        A tree of the same shape: "backbone" for what may come pretrained, "new" for the rest.
 
     Source: Liao and Shao, ECCV 2020, Section 4.2: the two learn at different rates.
     """
-
-    def group(path: tuple[Any, ...], _: Any) -> str:
-        keys = [entry.key for entry in path]
-        is_neck = any(key.startswith("neck") for key in keys)
-        return "backbone" if keys[0] == "backbone" and not is_neck else "new"
-
-    return jax.tree_util.tree_map_with_path(group, params)
+    return {
+        part: jax.tree.map(lambda _, part=part: "backbone" if part == "backbone" else "new", tree)
+        for part, tree in params.items()
+    }
 
 
 def make_schedule(
@@ -88,7 +84,7 @@ def make_optimizer(
 
     Args:
         name: "sgd" (PyTorch's: decay is added to the gradient before the momentum) or "adamw".
-        lr: learning rate of neck and matcher.
+        lr: learning rate of everything but the backbone.
         backbone_lr: of the backbone.
         momentum: of SGD.
         nesterov: of SGD.

@@ -15,8 +15,13 @@ CARD = {"model": {"height": 32}}
 
 @pytest.fixture(scope="module")
 def parts():
-    backbone = {"name": "resnet18", "cut": "layer2", "width": 4, "neck": 4}
-    model = make_model(backbone=backbone, matcher={"name": "qaconv"}, height=32, width=16)
+    model = make_model(
+        backbone={"name": "resnet18", "cut": "layer2", "width": 4},
+        neck={"name": "map", "channels": 4},
+        matcher={"name": "qaconv"},
+        height=32,
+        width=16,
+    )
     tx, _ = make_optimizer(lr=0.1, backbone_lr=0.1, steps=1, steps_per_epoch=1)
     state = create_state(model, tx, num_classes=5, seed=0, mesh=make_mesh(jax.devices()[:4]))
     return state, abstract_state(model, tx, num_classes=5)

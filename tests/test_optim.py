@@ -11,10 +11,8 @@ from jaxreid.optim import make_optimizer, make_schedule, parameter_groups
 
 def params():
     return {
-        "backbone": {
-            "conv1": {"kernel": jnp.array([1.0])},
-            "neck_conv": {"kernel": jnp.array([2.0])},
-        },
+        "backbone": {"conv1": {"kernel": jnp.array([1.0])}},
+        "neck": {"conv": {"kernel": jnp.array([2.0])}},
         "matcher": {"weight": jnp.array([-3.0])},
     }
 
@@ -22,7 +20,7 @@ def params():
 def test_backbone_and_new_layers_are_told_apart():
     groups = parameter_groups(params())
     assert groups["backbone"]["conv1"]["kernel"] == "backbone"
-    assert groups["backbone"]["neck_conv"]["kernel"] == "new"
+    assert groups["neck"]["conv"]["kernel"] == "new"
     assert groups["matcher"]["weight"] == "new"
 
 
@@ -45,7 +43,7 @@ def test_sgd_equals_pytorchs_rule():
             velocity[name] = 0.9 * velocity[name] + g
             weights[name] -= lr * decay * (g + 0.9 * velocity[name])
     np.testing.assert_allclose(tree["backbone"]["conv1"]["kernel"], weights["backbone"], rtol=1e-5)
-    np.testing.assert_allclose(tree["backbone"]["neck_conv"]["kernel"], weights["neck"], rtol=1e-5)
+    np.testing.assert_allclose(tree["neck"]["conv"]["kernel"], weights["neck"], rtol=1e-5)
     np.testing.assert_allclose(tree["matcher"]["weight"], weights["matcher"], rtol=1e-5)
 
 

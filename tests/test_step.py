@@ -17,10 +17,17 @@ BATCH = 8
 STEPS = 3
 
 
-def tiny_model(axis_name=None, head="v2.1", **backbone):
-    options = {"name": "resnet18", "cut": "layer2", "width": 8, "neck": 8, **backbone}
-    matcher = {"name": "qaconv", "head": head}
-    return make_model(backbone=options, matcher=matcher, height=32, width=16, axis_name=axis_name)
+def tiny_model(axis_name=None, head="v2.1", backbone="resnet18", **options):
+    small = {"cut": "layer2", "width": 8} if backbone.startswith("resnet") else {}
+    return make_model(
+        backbone={"name": backbone, **small},
+        neck={"name": "map", "channels": 8},
+        matcher={"name": "qaconv", "head": head},
+        height=32,
+        width=16,
+        axis_name=axis_name,
+        **options,
+    )
 
 
 def batches():

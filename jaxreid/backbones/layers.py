@@ -6,10 +6,46 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.ops.convolution import convolve
 from jaxreid.ops.normalize import EPSILON, batch_norm, moments
 
-# He et al., ICCV 2015, over the outputs of a convolution: the initialisation of ResNet.
+# He et al., ICCV 2015, over the outputs of a convolution: the initialisation of ResNet and OSNet.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+linear_init = nn.initializers.normal(0.01)
+
+
+class Conv(nn.Module):
+    """A square convolution with PyTorch's symmetric padding.
+
+    Attributes:
+        features: channels that come out.
+        kernel: its size, odd.
+        stride: in both directions.
+        use_bias: add a bias for each channel.
+        depthwise: each channel on its own; `features` are those that come in.
+        dtype: of the computation; parameters are float32.
+        kernel_init: of its weights.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    use_bias: bool = False
+    depthwise: bool = False
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = conv_init
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        inputs = 1 if self.depthwise else x.shape[-1]
+        shape = (self.kernel, self.kernel, inputs, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
+        return y
 
 
 class BatchNorm(nn.Module):
@@ -18,19 +54,21 @@ class BatchNorm(nn.Module):
     Attributes:
         train: normalise with the statistics of the batch and update the running ones.
         axis_name: mesh axis over which the batch is spread.
+        use_bias: add a bias for each channel.
 
     Differs: Flax's own keeps the biased running variance; this one keeps PyTorch's unbiased one.
     """
 
     train: bool
     axis_name: str | None = None
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C]."""
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape) if self.use_bias else 0.0
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         axes = tuple(range(x.ndim - 1))
@@ -53,7 +91,7 @@ class InstanceNorm(nn.Module):
 
     It takes the look of a camera (light, colour cast) out of the features.
 
-    Source: IBN-Net (Pan et al., ECCV 2018), as used by QAConv 1.1 and later.
+    Source: Ulyanov et al., 2016; in recognition Pan et al. (IBN-Net), ECCV 2018.
     """
 
     @nn.compact
@@ -67,34 +105,71 @@ class InstanceNorm(nn.Module):
         return ((wide - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + bias).astype(x.dtype)
 
 
-def conv(
-    features: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    use_bias: bool = False,
-    dtype: jnp.dtype = jnp.float32,
-    kernel_init: Callable = conv_init,
-    name: str | None = None,
-) -> nn.Conv:
-    """A square convolution with PyTorch's symmetric padding of `kernel // 2`.
+class InstanceBatchNorm(nn.Module):
+    """The first half of the channels normalised by instance, the rest by batch.
 
-    "SAME" would pad a stride of 2 on one side only, and converted weights would be read one pixel
-    off.
+    Attributes:
+        train: as for `BatchNorm`.
+        axis_name: as for `BatchNorm`.
+
+    Source: IBN-Net-a (Pan et al., ECCV 2018).
     """
-    pad = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=[(pad, pad), (pad, pad)],
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=kernel_init,
-        name=name,
-    )
+
+    train: bool
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, h, w, C]."""
+        half = x.shape[-1] // 2
+        instance = InstanceNorm(name="IN")(x[..., :half])
+        batch = BatchNorm(train=self.train, axis_name=self.axis_name, name="BN")(x[..., half:])
+        return jnp.concatenate([instance, batch], axis=-1)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum, stride 2, padded with minus infinity: [B, h, w, C] -> half the size."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+class ChannelGate(nn.Module):
+    """Weighs each channel by what the whole map shows of it.
+
+    Attributes:
+        reduction: channels for each one of the hidden layer.
+        dtype: of the computation.
+
+    Source: the unified aggregation gate of OSNet, ICCV 2019, Section 3.2. One gate, called for
+    every stream of a block, has one set of weights.
+    """
+
+    reduction: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., h, w, C] -> [..., h, w, C]."""
+        channels = x.shape[-1]
+        hidden = channels // self.reduction
+        # A 1x1 convolution in the originals, and initialised as one.
+        gate = nn.Dense(hidden, kernel_init=conv_init, dtype=self.dtype, name="fc1")(
+            x.mean((-3, -2))
+        )
+        gate = nn.Dense(channels, kernel_init=conv_init, dtype=self.dtype, name="fc2")(
+            nn.relu(gate)
+        )
+        return x * nn.sigmoid(gate)[..., None, None, :]
+
+
+class GeM(nn.Module):
+    """Generalised mean over the positions, between their average (p = 1) and their maximum.
+
+    Attributes:
+        initial_p: the exponent before training; it is learned.
+
+    Source: Radenovic et al., TPAMI 2019, Section 3.2.
+    """
+
+    initial_p: float = 3.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, C]."""
+        p = self.param("p", nn.initializers.constant(self.initial_p), (1,))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return jnp.mean(jnp.maximum(wide, 1e-6) ** p, axis=(1, 2)) ** (1 / p)

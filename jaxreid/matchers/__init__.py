@@ -4,10 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxreid.matchers.embedding import METRICS, Embedding
 from jaxreid.matchers.qaconv import HEADS, QAConv
 from jaxreid.names import check_name
 
-NAMES = ("qaconv",)
+FEATURES = {"qaconv": "map", "embedding": "embedding"}  # what each compares
+NAMES = tuple(FEATURES)
 
 
 def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> nn.Module:
@@ -16,11 +18,14 @@ def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> 
     Args:
         name: one of `NAMES`.
         axis_name: mesh axis over which a training batch is spread.
-        **options: attributes of the matcher (`head`).
+        **options: attributes of the matcher (`head`, `initial_logit`; `metric`).
 
     Raises:
         ValueError: an unknown name, or an option out of its range.
     """
     check_name(name, NAMES, "matcher")
+    if name == "embedding":
+        check_name(options.get("metric", "cosine"), METRICS, "matcher.metric")
+        return Embedding(**options)
     check_name(options.get("head", "v2.1"), HEADS, "matcher.head")
     return QAConv(axis_name=axis_name, **options)
