@@ -1,25 +1,29 @@
 """Shared fixtures: eight virtual devices, exact matrix products, the golden data."""
 
-import os
 import pathlib
 
 import jax
 import pytest
+from golden import find
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+class GoldenFolder:
+    """A folder of golden files; a test that asks for one it does not hold is skipped."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __truediv__(self, name) -> pathlib.Path:
+        if not (self.folder / name).is_file():
+            pytest.skip(f"{self.folder} holds no {name}; JAXREID_GOLDEN=FOLDER names a full set")
+        return self.folder / name
 
 
 @pytest.fixture(scope="session")
-def golden_dir() -> pathlib.Path:
-    """Folder of numbers computed by the methods' original code; skips where there is none."""
-    given = os.environ.get("JAXREID_GOLDEN")
-    folder = pathlib.Path(given) if given else REPOSITORY.parent / "shared" / "golden" / "public"
-    if not (folder / "index.json").is_file():
-        if given:
-            raise FileNotFoundError(f"JAXREID_GOLDEN={given} holds no index.json")
-        pytest.skip("no golden data: set JAXREID_GOLDEN to a folder of them")
-    return folder
+def golden_dir() -> GoldenFolder:
+    """Numbers of the methods' original code: the full set, or the cut in the repository."""
+    return GoldenFolder(find())

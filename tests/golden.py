@@ -4,9 +4,23 @@ Seeds, shapes and names always come from the set's own files.
 """
 
 import json
+import os
+import pathlib
 import zlib
 
 import numpy as np
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def find():
+    """The folder of $JAXREID_GOLDEN, else the full public set, else the cut in the repository."""
+    if given := os.environ.get("JAXREID_GOLDEN"):
+        if not (pathlib.Path(given) / "index.json").is_file():
+            raise FileNotFoundError(f"JAXREID_GOLDEN={given} holds no index.json")
+        return pathlib.Path(given)
+    full = REPOSITORY.parent / "shared" / "golden" / "public"
+    return full if full.is_dir() else REPOSITORY / "tests" / "golden"
 
 
 def seed_of(folder):
@@ -31,6 +45,21 @@ def param(seed, name, shape):
     else:
         value = 0.1 * g.standard_normal(shape)
     return np.asarray(value, np.float64).astype(np.float32)
+
+
+def checkpoint(seed, names, *, empty=False):
+    """A `state_dict` by the rule; `empty` gives shapes alone, for tests of names."""
+    make = (
+        (lambda name, shape: np.empty(shape, np.float32)) if empty else lambda *a: param(seed, *a)
+    )
+    return {
+        name: np.zeros(shape) if name.endswith("num_batches_tracked") else make(name, tuple(shape))
+        for name, shape in names
+    }
+
+
+def normal(seed, name, shape):
+    return rng(seed, "input/" + name).standard_normal(shape).astype(np.float32)
 
 
 def image(seed, name, shape, block=16):
