@@ -4,24 +4,30 @@
     python -m jaxreid.main --config=configs/qaconv.py:market1501 --config.data.dir=... --workdir=...
 
 The argument is `dataset[,option...]`: `synthetic` (embedded, the default) or `market1501` (the
-paper's recipe); `small` (the network and recipe of the embedded data, on any data) and `debug` (a
-few steps, seconds). Numbers of the paper's recipe are those of its published code, version 1.0,
-unless a comment says otherwise; ours were chosen by measurement.
+paper's recipe); `small` (the network and recipe of the embedded data, on any data), `debug` (a few
+steps, seconds) and the name of a backbone (`resnet50_ibn_b`, `osnet_ain_x1_0`, ...). Numbers of the
+paper's recipe are those of its published code, version 1.0, unless a comment says otherwise; ours
+were chosen by measurement.
 """
 
 import ml_collections
 
 DATASETS = ("synthetic", "market1501")
 OPTIONS = ("small", "debug")
+BACKBONES = ("resnet", "osnet")  # how their names begin; the model knows them all
 
 
 def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
     dataset, *options = (arg or "synthetic").split(",")
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r} in the config argument; valid: {DATASETS}.")
+    backbones = [option for option in options if option.startswith(BACKBONES)]
     for option in options:
-        if option not in OPTIONS:
-            raise ValueError(f"unknown option {option!r} in the config argument; valid: {OPTIONS}.")
+        if option not in (*OPTIONS, *backbones):
+            raise ValueError(
+                f"unknown option {option!r} in the config argument; valid: {', '.join(OPTIONS)}, "
+                f"or the name of a backbone ({', '.join(f'{name}...' for name in BACKBONES)})."
+            )
     config = paper()
     if dataset == "synthetic":
         synthetic(config)
@@ -29,6 +35,8 @@ def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
         small(config)
     if "debug" in options:
         debug(config)
+    for name in backbones:
+        backbone(config, name)
     return config.lock()
 
 
@@ -38,6 +46,9 @@ def paper() -> ml_collections.ConfigDict:
     config.seed = 0
     # Of float32 products in training: "default" is TF32 or bfloat16 on accelerators.
     config.precision = "default"
+    # A file of tools/convert_torch.py to start from; parts of it to leave out, as in ("matcher",).
+    config.init_from = ml_collections.config_dict.placeholder(str)
+    config.init_skip = ()
 
     data = config.data = ml_collections.ConfigDict()
     data.train = "market1501"  # a data set, as TFDS names them
@@ -50,18 +61,17 @@ def paper() -> ml_collections.ConfigDict:
     model.height, model.width = 384, 128
     model.mean = (0.0, 0.0, 0.0)  # no normalisation in any version: pixels in [0, 1]
     model.std = (1.0, 1.0, 1.0)
+    model.freeze_stats = False  # batch statistics are trained up to version 2.0
+    model.dtype = "float32"  # bfloat16 on accelerators
     model.backbone = ml_collections.ConfigDict(
         {
-            "name": "resnet50",
+            "name": "resnet50",  # "resnet50_ibn_b" from version 1.1 on
             "cut": "layer3",  # stride 16: 24 x 8 positions
-            "ibn": "none",  # "b" from version 1.1 on
             "width": 64,
-            "neck": 128,
-            "neck_norm": "batch",  # no bias, batch normalisation
-            "freeze_stats": False,  # batch statistics are trained up to version 2.0
-            "dtype": "float32",  # bfloat16 on accelerators
         }
     )
+    # batch: no bias, batch normalisation
+    model.neck = ml_collections.ConfigDict({"name": "map", "channels": 128, "norm": "batch"})
     # The symmetric head of 2.1; "v1" is the paper's, with separate weights for the two directions.
     model.matcher = ml_collections.ConfigDict(
         {"name": "qaconv", "head": "v2.1", "initial_logit": 0.0}
@@ -122,7 +132,8 @@ def small(config: ml_collections.ConfigDict) -> None:
     """A small network from random weights, for small data sets and CPUs. All numbers ours."""
     config.model.height, config.model.width = 128, 64
     # IBN-b as in QAConv 1.1: without it a small network learns the cameras' colours first.
-    config.model.backbone.update(name="resnet18", ibn="b", width=16, neck=64)
+    config.model.backbone.update(name="resnet18_ibn_b", width=16)
+    config.model.neck.channels = 64
     config.model.matcher.initial_logit = -3.0
     config.epochs = 22
     # From random weights the paper's SGD ends where all scores are equal; AdamW does not.
@@ -133,12 +144,19 @@ def small(config: ml_collections.ConfigDict) -> None:
     config.checkpoint.every_steps = 100
 
 
+def backbone(config: ml_collections.ConfigDict, name: str) -> None:
+    """Another backbone, in its full width."""
+    cut = {"cut": config.model.backbone.cut, "width": 64} if name.startswith("resnet") else {}
+    config.model.backbone = ml_collections.ConfigDict({"name": name, **cut})
+
+
 def debug(config: ml_collections.ConfigDict) -> None:
     """Seconds instead of hours: every part runs on a few people, little is learned."""
     config.data.identities = 12
     config.data.test = config.data.test[:1]
     config.model.height, config.model.width = 64, 32
-    config.model.backbone.update(name="resnet18", cut="layer2", width=8, neck=16)
+    config.model.backbone.update(name="resnet18", cut="layer2", width=8)
+    config.model.neck.channels = 16
     config.batch_size = 16
     config.epochs = 3
     config.optim.update(warmup_steps=0)

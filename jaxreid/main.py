@@ -4,7 +4,8 @@ python -m jaxreid.main --config=configs/qaconv.py --workdir=runs/qaconv
 
 The text after a colon chooses data set and options (configs/qaconv.py:market1501,debug); any value
 can be set on the command line (--config.optim.lr=0.01). The same command continues an interrupted
-run. --mode=evaluate evaluates the newest checkpoint of the work directory again.
+run. --mode=evaluate evaluates the newest checkpoint of the work directory again, or, where there is
+none, the file of weights that --config.init_from names.
 """
 
 import os
@@ -52,12 +53,14 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     # Late, so that --help and misspelt flags answer at once.
     from jaxreid.runs import open_workdir
-    from jaxreid.testing import evaluate_workdir
+    from jaxreid.testing import evaluate_workdir, settings
     from jaxreid.train import train
 
     try:
         start_jax()
         config = _CONFIG.value.to_dict()
+        if _MODE.value == "evaluate":
+            config = settings(config, _WORKDIR.value)
         workdir = open_workdir(_WORKDIR.value, config, mode=_MODE.value)
         if _MODE.value == "evaluate":
             evaluate_workdir(workdir=workdir, **config)

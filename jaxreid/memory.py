@@ -34,6 +34,26 @@ class ClassMemory:
         padded = -(-num_classes // PAD_TO) * PAD_TO
         return cls(jnp.zeros((padded, *shape), jnp.float32), jnp.zeros((padded,), bool))
 
+    def filled(self, num_classes: int, feature: jax.Array, valid: jax.Array) -> "ClassMemory":
+        """A memory with the maps of another one of the same identities.
+
+        Args:
+            num_classes: training identities, without the padding.
+            feature: [num_classes, h, w, d] float.
+            valid: [num_classes] bool.
+
+        Raises:
+            ValueError: the other memory is of another size.
+        """
+        if feature.shape != (needed := (num_classes, *self.feature.shape[1:])):
+            raise ValueError(
+                f"the class memory to start from is {feature.shape}, and this training needs "
+                f"{needed}; leave it out: --config.init_skip=\"('memory',)\"."
+            )
+        return ClassMemory(
+            self.feature.at[:num_classes].set(feature), self.valid.at[:num_classes].set(valid)
+        )
+
     def write(
         self, feature: jax.Array, label: jax.Array, first_class: jax.Array | int = 0
     ) -> "ClassMemory":

@@ -14,15 +14,18 @@ from jaxreid.writer import table
 COLUMNS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
-def results_of(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def results_of(
+    events: Sequence[Mapping[str, Any]], *, initial: str = "untrained"
+) -> list[dict[str, Any]]:
     """The first and the newest evaluation of each test set, from the events of a run.
 
     Args:
         events: of a `Writer`; those of another kind than "eval" are ignored.
+        initial: what to call the model of step 0.
 
     Returns:
         Per test set, in the order in which they were first evaluated: {"set", "model", "step"} and
-        the metrics; the model of step 0 is called "untrained", a later one "trained".
+        the metrics; the model of a later step than 0 is called "trained".
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for event in events:
@@ -30,7 +33,7 @@ def results_of(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = {
                 key: event[key] for key in event if key not in ("kind", "time", "set", "step")
             }
-            model = "trained" if event["step"] else "untrained"
+            model = "trained" if event["step"] else initial
             row = {"set": event["set"], "model": model, "step": event["step"], **values}
             found.setdefault(event["set"], {})[model] = row
     return [row for models in found.values() for row in models.values()]

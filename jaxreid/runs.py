@@ -35,7 +35,7 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
     Args:
         workdir: its path.
         config: the resolved configuration, as plain data.
-        mode: "train", or "evaluate", which needs a directory with a run.
+        mode: "train", or "evaluate", which needs a directory with a run, or a file of weights.
 
     Returns:
         The path; `config.json` in it holds the configuration of the training and a record of every
@@ -58,12 +58,18 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
     return path
 
 
+def holds_checkpoint(workdir: str | pathlib.Path) -> bool:
+    """True if something has been learned there."""
+    return any((pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*"))
+
+
 def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
     record = path / "config.json"
     held = _read(record)
-    if mode == "evaluate" and held is None:
+    if mode == "evaluate" and held is None and not config.get("init_from"):
         raise FileNotFoundError(
-            f"work directory {path} holds no run (no config.json); give the one of a training."
+            f"work directory {path} holds no run (no config.json); give the one of a training, or "
+            "a file of weights with --config.init_from=FILE."
         )
     if held is None and path.exists():
         foreign = (
@@ -76,7 +82,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
             )
     changes = _differences(held["config"], config) if held else []
     strict = [change for change in changes if not _is_free(change[0])]
-    if strict and any((path / "checkpoints").glob("[0-9]*")):
+    if strict and holds_checkpoint(path):
         raise ValueError(
             f"work directory {path} holds a run of another configuration:\n"
             + "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in strict)

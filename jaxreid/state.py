@@ -6,12 +6,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.memory import ClassMemory
 from jaxreid.mesh import AXIS, check_divisible, shardings
-from jaxreid.model import Model
+from jaxreid.model import Model, init_variables
 
 
 @flax.struct.dataclass
@@ -44,17 +45,11 @@ def state_specs(state: TrainState) -> TrainState:
     return specs.replace(memory=jax.tree.map(lambda _: P(AXIS), state.memory))
 
 
-def init_variables(model: Model, seed: int) -> dict[str, Any]:
-    """Parameters and statistics of an untrained model."""
-    image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
-    return model.init(jax.random.key(seed), image)
-
-
 def abstract_state(
     model: Model, tx: optax.GradientTransformation, *, num_classes: int | None, seed: int = 0
 ) -> TrainState:
     """Shapes and types of the state; nothing is computed."""
-    return jax.eval_shape(lambda: _create(model, tx, num_classes, seed))
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, seed, {}))
 
 
 def create_state(
@@ -64,6 +59,7 @@ def create_state(
     num_classes: int | None,
     seed: int,
     mesh: Mesh,
+    weights: dict[str, Any] | None = None,
 ) -> TrainState:
     """A new state; every array is born where it will live.
 
@@ -73,27 +69,39 @@ def create_state(
         num_classes: training identities to remember, or None for no class memory.
         seed: of the random weights.
         mesh: the devices.
+        weights: variables to start from instead of random ones, as far as it has them: a tree
+            like {"params", "batch_stats"}, and {"memory"}.
 
     Raises:
-        ValueError: the class memory cannot be divided over the mesh.
+        ValueError: the class memory cannot be divided over the mesh, or is not the one in
+            `weights`.
     """
     abstract = abstract_state(model, tx, num_classes=num_classes, seed=seed)
     if abstract.memory is not None:
         check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
     out_shardings = shardings(mesh, state_specs(abstract))
-    return jax.jit(lambda: _create(model, tx, num_classes, seed), out_shardings=out_shardings)()
+    create = lambda weights: _create(model, tx, num_classes, seed, weights)  # noqa: E731
+    return jax.jit(create, out_shardings=out_shardings)(weights or {})
 
 
 def _create(
-    model: Model, tx: optax.GradientTransformation, num_classes: int | None, seed: int
+    model: Model,
+    tx: optax.GradientTransformation,
+    num_classes: int | None,
+    seed: int,
+    weights: dict[str, Any],
 ) -> TrainState:
-    variables = init_variables(model, seed)
+    given = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})
+    random = traverse_util.flatten_dict(init_variables(model, seed))
+    variables = traverse_util.unflatten_dict(random | given)
     memory = None
     if num_classes is not None:
         image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), jnp.uint8)
         encode = lambda variables, image: model.apply(variables, image, method="encode")  # noqa: E731
         feature = jax.eval_shape(encode, variables, image)
         memory = ClassMemory.create(num_classes, feature.shape[1:])
+        if "memory" in weights:
+            memory = memory.filled(num_classes, **weights["memory"])
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

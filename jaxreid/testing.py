@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxreid.checkpoint import Checkpoints
 from jaxreid.data import pipeline
 from jaxreid.data.datasets import Split, load_sets
 from jaxreid.evaluate import Evaluator, evaluate
-from jaxreid.mesh import make_mesh
-from jaxreid.model import Model, make_model
+from jaxreid.mesh import make_mesh, shardings
+from jaxreid.model import Model, init_variables, make_model
+from jaxreid.pretrained import load_weights, read_card
 from jaxreid.report import results_of, results_table, skipped_queries, write_ranking
-from jaxreid.state import init_variables
+from jaxreid.runs import holds_checkpoint
 from jaxreid.writer import Writer, write_json
 
 
@@ -28,6 +30,7 @@ class Evaluation:
         workdir: the work directory.
         pictures: queries per test set in ranking.png.
         every_epochs: how often the caller is told to evaluate in between; 0 for never.
+        loaded: step 0 has weights from a file; the results call it "loaded", not "untrained".
         batch_size: as for `Evaluator`.
         **tiles: the other keywords of `Evaluator`.
     """
@@ -41,10 +44,12 @@ class Evaluation:
         pictures: int,
         every_epochs: int,
         batch_size: int,
+        loaded: bool = False,
         **tiles: int,
     ) -> None:
         self._evaluator = Evaluator(model, mesh, batch_size=batch_size, **tiles)
         self._workdir, self._pictures = workdir, pictures
+        self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(
             pipeline.eval_batches,
@@ -92,13 +97,40 @@ class Evaluation:
             if sentence := skipped_queries(name, result.metrics):
                 writer.say(sentence)
         if jax.process_index() == 0:
-            write_json(self._workdir / "results.json", {"results": results_of(writer.events)})
+            write_json(self._workdir / "results.json", {"results": self._results(writer)})
             picture = self._workdir / "ranking.png"
             write_ranking(picture, tests, results, queries=self._pictures)
+
+    def tell(self, writer: Writer, what: str) -> None:
+        """Says the results of the run, and where they and `what` else are."""
+        writer.say(results_table(self._results(writer)))
+        writer.say(f"results.json, ranking.png{what} are in {self._workdir}")
+
+    def _results(self, writer: Writer) -> list[dict[str, Any]]:
+        return results_of(writer.events, initial=self._initial)
 
     def due(self, epoch: int) -> bool:
         """True if an evaluation is wanted after this many epochs: always before the first."""
         return epoch == 0 or bool(self._every) and epoch % self._every == 0
+
+
+def settings(config: dict[str, Any], workdir: str) -> dict[str, Any]:
+    """The settings of an evaluation.
+
+    Args:
+        config: a configuration.
+        workdir: the work directory, which may not exist.
+
+    Returns:
+        The configuration; where there is no checkpoint and `init_from` is given, its model is that
+        of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be used.
+    """
+    if config["init_from"] and not holds_checkpoint(workdir):
+        return config | {"model": read_card(config["init_from"])}
+    return config
 
 
 def evaluate_workdir(
@@ -109,32 +141,39 @@ def evaluate_workdir(
     model: Mapping[str, Any],
     eval: Mapping[str, Any],
     checkpoint: Mapping[str, Any],
+    init_from: str | None,
     **_: Any,
 ) -> None:
-    """Evaluates the newest checkpoint of a work directory.
+    """Evaluates the newest checkpoint of a work directory, or a file of weights.
 
     Args:
-        workdir: of a training.
+        workdir: of a training, or of nothing yet.
         seed: of the training.
         data: keywords of `datasets.load_sets`; only the test sets are read.
         model: keywords of `make_model`.
         eval: keywords of `Evaluation`.
         checkpoint: keywords of `Checkpoints`.
+        init_from: a file of weights; it is evaluated if there is no checkpoint.
         **_: the sections that only training needs.
 
     Raises:
-        FileNotFoundError: the directory holds no checkpoint.
+        FileNotFoundError: there is no checkpoint and no file.
         ValueError: a setting that cannot work.
     """
     mesh, alone = make_mesh(), make_model(**model)
-    evaluation = Evaluation(alone, mesh, workdir, **eval)
-    with Checkpoints(workdir, {"model": model}, **checkpoint) as checkpoints:
-        abstract = jax.eval_shape(lambda: init_variables(alone, seed))
-        variables = checkpoints.restore_variables(abstract, mesh)
-        step = checkpoints.latest_step
+    evaluation = Evaluation(alone, mesh, workdir, loaded=bool(init_from), **eval)
+    if init_from and not holds_checkpoint(workdir):
+        variables, told = load_weights(init_from, model, skip=("memory",), whole=True)
+        variables, step = jax.device_put(variables, shardings(mesh, P())), 0
+    else:
+        told = []
+        with Checkpoints(workdir, {"model": model}, **checkpoint) as checkpoints:
+            abstract = jax.eval_shape(lambda: init_variables(alone, seed))
+            variables = checkpoints.restore_variables(abstract, mesh)
+            step = checkpoints.latest_step
     _, tests = load_sets(**{**data, "train": None})
     with Writer(workdir, resume_at=None) as writer:
-        writer.say(f"evaluating the checkpoint of step {step} in {workdir}")
+        for sentence in told or [f"evaluating the checkpoint of step {step} in {workdir}"]:
+            writer.say(sentence)
         evaluation.run(variables, tests, writer, step=step, again=True)
-        writer.say(results_table(results_of(writer.events)))
-        writer.say(f"results.json and ranking.png are in {workdir}")
+        evaluation.tell(writer, "")

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
 from jaxreid.optim import make_optimizer
-from jaxreid.report import results_of, results_table
+from jaxreid.pretrained import load_weights
 from jaxreid.state import abstract_state, create_state, variables_of
 from jaxreid.step import make_train_step
 from jaxreid.stopping import StopRequest
@@ -31,6 +31,8 @@ def train(
     workdir: pathlib.Path,
     seed: int,
     precision: str,
+    init_from: str | None,
+    init_skip: Sequence[str],
     data: Section,
     model: Section,
     objective: Section,
@@ -49,6 +51,8 @@ def train(
         workdir: exists; everything is left here.
         seed: of weights, data order and augmentation.
         precision: of float32 products in training, as for `make_train_step`.
+        init_from: a file of weights to start from, or None.
+        init_skip: parts of it to leave out.
         data: keywords of `datasets.load_sets`.
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
@@ -65,12 +69,15 @@ def train(
         True at the end of the training, False if a signal asked to stop before it.
 
     Raises:
-        ValueError, FloatingPointError: a setting that cannot work, a loss that is not finite.
+        ValueError, OSError: a setting or a file that cannot work.
+        FloatingPointError: the loss is not finite.
     """
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
     alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
-    evaluation, meter = Evaluation(alone, mesh, workdir, **eval), Meter(**log)
+    weights, told = load_weights(init_from, model, skip=init_skip)
+    evaluation = Evaluation(alone, mesh, workdir, loaded=bool(weights), **eval)
+    meter = Meter(**log)
     images, tests = load_sets(**data)
     classes = images.num_classes
 
@@ -95,14 +102,14 @@ def train(
     batches(order(0), epoch=0).close()  # finds wrong settings before anything is computed
     tx, rate = make_optimizer(steps=steps, steps_per_epoch=steps_per_epoch, **optim)
     goal = make_objective(**objective, num_classes=classes, axis_name=AXIS)
-    memory_classes = classes if goal.uses_memory else None
-    abstract = abstract_state(alone, tx, num_classes=memory_classes)
+    held = classes if goal.uses_memory else None
+    abstract = abstract_state(alone, tx, num_classes=held)
     update = make_train_step(spread, goal, tx, mesh, abstract, precision=precision)
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
 
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
-            state = create_state(alone, tx, num_classes=memory_classes, seed=seed, mesh=mesh)
+            state = create_state(alone, tx, num_classes=held, seed=seed, mesh=mesh, weights=weights)
         else:
             state = checkpoints.restore(abstract, mesh)
         step = int(state.step)
@@ -111,40 +118,33 @@ def train(
                 f"{classes} identities, {len(images)} images; {epochs} epochs of "
                 f"{steps_per_epoch} steps of {batch_size} images on {mesh.size} device(s)"
             )
-            if step:
-                writer.say(f"resuming from the checkpoint of step {step} of {steps}")
+            for sentence in [f"resuming from step {step} of {steps}"] if step else told:
+                writer.say(sentence)
             for epoch in range(step // steps_per_epoch, epochs):
                 first = step % steps_per_epoch
                 if first == 0 and evaluation.due(epoch):
                     evaluation.run(variables_of(state), tests, writer, step=step)
                 meter.start()
-                bar = writer.progress(
-                    f"epoch {epoch + 1}/{epochs}",
-                    total=steps_per_epoch * batch_size,
-                    initial=first * batch_size,
-                )
-                with bar:
+                total, done = steps_per_epoch * batch_size, first * batch_size
+                name = f"epoch {epoch + 1}/{epochs}"
+                with writer.progress(name, total=total, initial=done) as bar:
                     for batch in batches(order(epoch), epoch=epoch, start=first):
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
-                        end = step % steps_per_epoch == 0
                         leave = stop.name or checkpoints.preempted(step)
                         save = leave or step == steps or checkpoints.due(step)
-                        if save or end or meter.due(step):
+                        if save or step % steps_per_epoch == 0 or meter.due(step):
                             values = meter.read(step)  # also: nothing that is not finite is saved
                             writer.write("train", step, values | {"lr": float(rate(step - 1))})
                             show(bar, values, images_left=(steps - step) * batch_size)
                         if save:
                             checkpoints.save(state, step)
                         if leave:
-                            writer.say(
-                                f"stopped by {leave} at step {step} of {steps}; the state is "
-                                "saved, the same command continues"
-                            )
+                            at = f"at step {step} of {steps}"
+                            writer.say(f"stopped by {leave} {at}; the same command continues")
                             return False
             evaluation.run(variables_of(state), tests, writer, step=steps)
-            writer.say(results_table(results_of(writer.events)))
-            writer.say(f"results.json, ranking.png, metrics and checkpoints are in {workdir}")
+            evaluation.tell(writer, ", metrics and checkpoints")
     return True

@@ -16,7 +16,7 @@ LAYERS = [
     {"ops"},
     {"backbones", "matchers", "memory", "objectives", "ranking"},
     {"model", "optim", "data"},
-    {"state"},
+    {"state", "pretrained", "pytorch"},
     {"step", "checkpoint", "writer", "stopping", "visualize"},
     {"evaluate", "runs"},
     {"report"},
@@ -79,6 +79,7 @@ def test_libraries_stay_where_they_belong():
     assert importers("flax.linen") == {"backbones/", "matchers/", "model"}
     assert importers("ml_collections") | importers("absl") == {"main"}
     assert importers("torch") == set()
+    assert importers("safetensors") == {"pretrained"}
     samplers = set(imports(PACKAGE / "data" / "samplers.py"))
     assert not any(name.startswith("tensorflow") for name in samplers)
 

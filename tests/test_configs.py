@@ -28,6 +28,8 @@ ARGUMENTS = [
     "market1501,small",
     "synthetic,debug",
     "market1501,debug",
+    "market1501,resnet50_ibn_b",
+    "synthetic,osnet_ain_x0_25",
 ]
 
 
@@ -39,7 +41,7 @@ def test_qaconv(argument):
     objective = make_objective(**config["objective"], num_classes=751)
     state = abstract_state(model, tx, num_classes=751)
     grid = {384: (24, 8), 128: (8, 4), 64: (8, 4)}[config["model"]["height"]]
-    neck = config["model"]["backbone"]["neck"]
+    neck = config["model"]["neck"]["channels"]
     assert state.memory.feature.shape == (768, *grid, neck)
     assert objective.uses_memory
     assert 0 < rate(60) <= config["optim"]["lr"]
@@ -53,14 +55,14 @@ def test_the_papers_recipe_is_resnet50():
         make_optimizer(**config["optim"], steps=1, steps_per_epoch=1)[0],
         num_classes=None,
     )
-    backbone = dict(shapes.params["backbone"])
-    neck = {name: backbone.pop(name) for name in ("neck_conv", "neck_bn")}
-    # torchvision's resnet50 without layer4 and classifier
-    assert sum(leaf.size for leaf in jax.tree.leaves(backbone)) == 8_543_296
-    assert sum(leaf.size for leaf in jax.tree.leaves(neck)) == 1024 * 128 * 9 + 2 * 128
+    count = {
+        part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in shapes.params.items()
+    }
+    assert count["backbone"] == 8_543_296  # torchvision's resnet50 without layer4 and classifier
+    assert count["neck"] == 1024 * 128 * 9 + 2 * 128
 
 
-@pytest.mark.parametrize("argument", ["market", "synthetic,debag"])
+@pytest.mark.parametrize("argument", ["market", "synthetic,debag", "market1501,vgg16"])
 def test_unknown_arguments_list_the_valid_ones(argument):
     with pytest.raises(ValueError, match="valid: "):
         load("qaconv").get_config(argument)

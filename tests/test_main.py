@@ -16,6 +16,8 @@ import pytest
 from people import market_tree
 from PIL import Image
 
+from jaxreid.model import init_variables, make_model
+from jaxreid.pretrained import save_weights
 from jaxreid.runs import open_workdir
 from jaxreid.stopping import StopRequest
 
@@ -170,7 +172,7 @@ def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
     code, _ = start_and_signal(place, workdir, signal.SIGKILL, at_step=17)
     assert code == -signal.SIGKILL
     result = run(place, workdir)
-    assert "resuming from the checkpoint of step" in result.stdout
+    assert "resuming from step" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
     assert losses(workdir) == losses(finished[0])
     assert (workdir / "results.json").read_text() == (finished[0] / "results.json").read_text()
@@ -185,7 +187,7 @@ def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
     stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
     assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
     result = run(place, workdir)
-    assert f"resuming from the checkpoint of step {stopped_at} of {STEPS}" in result.stdout
+    assert f"resuming from step {stopped_at} of {STEPS}" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
 
 
@@ -264,7 +266,41 @@ def test_two_processes_equal_one(place):
     assert "mAP" not in outputs[1]  # one of them speaks
 
 
+def test_a_file_of_weights_is_evaluated_and_trained_from(place, finished, tmp_path):
+    model = json.loads((finished[0] / "config.json").read_text())["config"]["model"]
+    variables = jax.jit(lambda: init_variables(make_model(**model), 5))()
+    file = tmp_path / "model.safetensors"
+    save_weights(file, jax.tree.map(np.asarray, variables), model, source="a test")
+    start = f"--config.init_from={file}"
+
+    # Alone: the model is that of the file, whatever the configuration says.
+    other = ["--config.model.height=96", "--config.model.neck.channels=24"]
+    alone = run(place, tmp_path / "alone", start, "--mode=evaluate", *other)
+    assert "matcher (10 tensors) loaded" in alone.stdout
+    (row,) = json.loads((tmp_path / "alone" / "results.json").read_text())["results"]
+    assert row["model"] == "loaded"
+    record = json.loads((tmp_path / "alone" / "config.json").read_text())
+    assert record["config"]["model"]["height"] == 64
+
+    again = run(place, tmp_path / "trained", start, "--config.epochs=2")
+    assert "backbone (" in again.stdout
+    first, last = json.loads((tmp_path / "trained" / "results.json").read_text())["results"]
+    assert {k: first[k] for k in ("model", "mAP", "rank1")} == {
+        k: row[k] for k in ("model", "mAP", "rank1")
+    }
+    assert last["model"] == "trained"
+    # Now there is a checkpoint, and it is what is evaluated.
+    checkpoint = run(place, tmp_path / "trained", start, "--config.epochs=2", "--mode=evaluate")
+    assert "evaluating the checkpoint of step 8" in checkpoint.stdout
+
+    wrong = run(place, tmp_path / "wrong", start, *other, expect=1)
+    assert "model.neck.channels is 16 there and 24 here" in wrong.stderr
+
+
 REFUSALS = [
+    (["--config.init_from=/nowhere.safetensors"], "no file /nowhere.safetensors"),
+    (["--config.init_from=README.md"], "README.md is no safetensors file"),
+    (["--config.init_from=README.md", "--mode=evaluate"], "README.md is no safetensors file"),
     (["--config.optim.lrr=1"], 'Did you mean "lr"'),
     (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
     (["--config.data.train=market1510"], "unknown data set 'market1510'; valid: market1501"),

@@ -1,0 +1,185 @@
+"""Weights in a file: one safetensors file holds a model's variables and says what the model is.
+
+Such files are written by `tools/convert_torch.py`; `--config.init_from=FILE` starts from one.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from jaxreid.files import replace_file
+from jaxreid.model import init_variables, make_model
+
+FORMAT = "jaxreid 1"
+PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
+
+
+def save_weights(
+    path: pathlib.Path, variables: Mapping[str, Any], card: Mapping[str, Any], *, source: str
+) -> None:
+    """Writes a file of weights.
+
+    Args:
+        path: of the file; its directory exists.
+        variables: {"params", "batch_stats"}, and perhaps {"memory"}; NumPy arrays.
+        card: keywords of `make_model`.
+        source: where the weights come from, in words.
+    """
+    tensors = {
+        "/".join(key): np.asarray(value, order="C")
+        for key, value in traverse_util.flatten_dict(variables).items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "architecture": card["backbone"]["name"],
+        "input_size": f"{card['height']}x{card['width']}",
+        "mean": json.dumps(card["mean"]),
+        "std": json.dumps(card["std"]),
+        "source": source,
+        "model": json.dumps(card),
+    }
+    replace_file(path, safetensors.numpy.save(tensors, metadata))
+
+
+def read_card(path: str | pathlib.Path) -> dict[str, Any]:
+    """The model in a file of weights, as keywords of `make_model`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is not one of ours.
+    """
+    with _open(path) as file:
+        return _card(file, path)
+
+
+def load_weights(
+    path: str | pathlib.Path | None,
+    model: Mapping[str, Any],
+    *,
+    skip: Sequence[str] = (),
+    whole: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """The variables of a file that a model can start from.
+
+    Args:
+        path: of the file; None loads nothing.
+        model: keywords of `make_model`.
+        skip: parts of the file to leave out: "neck", "matcher", "classifier", "memory".
+        whole: every variable of the model must be in the file; else parts other than the backbone
+            may start as they would without it.
+
+    Returns:
+        A tree {"params", "batch_stats"} with some of the model's variables, and {"memory"} if the
+        file holds one; and sentences about what was taken and what was not.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not one of ours, or not for this model.
+    """
+    if path is None:
+        return {}, []
+    unknown = set(skip) - set(PARTS[1:])
+    if unknown:
+        raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
+    with _open(path) as file:
+        card = _card(file, path)
+        if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
+            raise ValueError(f"{path} holds the backbone {there}; the model asked for has {here}.")
+        abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+        needed = {
+            key: leaf.shape
+            for key, leaf in traverse_util.flatten_dict(abstract).items()
+            if key[1] not in skip
+        }
+        offered = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        offered = {key: part for key, part in offered.items() if _part(key) not in skip}
+        given = {key: offered[key] for key in needed if key in offered}
+        missing = {key for key in needed if key not in offered}
+        absent = {_part(key) for key in missing} - {_part(key) for key in given}
+        problems = [
+            f"{'/'.join(key)} is {shape} there and {needed[key]} here"
+            for key, part in given.items()
+            if (shape := tuple(part.get_shape())) != needed[key]
+        ] + [
+            f"{'/'.join(key)} is not in it"
+            for key in sorted(missing)
+            if whole or _part(key) == "backbone" or _part(key) not in absent
+        ]
+        if problems:
+            raise ValueError(_misfit(path, problems, card, model))
+        memory = {key: part for key, part in offered.items() if key[0] == "memory"}
+        variables = {key: file.get_tensor("/".join(key)) for key in given | memory}
+    unused = [key for key in offered if key not in variables]
+    told = [f"{path}: {_summary(variables)} loaded"]
+    if missing:
+        told.append(f"not in it, and new: {', '.join(sorted(absent))}")
+    if unused:
+        told.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
+    for what in ("height", "width", "mean", "std"):
+        there, here = card[what], model.get(what, card[what])
+        if np.any(np.asarray(there) != np.asarray(here)):
+            told.append(f"{what} of its images was {there}, here it is {here}")
+    return traverse_util.unflatten_dict(variables), told
+
+
+@contextmanager
+def _open(path: str | pathlib.Path) -> Iterator[Any]:
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; init_from is a file of tools/convert_torch.py.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or not all of one: {error}.") from error
+
+
+def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} does not say what model it holds; needed is a file written by "
+            "tools/convert_torch.py, which also reads .safetensors files."
+        )
+    return json.loads(metadata["model"])
+
+
+def _part(key: tuple[str, ...]) -> str:
+    return "memory" if key[0] == "memory" else key[1]
+
+
+def _summary(keys: Mapping[tuple[str, ...], Any]) -> str:
+    parts = [_part(key) for key in keys]
+    return ", ".join(f"{part} ({parts.count(part)} tensors)" for part in PARTS if part in parts)
+
+
+def _misfit(
+    path: str | pathlib.Path,
+    problems: Sequence[str],
+    card: Mapping[str, Any],
+    model: Mapping[str, Any],
+) -> str:
+    there, here = (
+        traverse_util.flatten_dict(json.loads(json.dumps(dict(keywords))), sep=".")
+        for keywords in (card, model)
+    )
+    differ = [
+        f"model.{key} is {there[key]} there and {here[key]} here"
+        for key in there
+        if key in here and there[key] != here[key]
+    ]
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    reason = "; ".join(differ) or "no setting differs: something was skipped in its conversion"
+    parts = sorted({problem.split("/")[1] for problem in problems})
+    skip = f'--config.init_skip="{tuple(parts)}"'
+    without = "" if "backbone" in parts else f", or leave out what does not fit: {skip}"
+    return (
+        f"{path} does not fit the model: {problems[0]}{more}. ({reason}.) Use the file's settings"
+        f"{without}."
+    )
