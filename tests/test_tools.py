@@ -1,5 +1,6 @@
 """The command-line tools on a tiny data set."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -34,3 +35,19 @@ def test_tools_explain_themselves_and_their_errors(tool, tmp_path):
     assert result.returncode != 0
     assert "valid: market1501" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_benchmark_compares_the_same_network_with_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    small = ["--arch", "resnet18", "--size", "64x32", "--batch", 2, "--repeats", 1]
+    result = run("benchmark.py", "backbones", *small, "--out", tmp_path / "record.json")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    forward, backward = record["results"]
+    assert forward["difference"] < 1e-4  # the very same function
+    assert backward["difference"] < 1e-2
+    assert set(forward["ms"]) == {"jaxreid", "PyTorch", "PyTorch channels_last"}
+    assert result.stdout.count("resnet18") == 2
+    wrong = run("benchmark.py", "backbones", "--arch", "resnet19")
+    assert wrong.returncode != 0
+    assert "valid: resnet18" in wrong.stderr

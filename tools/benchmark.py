@@ -1,0 +1,415 @@
+"""Measures this package against the obvious alternative, on the same cores and in the same run.
+
+    python tools/benchmark.py backbones
+    python tools/benchmark.py backbones --arch resnet50 osnet_x1_0 --batch 4 --out speed.json
+
+Absolute times say little about another machine. What counts is the ratio of the medians of
+contenders that take turns. Keep the machine otherwise idle.
+"""
+
+import argparse
+import copy
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+# JAX and PyTorch are imported in functions: they count the cores when they are, see `use_cores`.
+
+PACKAGES = ("jaxreid", "jax", "jaxlib", "flax", "numpy", "torch")
+PAUSE = 0.02  # seconds before each run: threads of the one before may still be spinning
+BUSY = 0.1  # distance between quartiles, relative to the median, of which to warn
+WARM_UP = 2  # runs that do not count
+NETWORKS = (
+    "resnet18",
+    "resnet50",
+    "resnet50_ibn_b",
+    "osnet_x0_25",
+    "osnet_x1_0",
+    "osnet_ain_x1_0",
+)
+PASSES = ("forward", "forward and backward")
+LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
+MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # of a ResNet, as in QAConv 2.1
+OURS = "jaxreid"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Returns the command line; `run` in it is the function of the benchmark."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--repeats", type=_positive, default=20, help="timed runs of each contender (default: 20)"
+    )
+    common.add_argument(
+        "--threads", type=_positive, help="cores to use, the same for all (default: all)"
+    )
+    common.add_argument(
+        "--out", type=pathlib.Path, help="JSON file for the results and what they were measured on"
+    )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    backbones = benchmarks.add_parser(
+        "backbones",
+        parents=[common],
+        help="forward and backward passes, against PyTorch",
+        description="Times forward passes (evaluation mode) and forward and backward passes "
+        "(training mode, gradients of all weights) of backbones, with the same weights in this "
+        "package and in eager PyTorch. A ResNet gives QAConv's maps, OSNet its embeddings.",
+    )
+    backbones.add_argument(
+        "--arch",
+        nargs="+",
+        default=NETWORKS,
+        metavar="NAME",
+        help=f"names of backbones (default: {' '.join(NETWORKS)})",
+    )
+    backbones.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
+    )
+    backbones.add_argument(
+        "--batch", type=_positive, help="images (default: 8 for ResNets, 16 for OSNets)"
+    )
+    backbones.set_defaults(run=compare_backbones)
+    given = parser.parse_args(arguments)
+    if given.out and not given.out.absolute().parent.is_dir():
+        parser.error(f"--out: there is no folder {given.out.absolute().parent}.")
+    return given
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: needed is a whole number of at least 1.")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: needed is HEIGHTxWIDTH, for example 256x128.")
+    return int(height), int(width)
+
+
+def use_cores(count: int | None) -> None:
+    """Confines the process to the first cores it has, and JAX to the CPU; before JAX is imported.
+
+    Args:
+        count: of the cores; None for all.
+
+    Raises:
+        ValueError: there are fewer, or the system cannot do it.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if count is None:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError(f"--threads={count}: this system cannot confine a process; leave it out.")
+    cores = sorted(os.sched_getaffinity(0))
+    if count > len(cores):
+        raise ValueError(f"--threads={count}: the process has {len(cores)} cores; ask for fewer.")
+    os.sched_setaffinity(0, cores[:count])
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], Any]], repeats: int, progress: tqdm
+) -> dict[str, dict[str, float]]:
+    """Times functions in turn, so that a slow minute of the machine is everyone's.
+
+    Args:
+        contenders: by name, functions that return when their work is done.
+        repeats: runs of each after the warm-up.
+        progress: moves on by one for each run.
+
+    Returns:
+        By name, in milliseconds: "median", "lower" and "upper" quartile.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(WARM_UP + repeats):
+        for name, run in contenders.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+            progress.update()
+    summary = {}
+    for name, values in times.items():
+        lower, median, upper = np.percentile(values[WARM_UP:], (25, 50, 75)).tolist()
+        summary[name] = {"median": median, "lower": lower, "upper": upper}
+    return summary
+
+
+def spread(times: Mapping[str, Mapping[str, float]]) -> float:
+    """Returns the widest distance between quartiles, relative to the median, of `take_turns`."""
+    return max((t["upper"] - t["lower"]) / t["median"] for t in times.values())
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the measurements are made."""
+    model = platform.processor() or platform.machine()
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.exists():
+        lines = (line.partition(":") for line in information.read_text().splitlines())
+        model = next(
+            (value.strip() for key, _, value in lines if key.strip() == "model name"), model
+        )
+    affinity = getattr(os, "sched_getaffinity", None)
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": model,
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def compare_backbones(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """Forward and backward passes of backbones here and in PyTorch.
+
+    Args:
+        given: the command line.
+
+    Returns:
+        A record for each network and pass, and a table of them.
+
+    Raises:
+        ValueError: PyTorch is missing, or a network is unknown.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "the baseline, PyTorch, is not installed: pip install 'jaxreid[torch]'"
+        ) from error
+    import torch_networks
+
+    from jaxreid.names import check_name
+    from jaxreid.writer import table
+
+    for arch in given.arch:
+        check_name(arch, torch_networks.NAMES, "backbone")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    results = []
+    contenders = 1 + len(LAYOUTS)
+    runs = len(given.arch) * len(PASSES) * contenders * (WARM_UP + given.repeats)
+    with tqdm(total=runs, unit="run") as progress:
+        for arch in given.arch:
+            progress.set_description(arch)
+            resnet = arch.startswith("resnet")
+            height, width = given.size or ((384, 128) if resnet else (256, 128))
+            batch = given.batch or (8 if resnet else 16)
+            model = torch_networks.make(arch, **(MAP if resnet else {}))
+            torch_networks.randomize(model)
+            x = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
+            for record in compare_backbone(arch, model, x, given.repeats, progress):
+                results.append({"network": arch, "images": f"{batch}x{height}x{width}", **record})
+    header = ("network", "images", "pass", *(f"{name} ms" for name in results[0]["ms"]))
+    rows = [
+        (r["network"], r["images"], r["pass"], *(f"{t['median']:.1f}" for t in r["ms"].values()))
+        + (f"{r['times_as_fast']:.2f}", f"{spread(r['ms']):.0%}", f"{r['difference']:.0e}")
+        for r in results
+    ]
+    return results, table((*header, "times as fast as PyTorch", "spread", "difference"), rows)
+
+
+def compare_backbone(
+    arch: str, model: Any, x: np.ndarray, repeats: int, progress: tqdm
+) -> list[dict[str, Any]]:
+    """Times the passes of one network.
+
+    The loss of the backward pass is the mean of the outputs, weighted by fixed random numbers. (The
+    mean of their squares would not do: for maps of unit length it is constant.)
+
+    Args:
+        arch: its name.
+        model: the network of `torch_networks` whose weights both sides use.
+        x: [B, 3, H, W] float32 images.
+        repeats: timed runs of each contender.
+        progress: moves on by one for each run.
+
+    Returns:
+        For each pass "ms", the times by contender; "times_as_fast" as the faster of PyTorch's
+        layouts this package is; "difference", relative, of the outputs (forward) or of the norm
+        of all gradients (backward), which shows that both sides compute the same; and "compile_s",
+        the seconds of our very first run.
+    """
+    import torch
+
+    with torch.inference_mode():
+        shape = model.eval()(torch.from_numpy(x)).shape
+    weight = np.random.default_rng(1).standard_normal(shape, np.float32)
+    records = []
+    for name in PASSES:
+        train = name != "forward"
+        contenders = {OURS: jax_pass(arch, model, x, weight, train)}
+        for layout, memory_format in LAYOUTS.items():
+            contenders[layout] = torch_pass(model, x, weight, memory_format, train)
+        start = time.perf_counter()
+        mine = contenders[OURS]()
+        seconds = time.perf_counter() - start
+        theirs = contenders["PyTorch"]()
+        if train:
+            difference = _difference(_norm(mine), _norm(theirs))
+        else:
+            difference = _difference(np.moveaxis(np.asarray(mine), -1, 1), np.asarray(theirs))
+        ms = take_turns(contenders, repeats, progress)
+        best = min(ms[layout]["median"] for layout in LAYOUTS)
+        records.append(
+            {
+                "pass": name,
+                "ms": ms,
+                "times_as_fast": best / ms[OURS]["median"],
+                "difference": difference,
+                "compile_s": seconds,
+            }
+        )
+    return records
+
+
+def _difference(mine: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+
+
+def _norm(arrays: list[Any]) -> np.ndarray:
+    return np.sqrt(sum(np.square(np.asarray(one), dtype=np.float64).sum() for one in arrays))
+
+
+def jax_pass(
+    arch: str, model: Any, x: np.ndarray, weight: np.ndarray, train: bool
+) -> Callable[[], Any]:
+    """A pass of this package, with the weights of a network of `torch_networks`.
+
+    Args:
+        arch: the network's name.
+        model: the network.
+        x: [B, 3, H, W] float32 images.
+        weight: of the outputs in the loss, of the shape of the network's output.
+        train: forward and backward in training mode; otherwise forward in evaluation mode.
+
+    Returns:
+        A function without arguments, which returns the gradients as a list, or the output.
+
+    Raises:
+        ValueError: the weights are not those of our network.
+    """
+    import jax
+
+    from jaxreid.backbones import make_backbone, make_neck
+    from jaxreid.pytorch import convert
+
+    weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    converted = convert(weights, arch, skip=("criterion",))
+    if not converted.report.complete:
+        raise ValueError(f"{arch}: the weights do not fit this package: {converted.report}.")
+    modules = {
+        "backbone": make_backbone(**converted.card["backbone"]),
+        "neck": make_neck(**converted.card["neck"]),
+    }
+    params, stats = (
+        {part: converted.variables[kind].get(part, {}) for part in modules}
+        for kind in ("params", "batch_stats")
+    )
+    x, weight = (np.moveaxis(values, 1, -1) for values in (x, weight))
+    params, stats, x, weight = jax.device_put((params, stats, x, weight))
+
+    def forward(params: dict, stats: dict, x: jax.Array) -> tuple[jax.Array, dict]:
+        updated = {}
+        for part, module in modules.items():
+            variables = {"params": params[part], "batch_stats": stats[part]}
+            x, updated[part] = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        return x, updated
+
+    def loss(params: dict, stats: dict, x: jax.Array) -> tuple[jax.Array, dict]:
+        y, updated = forward(params, stats, x)
+        return (y * weight).mean(), updated
+
+    evaluate = jax.jit(lambda *arguments: forward(*arguments)[0])
+    step = jax.jit(jax.grad(loss, has_aux=True))
+
+    def run() -> Any:
+        if not train:
+            return evaluate(params, stats, x).block_until_ready()
+        gradient, _ = jax.block_until_ready(step(params, stats, x))
+        return jax.tree.leaves(gradient)
+
+    return run
+
+
+def torch_pass(
+    model: Any, x: np.ndarray, weight: np.ndarray, memory_format: str, train: bool
+) -> Callable[[], Any]:
+    """A pass of PyTorch.
+
+    Args:
+        model: the network, which is copied.
+        x: [B, 3, H, W] float32 images.
+        weight: of the outputs in the loss.
+        memory_format: "contiguous_format" or "channels_last".
+        train: forward and backward in training mode; otherwise forward in evaluation mode.
+
+    Returns:
+        A function without arguments, which returns the gradients as a list, or the output.
+    """
+    import torch
+
+    layout = getattr(torch, memory_format)
+    model = copy.deepcopy(model).to(memory_format=layout).train(train)
+    x, weight = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(weight)
+    if weight.ndim == 4:
+        weight = weight.to(memory_format=layout)
+
+    def run() -> Any:
+        if not train:
+            with torch.inference_mode():
+                return model(x)
+        model.zero_grad()
+        (model(x) * weight).mean().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    return run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    given = parse(arguments)
+    try:
+        use_cores(given.threads)
+        results, text = given.run(given)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    if max(spread(record["ms"]) for record in results) > BUSY:
+        print("The spread between quartiles is wide: the machine was busy. Measure again.")
+    if given.out:
+        from jaxreid.files import replace_file
+
+        settings = {k: v for k, v in vars(given).items() if k not in ("run", "out")}
+        record = {"settings": settings, "machine": machine(), "results": results}
+        replace_file(given.out, json.dumps(record, indent=1).encode())
+        print(f"wrote {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
