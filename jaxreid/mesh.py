@@ -5,6 +5,8 @@ axis in its collectives. Arrays are either whole on every device (`P()`) or cut 
 axis (`P(AXIS)`).
 """
 
+import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,3 +79,13 @@ def all_agree(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def check_same_file(path: pathlib.Path) -> None:
+    """Raises ValueError, on every process, if some have another file at `path`, or none."""
+    if jax.process_count() == 1:
+        return
+    held = path.read_bytes() if path.is_file() else b""
+    digest = np.frombuffer(hashlib.sha256(held).digest(), np.uint8)
+    if len(np.unique(multihost_utils.process_allgather(digest), axis=0)) > 1:
+        raise ValueError(f"{path} is not the same on all machines; every one needs the same file.")

@@ -16,6 +16,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxreid.files import replace_file
+from jaxreid.mesh import check_same_file
 from jaxreid.model import init_variables, make_model
 
 FORMAT = "jaxreid 1"
@@ -87,6 +88,8 @@ def load_weights(
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
+    path = pathlib.Path(path).expanduser()
+    check_same_file(path)
     with _open(path) as file:
         card = _card(file, path)
         if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
@@ -98,7 +101,9 @@ def load_weights(
             if key[1] not in skip
         }
         offered = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        offered = {key: part for key, part in offered.items() if _part(key) not in skip}
+        # A part of another kind is none: OSNet's neck says nothing to that of QAConv.
+        foreign = {p for p in ("neck", "matcher") if card[p]["name"] != model[p]["name"]}
+        offered = {key: x for key, x in offered.items() if _part(key) not in foreign.union(skip)}
         given = {key: offered[key] for key in needed if key in offered}
         missing = {key for key in needed if key not in offered}
         absent = {_part(key) for key in missing} - {_part(key) for key in given}
@@ -112,7 +117,7 @@ def load_weights(
             if whole or _part(key) == "backbone" or _part(key) not in absent
         ]
         if problems:
-            raise ValueError(_misfit(path, problems, card, model))
+            raise ValueError(_misfit(path, problems, card, model, whole=whole))
         memory = {key: part for key, part in offered.items() if key[0] == "memory"}
         variables = {key: file.get_tensor("/".join(key)) for key in given | memory}
     unused = [key for key in offered if key not in variables]
@@ -121,6 +126,9 @@ def load_weights(
         told.append(f"not in it, and new: {', '.join(sorted(absent))}")
     if unused:
         told.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
+    told += [
+        f"its {p} is of another kind ({card[p]['name']}), and not used" for p in sorted(foreign)
+    ]
     for what in ("height", "width", "mean", "std"):
         there, here = card[what], model.get(what, card[what])
         if np.any(np.asarray(there) != np.asarray(here)):
@@ -142,16 +150,24 @@ def _open(path: str | pathlib.Path) -> Iterator[Any]:
 
 def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
     metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    if (known := metadata.get("format")) != FORMAT:
+        found = f"is in the format {known!r}" if known else "does not say what model it holds"
         raise ValueError(
-            f"{path} does not say what model it holds; needed is a file written by "
-            "tools/convert_torch.py, which also reads .safetensors files."
+            f"{path} {found}; needed is a file ({FORMAT!r}) written by tools/convert_torch.py, "
+            "which also reads .safetensors files."
         )
-    return json.loads(metadata["model"])
+    try:
+        card = json.loads(metadata["model"])
+        make_model(**card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not describe its model as it should ({error}); convert it again."
+        ) from error
+    return card
 
 
 def _part(key: tuple[str, ...]) -> str:
-    return "memory" if key[0] == "memory" else key[1]
+    return "memory" if key[0] == "memory" else key[min(1, len(key) - 1)]
 
 
 def _summary(keys: Mapping[tuple[str, ...], Any]) -> str:
@@ -164,6 +180,8 @@ def _misfit(
     problems: Sequence[str],
     card: Mapping[str, Any],
     model: Mapping[str, Any],
+    *,
+    whole: bool,
 ) -> str:
     there, here = (
         traverse_util.flatten_dict(json.loads(json.dumps(dict(keywords))), sep=".")
@@ -177,9 +195,9 @@ def _misfit(
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
     reason = "; ".join(differ) or "no setting differs: something was skipped in its conversion"
     parts = sorted({problem.split("/")[1] for problem in problems})
-    skip = f'--config.init_skip="{tuple(parts)}"'
-    without = "" if "backbone" in parts else f", or leave out what does not fit: {skip}"
-    return (
-        f"{path} does not fit the model: {problems[0]}{more}. ({reason}.) Use the file's settings"
-        f"{without}."
-    )
+    todo = "Use the file's settings"
+    if whole:
+        todo = "Convert it again as a whole; as it is, it can only start a training"
+    elif "backbone" not in parts:
+        todo += f', or leave out what does not fit: --config.init_skip="{tuple(parts)}"'
+    return f"{path} does not fit the model: {problems[0]}{more}. ({reason}.) {todo}."

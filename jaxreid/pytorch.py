@@ -77,8 +77,11 @@ def official_name(path: Path, arch: str, *, prefix: str = "") -> str:
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     leaf = leaves.get(leaf, leaf)
     if part == "backbone":
-        rename = _resnet_module if arch in RESNETS else _osnet_module
-        return prefix + ".".join([rename(module, arch) for module in modules] + [leaf])
+        if arch in RESNETS:
+            modules = [_resnet_module(module) for module in modules]
+        else:
+            modules = [_osnet_module(module, ain="_ain_" in arch) for module in modules]
+        return prefix + ".".join([*modules, leaf])
     if part == "neck":
         official = (
             {"conv": "neck_conv", "bn": "neck_bn"} if prefix else {"fc": "fc.0", "bn": "fc.1"}
@@ -90,20 +93,19 @@ def official_name(path: Path, arch: str, *, prefix: str = "") -> str:
     return ".".join([part, *modules, leaf])
 
 
-def _resnet_module(name: str, arch: str) -> str:
-    del arch
+def _resnet_module(name: str) -> str:
     name = re.sub(r"^(layer\d)_", r"\1.", name)
     return {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}.get(name, name)
 
 
-def _osnet_module(name: str, arch: str) -> str:
+def _osnet_module(name: str, *, ain: bool) -> str:
     if block := re.fullmatch(r"(conv[234])_(\d)", name):
         return f"{block[1]}.{block[2]}"
     if transition := re.fullmatch(r"pool([23])", name):
-        return f"pool{transition[1]}.0" if "_ain_" in arch else f"conv{transition[1]}.2.0"
+        return f"pool{transition[1]}.0" if ain else f"conv{transition[1]}.2.0"
     if stream := re.fullmatch(r"stream(\d)_(\d)", name):
         number, index = int(stream[1]), stream[2]
-        if "_ain_" in arch:
+        if ain:
             return f"conv2.{number - 1}.layers.{index}"
         return "conv2a" if number == 1 else f"conv2{'abcd'[number - 1]}.{index}"
     return name
@@ -149,21 +151,24 @@ def convert(
             224x224 for ImageNet weights of a ResNet.
         normalisation: {"mean", "std"} of the pixels; default none for QAConv, else ImageNet's.
         skip: official names, or beginnings of them, to leave out.
-        memory: take the class memory of QAConv 1.x as well.
+        memory: take the class memory of QAConv 1.x as well, whatever `skip` says.
 
     Returns:
         What was found. Whether the report is good enough is the caller's to judge.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name; a cut that is not the one of the neck.
     """
     check_name(arch, NAMES, "architecture")
     skip = tuple(skip)
     prefix = "base." if any(name.startswith("base.") for name in checkpoint) else ""
     card = _card(checkpoint, arch, prefix, cut, input_size) | dict(normalisation or {})
+    if "classes" in card and "classifier.weight".startswith(skip):
+        card["classes"] = 0
     found: dict[tuple[str, ...], np.ndarray] = {}
     loaded, missing, mismatched, needed = [], [], [], set()
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+    model = make_model(**card)
+    abstract = jax.eval_shape(lambda: init_variables(model, 0))
     for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
         name, shape = official_name(path, arch, prefix=prefix), official_shape(path, leaf.shape)
         needed.add(name)
@@ -176,13 +181,24 @@ def convert(
         else:
             loaded.append(name)
             found[collection, *path] = from_official(path, checkpoint[name], leaf.shape)
-    if memory and "criterion.class_memory" in checkpoint:
-        loaded += [name for name in checkpoint if name in MEMORY]
-        feature = checkpoint["criterion.class_memory"]
-        valid = checkpoint.get("criterion.valid_class", np.ones(len(feature)))
-        found["memory", "feature"] = np.asarray(feature.transpose(0, 2, 3, 1), order="C")
-        found["memory", "valid"] = valid > 0
-    rest = [n for n in checkpoint if n not in {*loaded, *needed} or n.startswith(skip)]
+    if memory:
+        needed |= {name for name in MEMORY if name in checkpoint}
+        image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), np.uint8)
+        encode = lambda variables, x: model.apply(variables, x, method="encode")  # noqa: E731
+        h, w, d = jax.eval_shape(encode, abstract, image).shape[1:]
+        feature = checkpoint.get("criterion.class_memory")
+        if feature is None:
+            missing.append("criterion.class_memory")
+        elif feature.shape[1:] != (d, h, w):
+            wanted = (len(feature), d, h, w)
+            mismatched.append(("criterion.class_memory", feature.shape, wanted))
+        else:
+            loaded += [name for name in MEMORY if name in checkpoint]
+            valid = checkpoint.get("criterion.valid_class", np.ones(len(feature)))
+            found["memory", "feature"] = np.asarray(feature.transpose(0, 2, 3, 1), order="C")
+            found["memory", "valid"] = valid > 0
+    taken = {*loaded, *(name for name in needed if not name.startswith(skip))}
+    rest = [name for name in checkpoint if name not in taken]
     useless = (*MEMORY, f"{prefix}fc.", *_after(card, prefix), *skip)
     unused = [n for n in rest if n.endswith("num_batches_tracked") or n.startswith(useless)]
     unexpected = [name for name in rest if name not in unused]
@@ -206,7 +222,10 @@ def _card(
             norm = "batch" if "neck_bn.weight" in checkpoint else "none"
             neck |= {"channels": channels, "norm": norm}
             wide = 4 if RESNETS.get(arch, {"depth": 50})["depth"] >= 50 else 1
-            cut = {128: "layer2", 256: "layer3", 512: "layer4"}.get(inputs // wide, cut)
+            after = {128: "layer2", 256: "layer3", 512: "layer4"}.get(inputs // wide, cut)
+            if cut not in (None, after):
+                raise ValueError(f"cut {cut} was given, and the neck in the file is after {after}.")
+            cut = after
         cut = cut or "layer3"
         positions = -(-height // STRIDES[cut]) * -(-width // STRIDES[cut])
         weights = checkpoint.get("criterion.fc.weight", np.zeros((1, 0))).shape[-1]

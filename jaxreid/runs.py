@@ -60,7 +60,8 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
 
 def holds_checkpoint(workdir: str | pathlib.Path) -> bool:
     """True if something has been learned there."""
-    return any((pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*"))
+    held = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
+    return any(path.name.isdigit() for path in held)  # others are not written to the end
 
 
 def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
@@ -80,6 +81,12 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
                 f"work directory {path} exists and is not one of ours (no config.json); use a new "
                 "or an empty directory."
             )
+    training = held is not None and any(run["mode"] == "train" for run in held["runs"])
+    if mode == "evaluate" and training and not holds_checkpoint(path):
+        raise FileNotFoundError(
+            f"work directory {path} is a training that has no checkpoint yet; wait for its first "
+            "one, or evaluate a file of weights in a --workdir of its own."
+        )
     changes = _differences(held["config"], config) if held else []
     strict = [change for change in changes if not _is_free(change[0])]
     if strict and holds_checkpoint(path):

@@ -21,7 +21,7 @@ class TrainState:
 
     Attributes:
         step: [] int32, updates so far.
-        params: parameters of backbone and matcher.
+        params: parameters of backbone, neck, matcher and classifier.
         batch_stats: running statistics of their normalisations.
         opt_state: of the optimizer.
         memory: the class memory, or None.

@@ -17,6 +17,7 @@ from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
 from jaxreid.optim import make_optimizer
 from jaxreid.pretrained import load_weights
+from jaxreid.runs import holds_checkpoint
 from jaxreid.state import abstract_state, create_state, variables_of
 from jaxreid.step import make_train_step
 from jaxreid.stopping import StopRequest
@@ -75,11 +76,9 @@ def train(
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
     alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
-    weights, told = load_weights(init_from, model, skip=init_skip)
-    evaluation = Evaluation(alone, mesh, workdir, loaded=bool(weights), **eval)
+    evaluation = Evaluation(alone, mesh, workdir, loaded=bool(init_from), **eval)
     meter = Meter(**log)
     images, tests = load_sets(**data)
-    classes = images.num_classes
 
     def order(epoch: int) -> np.ndarray:
         return make_order(
@@ -101,12 +100,14 @@ def train(
     )
     batches(order(0), epoch=0).close()  # finds wrong settings before anything is computed
     tx, rate = make_optimizer(steps=steps, steps_per_epoch=steps_per_epoch, **optim)
+    classes = images.num_classes
     goal = make_objective(**objective, num_classes=classes, axis_name=AXIS)
     held = classes if goal.uses_memory else None
+    file = None if holds_checkpoint(workdir) else init_from
+    weights, told = load_weights(file, model, skip=init_skip)
     abstract = abstract_state(alone, tx, num_classes=held)
     update = make_train_step(spread, goal, tx, mesh, abstract, precision=precision)
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
-
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
             state = create_state(alone, tx, num_classes=held, seed=seed, mesh=mesh, weights=weights)
@@ -118,16 +119,15 @@ def train(
                 f"{classes} identities, {len(images)} images; {epochs} epochs of "
                 f"{steps_per_epoch} steps of {batch_size} images on {mesh.size} device(s)"
             )
-            for sentence in [f"resuming from step {step} of {steps}"] if step else told:
-                writer.say(sentence)
+            for line in [f"resuming from step {step} of {steps}"] if step else told:
+                writer.say(line)
             for epoch in range(step // steps_per_epoch, epochs):
                 first = step % steps_per_epoch
                 if first == 0 and evaluation.due(epoch):
                     evaluation.run(variables_of(state), tests, writer, step=step)
                 meter.start()
-                total, done = steps_per_epoch * batch_size, first * batch_size
-                name = f"epoch {epoch + 1}/{epochs}"
-                with writer.progress(name, total=total, initial=done) as bar:
+                sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
+                with writer.progress(f"epoch {epoch + 1}/{epochs}", **sizes) as bar:
                     for batch in batches(order(epoch), epoch=epoch, start=first):
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
@@ -142,8 +142,8 @@ def train(
                         if save:
                             checkpoints.save(state, step)
                         if leave:
-                            at = f"at step {step} of {steps}"
-                            writer.say(f"stopped by {leave} {at}; the same command continues")
+                            where = f"step {step} of {steps}; the same command continues"
+                            writer.say(f"stopped by {leave} at {where}")
                             return False
             evaluation.run(variables_of(state), tests, writer, step=steps)
             evaluation.tell(writer, ", metrics and checkpoints")

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -67,6 +68,13 @@ def test_osnet_training_checkpoint_with_numpy_numbers(tmp_path):
     assert tool(path, "--arch=osnet_ain_x0_25", f"--out={out}", "--source=a test") == 0
     compare(out, net(IMAGES), IMAGES)
     assert read_card(out)["classes"] == 5
+    # Without its classifier it is whole for evaluation, and its neck is not QAConv's.
+    assert tool(path, "--arch=osnet_ain_x0_25", f"--out={out}", "--skip=classifier") == 0
+    load_weights(out, read_card(out), whole=True)
+    qaconv = {"neck": {"name": "map", "channels": 8}, "matcher": {"name": "qaconv"}, "classes": 0}
+    variables, told = load_weights(out, read_card(out) | qaconv)
+    assert set(variables["params"]) == {"backbone"}
+    assert any("its neck is of another kind (linear), and not used" in line for line in told)
 
 
 def test_imagenet_weights_and_safetensors_without_torch(tmp_path, monkeypatch):
@@ -114,14 +122,40 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, capsys, kind):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("content", ["half", "empty", "text"])
-def test_damaged_files_are_refused(tmp_path, capsys, content):
+@pytest.mark.parametrize("new", [True, False])
+def test_damaged_files_are_refused(tmp_path, capsys, new):
     path = tmp_path / "weights.pth"
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+    held = {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)}
+    torch.save(held, path, _use_new_zipfile_serialization=new)
     whole = path.read_bytes()
-    path.write_bytes({"half": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[content])
+    cuts = [0, 1, *range(10, 700, 23), len(whole) // 2, len(whole) - 1]
+    for content in (b"hello", *(whole[:length] for length in cuts)):
+        path.write_bytes(content)
+        assert tool(path, "--arch=resnet18", f"--out={tmp_path / 'out.safetensors'}") == 1
+        said = capsys.readouterr().err
+        assert "not all of one" in said or "damaged" in said, len(content)
+
+
+def test_a_pytorch_that_is_not_safe_is_not_used(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "weights.pth"
+    torch.save({"x": torch.zeros(2)}, path)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     assert tool(path, "--arch=resnet18", f"--out={tmp_path / 'out.safetensors'}") == 1
-    assert "no PyTorch checkpoint, or not all of one" in capsys.readouterr().err
+    assert "PyTorch 2.9.1+cpu can be made to run code" in capsys.readouterr().err
+
+
+def test_numpy_numbers_of_an_older_numpy_are_read(tmp_path):
+    path = tmp_path / "model.pth.tar"
+    torch.save({"state_dict": {"x": torch.ones(2)}, "rank1": np.float32(0.5)}, path)
+    older = tmp_path / "older.pth.tar"
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(older, "w") as old:
+        for name in new.namelist():
+            data = new.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in data
+                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            old.writestr(name, data)
+    np.testing.assert_array_equal(convert_torch.read_checkpoint(older)["x"], [1, 1])
 
 
 def test_wrong_architecture_and_size_are_refused_with_advice(tmp_path, capsys):
@@ -148,6 +182,15 @@ def test_wrong_architecture_and_size_are_refused_with_advice(tmp_path, capsys):
     assert "It fits at 384x128." in said.err
     assert tool(path, "--arch=resnet19", f"--out={out}") == 1
     assert "valid: resnet18" in capsys.readouterr().err
+    criterion["matcher.fc.weight"] = torch.ones(1, 512)
+    small = tmp_path / "small.pth"
+    torch.save({"model": net.state_dict(), "criterion": criterion}, small)
+    assert tool(small, "--arch=resnet18", f"--out={out}") == 1
+    assert (
+        "Its matcher has 512 weights, and images of this size need 768" in capsys.readouterr().err
+    )
+    assert tool(path, "--arch=resnet18", f"--out={out}", "--cut=layer3") == 1
+    assert "the neck in the file is after layer2" in capsys.readouterr().err
     assert not out.exists()
     assert tool(path, "--arch=resnet18", f"--out={out}") == 0
     assert read_card(out)["matcher"] == {"name": "qaconv", "head": "v2.1"}

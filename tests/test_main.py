@@ -13,11 +13,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from golden import checkpoint, find, seed_of
 from people import market_tree
 from PIL import Image
 
-from jaxreid.model import init_variables, make_model
-from jaxreid.pretrained import save_weights
 from jaxreid.runs import open_workdir
 from jaxreid.stopping import StopRequest
 
@@ -267,12 +266,26 @@ def test_two_processes_equal_one(place):
     assert "mAP" not in outputs[1]  # one of them speaks
 
 
-def test_a_file_of_weights_is_evaluated_and_trained_from(place, finished, tmp_path):
-    model = json.loads((finished[0] / "config.json").read_text())["config"]["model"]
-    variables = jax.jit(lambda: init_variables(make_model(**model), 5))()
-    file = tmp_path / "model.safetensors"
-    save_weights(file, jax.tree.map(np.asarray, variables), model, source="a test")
-    start = f"--config.init_from={file}"
+@pytest.fixture(scope="module")
+def converted(place):
+    """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
+    torch = pytest.importorskip("torch")
+    names = json.loads((find() / "backbone_names.json").read_text())["resnet18_none"]
+    statistics = ("weight", "bias", "running_mean", "running_var")
+    norms = [[f"{bn}.{leaf}", [1]] for bn in ("bn", "logit_bn") for leaf in statistics]
+    matcher = [["fc.weight", [1, 32]], ["fc.bias", [1]], *norms]
+    parts = {"model": names["layer2_neck64"], "criterion": matcher}
+    arrays = {part: checkpoint(seed_of(find()), held) for part, held in parts.items()}
+    path, out = place / "checkpoint.pth.tar", place / "qaconv.safetensors"
+    torch.save(jax.tree.map(torch.from_numpy, arrays), path)
+    tool = REPOSITORY / "tools" / "convert_torch.py"
+    options = ["--arch=resnet18", f"--out={out}", "--input-size=64x32"]
+    subprocess.run([sys.executable, tool, path, *options], check=True, env=environment(place))
+    return out
+
+
+def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_path):
+    start, file = f"--config.init_from={converted}", tmp_path / "moved.safetensors"
 
     # Alone: the model is that of the file, whatever the configuration says.
     other = ["--config.model.height=96", "--config.model.neck.channels=24"]
@@ -283,7 +296,9 @@ def test_a_file_of_weights_is_evaluated_and_trained_from(place, finished, tmp_pa
     record = json.loads((tmp_path / "alone" / "config.json").read_text())
     assert record["config"]["model"]["height"] == 64
 
-    again = run(place, tmp_path / "trained", start, "--config.epochs=2")
+    model = ["--config.model.backbone.width=64", "--config.model.neck.channels=64"]
+    model += ["--config.model.neck.norm=none", "--config.epochs=2"]
+    again = run(place, tmp_path / "trained", start, *model)
     assert "backbone (" in again.stdout
     first, last = json.loads((tmp_path / "trained" / "results.json").read_text())["results"]
     assert {k: first[k] for k in ("model", "mAP", "rank1")} == {
@@ -291,11 +306,36 @@ def test_a_file_of_weights_is_evaluated_and_trained_from(place, finished, tmp_pa
     }
     assert last["model"] == "trained"
     # Now there is a checkpoint, and it is what is evaluated.
-    checkpoint = run(place, tmp_path / "trained", start, "--config.epochs=2", "--mode=evaluate")
-    assert "evaluating the checkpoint of step 8" in checkpoint.stdout
+    evaluated = run(place, tmp_path / "trained", start, *model, "--mode=evaluate")
+    assert "evaluating the checkpoint of step 8" in evaluated.stdout
+    # To continue, the file is not needed any more.
+    converted.rename(file)
+    run(place, tmp_path / "trained", start, *model)
+    file.rename(converted)
 
-    wrong = run(place, tmp_path / "wrong", start, *other, expect=1)
-    assert "model.neck.channels is 16 there and 24 here" in wrong.stderr
+    wrong = run(place, tmp_path / "wrong", start, *model, *other, expect=1)
+    assert "model.neck.channels is 64 there and 24 here" in wrong.stderr
+
+
+def test_two_processes_start_from_one_file(place, converted):
+    model = ["--config.model.backbone.width=64", "--config.model.neck.channels=64"]
+    model += ["--config.model.neck.norm=none", "--config.epochs=1"]
+    processes = start_two(place, place / "from", f"--config.init_from={converted}", *model)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert "matcher (10 tensors) loaded" in outputs[0]
+
+
+def test_a_training_without_a_checkpoint_is_left_alone_by_an_evaluation(place, converted, tmp_path):
+    workdir = tmp_path / "early"
+    workdir.mkdir()
+    config = {"config": {}, "seed": 0, "runs": [{"mode": "train"}]}
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "metrics.jsonl").write_text("{}\n")
+    early = run(place, workdir, f"--config.init_from={converted}", "--mode=evaluate", expect=1)
+    assert "is a training that has no checkpoint yet" in early.stderr
+    assert json.loads((workdir / "config.json").read_text()) == config
+    assert (workdir / "metrics.jsonl").exists()
 
 
 REFUSALS = [

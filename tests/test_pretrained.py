@@ -137,6 +137,23 @@ def test_damaged_and_foreign_files_are_refused(file, tmp_path):
         load_weights(file, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "jaxreid 2", "model": "{}"}, "is in the format 'jaxreid 2'"),
+        ({"format": "jaxreid 1"}, "does not describe its model as it should .*'model'"),
+        ({"format": "jaxreid 1", "model": "{"}, "does not describe its model"),
+        ({"format": "jaxreid 1", "model": "[]"}, "does not describe its model"),
+        ({"format": "jaxreid 1", "model": "{}"}, "does not describe its model"),
+    ],
+)
+def test_files_that_do_not_say_what_they_hold_are_refused(tmp_path, metadata, message):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"x": np.zeros(3)}, path, metadata)
+    with pytest.raises(ValueError, match=message):
+        read_card(path)
+
+
 def test_unknown_parts_to_skip_are_refused(file):
     with pytest.raises(ValueError, match=r"init_skip names \['mather'\]; parts are neck, matcher"):
         load_weights(file, MODEL, skip=("mather",))

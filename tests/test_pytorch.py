@@ -121,6 +121,14 @@ def test_class_memory_is_taken_if_wanted(qaconv):
     memory = converted.variables["memory"]
     np.testing.assert_array_equal(memory["feature"], maps.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(memory["valid"], [True, False, True, True, False])
+    report = convert(qaconv, memory=True, **options).report
+    assert report.missing == ["criterion.class_memory"]
+    wide = {"criterion.class_memory": maps.transpose(0, 1, 3, 2)}
+    report = convert(qaconv | wide, memory=True, **options).report
+    assert report.mismatched == [("criterion.class_memory", (5, 16, 4, 8), (5, 16, 8, 4))]
+    converted = convert(qaconv | more, memory=True, skip=["criterion"], **options)
+    assert "memory" in converted.variables
+    assert not set(converted.report.loaded) & set(converted.report.unused)
     del more["criterion.valid_class"]  # version 1.0 has no flags
     assert convert(qaconv | more, memory=True, **options).variables["memory"]["valid"].all()
 

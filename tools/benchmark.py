@@ -72,7 +72,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=NETWORKS,
         metavar="NAME",
-        help=f"names of backbones (default: {' '.join(NETWORKS)})",
+        help=f"names of backbones, or all (default: {' '.join(NETWORKS)})",
     )
     backbones.add_argument(
         "--size",
@@ -205,6 +205,8 @@ def compare_backbones(given: argparse.Namespace) -> tuple[list[dict[str, Any]], 
     from jaxreid.names import check_name
     from jaxreid.writer import table
 
+    if given.arch == ["all"]:
+        given.arch = torch_networks.NAMES
     for arch in given.arch:
         check_name(arch, torch_networks.NAMES, "backbone")
     if given.threads:

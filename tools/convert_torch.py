@@ -11,7 +11,6 @@ import pickle
 import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from jaxreid.pretrained import save_weights
 from jaxreid.pytorch import IMAGENET, RAW, Report, convert, fitting
 
 NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
+SAFE = (2, 10)  # before, weights_only could be got around: CVE-2025-32434, CVE-2026-24747
 LISTED = 6  # names of a kind in the report, unless --verbose
 
 
@@ -121,8 +121,8 @@ def _tensors(section: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, np.
         if not isinstance(value, np.ndarray):
             if not hasattr(value, "detach"):
                 continue
-            value = value.detach().cpu().float().numpy()
-        name = name.removeprefix("module.")
+            value = value.detach().cpu().to_dense().float().numpy()
+        name = str(name).removeprefix("module.")
         # Losses of QAConv hold their matcher under this name; the first versions are the matcher.
         name = name.removeprefix("matcher.") if prefix else name
         yield prefix + name, np.asarray(value, np.float32)
@@ -143,9 +143,16 @@ def _read_torch(path: pathlib.Path) -> Any:
             f"{path.name} is a PyTorch file and PyTorch is not installed: "
             "pip install 'jaxreid[torch]', or give a .safetensors file."
         ) from None
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < SAFE:
+        raise ValueError(
+            f"PyTorch {torch.__version__} can be made to run code by a file; reading one needs "
+            f"{SAFE[0]}.{SAFE[1]} or newer: pip install -U torch, or give a .safetensors file."
+        )
     # Training checkpoints of torchreid hold NumPy scalars (rank-1 so far), which build nothing but
-    # numbers.
-    numbers = [np._core.multiarray.scalar, np.dtype, *map(type, map(np.dtype, ("f4", "f8", "i8")))]
+    # numbers. NumPy 1 wrote their maker under another name.
+    scalar = np._core.multiarray.scalar
+    numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
+    numbers += map(type, map(np.dtype, ("f4", "f8", "i8")))
     problem: Exception
     try:
         with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
@@ -155,9 +162,9 @@ def _read_torch(path: pathlib.Path) -> Any:
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} holds more than tensors and plain values: it asks for {wanted[1]}, and "
-                "reading it could run code. It is refused. If you trust its origin, save its "
-                "state_dict alone with torch.save, and convert that."
+                f"{path} is damaged, or holds more than tensors and plain values: it asks for "
+                f"{wanted[1]}, and reading it could run code. It is refused. If you trust its "
+                "origin, save its state_dict alone with torch.save, and convert that."
             ) from error
         if "Weights only load failed" in str(error):
             raise ValueError(
@@ -165,7 +172,7 @@ def _read_torch(path: pathlib.Path) -> Any:
                 "could run code when it is read. It is refused."
             ) from error
         problem = error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file does to the reader
         problem = error
     raise ValueError(
         f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint, or not all of one; "
@@ -195,9 +202,16 @@ def report_lines(report: Report, *, every_name: bool = False) -> list[str]:
     return lines
 
 
-def advice(checkpoint: Mapping[str, np.ndarray], given: argparse.Namespace) -> str:
+def advice(checkpoint: Mapping[str, np.ndarray], report: Report, given: argparse.Namespace) -> str:
     """What the checkpoint fits, if not what was asked for."""
     options = {"cut": given.cut, "skip": given.skip}
+    matcher = [shapes for name, *shapes in report.mismatched if name == "criterion.fc.weight"]
+    if matcher and not given.input_size and len(report.mismatched) == 1:
+        (there,), (here,) = ([shape[1]] for shape in matcher[0])
+        return (
+            f"Its matcher has {there} weights, and images of this size need {here}: give the size "
+            "it was trained with, as in --input-size=256x128."
+        )
     if given.input_size:
         usual = convert(checkpoint, given.arch, **options)
         if usual.report.complete:
@@ -230,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not report.complete:
             raise ValueError(
                 f"{given.checkpoint} is no {given.arch} at {card['height']}x{card['width']}; "
-                f"nothing was written. {advice(checkpoint, given)}"
+                f"nothing was written. {advice(checkpoint, report, given)}"
             )
         digest = hashlib.sha256(given.checkpoint.read_bytes()).hexdigest()
         origin = f" from {given.source}" if given.source else ""

@@ -25,6 +25,7 @@ class Conv(nn.Module):
         depthwise: each channel on its own; `features` are those that come in.
         dtype: of the computation; parameters are float32.
         kernel_init: of its weights.
+        bias_init: of its bias.
     """
 
     features: int
@@ -34,6 +35,7 @@ class Conv(nn.Module):
     depthwise: bool = False
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable = conv_init
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -43,7 +45,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", self.bias_init, (self.features,))
             y = y + bias.astype(self.dtype)
         return y
 

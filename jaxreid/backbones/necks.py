@@ -33,8 +33,20 @@ class MapNeck(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, h, w, c] -> [B, h, w, channels], unit norm along the last axis."""
         if self.channels:
-            bias = self.norm == "none"
-            x = Conv(self.channels, 3, use_bias=bias, dtype=self.dtype, name="conv")(x)
+            bound = (9 * x.shape[-1]) ** -0.5  # PyTorch's default
+
+            def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+                return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+            x = Conv(
+                self.channels,
+                3,
+                use_bias=self.norm == "none",
+                dtype=self.dtype,
+                kernel_init=uniform,
+                bias_init=uniform,
+                name="conv",
+            )(x)
             if self.norm == "batch":
                 x = BatchNorm(train=train, axis_name=self.axis_name, name="bn")(x)
         return l2_normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

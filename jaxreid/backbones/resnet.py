@@ -101,7 +101,8 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         ibn: "none"; "a" (blocks of layers 1 to 3); or "b": instance instead of batch
             normalisation in the stem, and after the last block of layer1 and of layer2.
-        cut: the last layer that is computed: "layer2" (stride 8), "layer3" (16), "layer4" (32).
+        cut: the last layer that is computed: "layer1" (stride 4), "layer2" (8), "layer3" (16),
+            "layer4" (32).
         last_stride: of layer4; 1 keeps its map at stride 16, as embeddings for re-identification
             like it (Luo et al., CVPRW 2019).
         width: channels of the first convolution; 64 in the paper, less for small problems.

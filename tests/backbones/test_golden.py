@@ -6,6 +6,7 @@ checkpoint does.
 
 import json
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,14 @@ def error(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
+def pixels(described):
+    """The images [B, H, W, 3] that a file of the set describes, remade by the rule."""
+    made = image(seed_of(find()), described["name"], described["shape"])
+    if crc := described.get("crc32", described.get("crc32_f32")):
+        assert zlib.crc32(made.tobytes()) == crc, f"{described['name']} is not what the rule gives"
+    return nhwc(made)
+
+
 def part(variables, name, dtype="float32"):
     held = {
         collection: variables[collection].get(name, {}) for collection in ("params", "batch_stats")
@@ -82,16 +91,15 @@ def stages(module, variables, x, **options):
 def test_resnet_equals_the_original_at_every_stage(net, dtype):
     seed, checks = seed_of(find()), read("backbone_checks.json")
     names = read("backbone_names.json")[net]
-    held = np.load(find() / f"backbone_{net}.npz")
-    shape, tolerance = checks["input"]["shape"], TOLERANCE[dtype]
+    held, tolerance = np.load(find() / f"backbone_{net}.npz"), TOLERANCE[dtype]
     with jax.enable_x64(dtype == "float64"):
-        pixels = nhwc(image(seed, checks["input"]["name"], shape)).astype(dtype)
+        x = pixels(checks["input"]).astype(dtype)
         converted = convert(
             checkpoint(seed, names["layer4_neck0"]), arch_of(net), cut="layer4", skip=("criterion",)
         )
         assert converted.report.complete
         backbone = make_backbone(arch_of(net), dtype=dtype)
-        _, inner, _ = stages(backbone, part(converted.variables, "backbone", dtype), pixels)
+        _, inner, _ = stages(backbone, part(converted.variables, "backbone", dtype), x)
         inner[("relu",)] = jax.nn.relu(inner[("bn1",)])
         inner[("maxpool",)] = max_pool(inner[("relu",)])
         for key, check in checks["nets"][net].items():
@@ -148,7 +156,7 @@ def test_every_cut_and_neck_is_read_off_a_checkpoint(net):
         skip=("criterion",),
     )
     model = make_model(**converted.card)
-    x = nhwc(image(seed, "backbone_image", shape))[: len(held[key])]
+    x = pixels(read("backbone_checks.json")["input"])[: len(held[key])]
     variables = converted.variables
     y = model.backbone.apply(part(variables, "backbone"), x)
     assert error(nchw(model.neck.apply(part(variables, "neck"), y)), held[key]) < 1e-4
@@ -175,7 +183,7 @@ def check_osnet(net, dtype):
     trunk, head = part(variables, "backbone", dtype), part(variables, "neck", dtype)
     classifier = jax.tree.map(lambda x: x.astype(dtype), variables["params"]["classifier"])
 
-    x = nhwc(image(seed, checks["eval_input"]["name"], checks["eval_input"]["shape"])).astype(dtype)
+    x = pixels(checks["eval_input"]).astype(dtype)
     y, inner, _ = stages(backbone, trunk, x)
     inner[("maxpool",)] = max_pool(inner[("conv1",)])
     for stage, expected in checks[net]["trace"]:
@@ -189,8 +197,7 @@ def check_osnet(net, dtype):
         assert error(nchw(y), held[f"{net}/featuremap"]) < tolerance
     assert error(neck.apply(head, y), held[f"{net}/feature"]) < tolerance
 
-    shape = checks["train_input"]["shape"]
-    x = nhwc(image(seed, checks["train_input"]["name"], shape)).astype(dtype)
+    x = pixels(checks["train_input"]).astype(dtype)
     target = held["train_targets"]
 
     def loss(params):
@@ -214,9 +221,9 @@ def check_osnet(net, dtype):
         (value, (y, logit, after)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
             params
         )
-    # Batch statistics of four small images amplify rounding: the original's own float32 differs by
+    # Batch statistics of few small images amplify rounding: the original's own float32 differs by
     # up to 6e-5.
-    tolerance = {"float32": 1e-3, "float64": 1e-5}[dtype]
+    tolerance = {"float32": 2e-4, "float64": 1e-5}[dtype]
     assert error(logit, held[f"{net}/train_logits"]) < tolerance
     assert float(value) == pytest.approx(checks[net]["train_loss_ls0.1"], rel=tolerance)
     if f"{net}/train_triplet_features" in held.files:
@@ -224,13 +231,8 @@ def check_osnet(net, dtype):
     by_name = lambda tree: official(net, tree)  # noqa: E731
     if gradient is not None and "train_param_grads" in checks[net]:
         check_summaries(by_name(gradient), checks[net]["train_param_grads"])
-    for name, expected in running(held, net).items():
-        assert error(by_name(after)[name], expected) < tolerance, name
-
-
-def running(held, net):
-    start = f"{net}/running_after/"
-    return {key.removeprefix(start): held[key] for key in held.files if key.startswith(start)}
+    if dtype == "float64":
+        check_running(by_name(after), checks[net]["train_running_after"])
 
 
 def official(arch, tree, prefix=""):
@@ -242,6 +244,17 @@ def official(arch, tree, prefix=""):
             leaf = leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else (1, 0))
         found[official_name(path, arch, prefix=prefix)] = leaf
     return found
+
+
+def check_running(ours, theirs):
+    """Running statistics by official name against norm and first values of the original's."""
+    theirs = dict(theirs)
+    assert ours
+    for name, stats in ours.items():  # the original has more: layers after the cut
+        expected = theirs[name]
+        assert np.linalg.norm(stats) == pytest.approx(expected["l2"], rel=1e-5), name
+        scale = np.abs(expected["first4"]).max()
+        np.testing.assert_allclose(stats[:4], expected["first4"], atol=1e-5 * scale, err_msg=name)
 
 
 def check_summaries(ours, theirs):
@@ -271,7 +284,7 @@ def test_resnet_gradients_and_statistics_equal_the_original(net):
     )
     arch = arch_of(net)
     with jax.enable_x64(True):
-        x = jnp.asarray(nhwc(image(seed, checks["input"]["name"], checks["input"]["shape"])), float)
+        x = jnp.asarray(pixels(checks["input"]), float)
         names = read("backbone_names.json")[net]["layer3_neck64"]
         converted = convert(checkpoint(seed, names), arch, skip=("criterion",))
         parts = {
@@ -303,8 +316,5 @@ def test_resnet_gradients_and_statistics_equal_the_original(net):
             if f"{mode}_param_grads" in checks[net]:
                 check_summaries(official(arch, grad, "base."), checks[net][f"{mode}_param_grads"])
         stats = official(arch, left, "base.")
-        expected = dict(checks[net].get("train_running_stats", []))
-        for name in expected.keys() & stats.keys():
-            l2 = expected[name]["l2"]
-            assert np.linalg.norm(stats[name]) == pytest.approx(l2, rel=1e-5), name
-        assert not expected or stats.keys() <= expected.keys()
+        if mode == "train":
+            check_running(stats, checks[net]["train_running_stats"])
