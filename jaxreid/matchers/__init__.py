@@ -18,7 +18,7 @@ def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> 
     Args:
         name: one of `NAMES`.
         axis_name: mesh axis over which a training batch is spread.
-        **options: attributes of the matcher (`head`, `initial_logit`; `metric`).
+        **options: attributes of the matcher.
 
     Raises:
         ValueError: an unknown name, or an option out of its range.

@@ -6,12 +6,14 @@ Source: Liao and Shao, ECCV 2020, arXiv 1904.10424 (head "v1"); the shared, symm
 that of QAConv-GS, CVPR 2022, arXiv 2104.01546.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.ops.correlation import best_matches
-from jaxreid.ops.normalize import batch_norm
+from jaxreid.ops.correlation import best_matches, matched_positions
+from jaxreid.ops.normalize import affine, batch_norm, chunked_batch_norm
 
 HEADS = ("v1", "v2.1")
 
@@ -22,34 +24,77 @@ class ScoreNorm(nn.Module):
     Attributes:
         axis_name: mesh axis over which the scores are spread.
         initial_bias: the mean of the normalised scores before training.
+        chunk: gallery rows that are normalised together in training; 0 for all.
     """
 
     axis_name: str | None = None
     initial_bias: float = 0.0
+    chunk: int = 0
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the four scalars."""
+        self.scale = self.param("scale", nn.initializers.ones, ())
+        self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), ())
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        self.var = self.variable("batch_stats", "var", jnp.ones, ())
+
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Normalises `x` of any shape; elements where `mask` is False are not counted."""
-        scale = self.param("scale", nn.initializers.ones, ())
-        bias = self.param("bias", nn.initializers.constant(self.initial_bias), ())
-        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
-        var = self.variable("batch_stats", "var", jnp.ones, ())
-        use_batch = train and not self.is_initializing()
-        y, running = batch_norm(
-            x,
-            scale,
-            bias,
-            (mean.value, var.value),
-            axes=tuple(range(x.ndim)),
-            train=use_batch,
-            mask=mask,
-            axis_name=self.axis_name,
-        )
-        if use_batch:
-            mean.value, var.value = running
+        """Normalises scores.
+
+        Args:
+            x: [Q, G, ...] float.
+            train: use and update batch statistics, else use the running ones.
+            mask: [G] bool; rows that are False do not enter the statistics.
+        """
+        if not train or self.is_initializing():
+            gain, shift = self.affine()
+            return x * gain + shift
+        given = x, self.scale, self.bias, (self.mean.value, self.var.value)
+        if self.chunk:
+            y, running = chunked_batch_norm(
+                *given, axis=1, chunk=self.chunk, mask=mask, axis_name=self.axis_name
+            )
+        else:
+            axes = tuple(range(x.ndim))
+            mask = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 2))
+            y, running = batch_norm(
+                *given, axes=axes, train=True, mask=mask, axis_name=self.axis_name
+            )
+        self.mean.value, self.var.value = running
         return y
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """Gain and shift in evaluation: the normalised x is x * gain + shift."""
+        return affine(self.scale, self.bias, self.mean.value, self.var.value)
+
+
+class Explanation(NamedTuple):
+    """What the logits of some pairs are made of.
+
+    logit = gain * (sum of from_gallery + sum of from_query) + offset, up to rounding.
+
+    Attributes:
+        from_gallery: [Q, G, h, w] float, what each gallery position contributes: its best match,
+            normalised, times its weight.
+        from_query: [Q, G, h, w] float, the same of each query position.
+        match_in_query: [Q, G, h, w] int32, the query position (row * w + column) that each gallery
+            position matches best.
+        match_in_gallery: [Q, G, h, w] int32, the gallery position that each query position matches
+            best.
+        logit: [Q, G] float.
+        gain: scalar, of the last normalisation.
+        offset: scalar, what every pair gets.
+    """
+
+    from_gallery: jax.Array
+    from_query: jax.Array
+    match_in_query: jax.Array
+    match_in_gallery: jax.Array
+    logit: jax.Array
+    gain: jax.Array
+    offset: jax.Array
 
 
 class QAConv(nn.Module):
@@ -65,14 +110,24 @@ class QAConv(nn.Module):
             random weights learns sooner from about the log odds of a match: against C classes,
             -log(C - 1), the prior of Lin et al., ICCV 2017, Section 4.1. From 0 it first learns to
             give all pairs the same low score.
-        axis_name: mesh axis over which gallery (or queries) are spread in training.
+        statistics_chunk: gallery rows, that is classes of the memory, whose scores are normalised
+            together in training; 0 for all at once, as QAConv 1.0 and 1.1 do. Version 1.2 takes 16
+            after 16, and each chunk that is not all padding updates the running statistics.
+        axis_name: mesh axis over which gallery (or queries) are spread in training; with
+            `statistics_chunk` the gallery, in order, each device holding whole chunks.
     """
 
     head: str = "v2.1"
     initial_logit: float = 0.0
+    statistics_chunk: int = 0
     axis_name: str | None = None
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the two normalisations."""
+        options = {"axis_name": self.axis_name, "chunk": self.statistics_chunk}
+        self.norm_in = ScoreNorm(**options)
+        self.norm_out = ScoreNorm(**options, initial_bias=self.initial_logit)
+
     def __call__(
         self,
         query: jax.Array,
@@ -95,17 +150,66 @@ class QAConv(nn.Module):
             sigmoid(logit / 10), which ranks the same.
 
         Raises:
-            ValueError: maps of different sizes, or of another size than the weights were made for.
+            ValueError: maps of different sizes, or of another size than the weights were made for;
+                chunks that do not fit the devices.
         """
+        contribution, bias = self._contributions(query, gallery, train=train, mask=mask)
+        return self.norm_out(contribution.sum((2, 3)) + bias, train=train, mask=mask)
+
+    def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
+        """What the scores of a few pairs are made of, in evaluation.
+
+        Args:
+            query: [Q, h, w, d] float, unit norm along d.
+            gallery: [G, h, w, d] float, unit norm along d.
+
+        Raises:
+            ValueError: as for scoring.
+
+        Source: QAConv's `matching/qaconv_match.py` (contributions, positions).
+        Differs: it passes its probe images as our gallery, which with head "v1" exchanges the
+            weights of the two directions; it does not say how the parts add up to the score.
+        """
+        contribution, bias = self._contributions(query, gallery)
+        gain, shift = self.norm_out.affine()
+        maps = (len(query), len(gallery), *query.shape[1:3])
+        positions = matched_positions(
+            *(x.reshape(len(x), -1, x.shape[-1]) for x in (query, gallery))
+        )
+        return Explanation(
+            *(contribution[:, :, direction].reshape(maps) for direction in (0, 1)),
+            *(position.reshape(maps) for position in positions),
+            logit=self.norm_out(contribution.sum((2, 3)) + bias),
+            gain=gain,
+            offset=bias * gain + shift,
+        )
+
+    def _contributions(
+        self,
+        query: jax.Array,
+        gallery: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """[Q, G, 2, n] of gallery and of query positions, and the scalar to add to their sum."""
         if query.shape[1:] != gallery.shape[1:]:
             raise ValueError(
                 f"query maps are {query.shape[1:]} and gallery maps {gallery.shape[1:]}; QAConv "
                 "compares maps of one size: extract both with the same model and image size."
             )
-        _, h, w, d = query.shape
-        n, directions = h * w, {"v1": 2, "v2.1": 1}[self.head]
-        fan_in = n * directions
-        bound = fan_in**-0.5
+        weight, bias = self._head(*query.shape[1:3])
+        n, d = weight.shape[1], query.shape[-1]
+        matches = best_matches(query.reshape(-1, n, d), gallery.reshape(-1, n, d))
+        response = self.norm_in(jnp.stack(matches, axis=2), train=train, mask=mask)
+        return response * weight, bias * (2 // len(weight))
+
+    @nn.compact
+    def _head(self, h: int, w: int) -> tuple[jax.Array, jax.Array]:
+        """Weights [1 or 2, n] of positions, and the bias; makes them for h x w maps."""
+        directions = {"v1": 2, "v2.1": 1}[self.head]
+        n = h * w
+        bound = (n * directions) ** -0.5
 
         def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
@@ -121,15 +225,4 @@ class QAConv(nn.Module):
                     f"{self.head!r}; use the image size, cut and head it was trained with."
                 )
         weight = self.param("weight", weight_init, (directions, h, w)).reshape(directions, n)
-        bias = self.param("bias", uniform, ())
-
-        over_gallery, over_query = best_matches(query.reshape(-1, n, d), gallery.reshape(-1, n, d))
-        response = jnp.stack([over_gallery, over_query], axis=2)  # [Q, G, 2, n]
-        columns = None if mask is None else mask[None, :]
-        response = ScoreNorm(self.axis_name, name="norm_in")(
-            response, train=train, mask=None if mask is None else columns[..., None, None]
-        )
-        logit = jnp.sum(response * weight, axis=(2, 3)) + bias * (2 // directions)
-        return ScoreNorm(self.axis_name, self.initial_logit, name="norm_out")(
-            logit, train=train, mask=columns
-        )
+        return weight, self.param("bias", uniform, ())

@@ -57,3 +57,19 @@ def best_matches(
 
     over_gallery, over_query = jax.lax.map(one, gallery, batch_size=min(tile, gallery.shape[0]))
     return over_gallery.swapaxes(0, 1), over_query.swapaxes(0, 1)
+
+
+def matched_positions(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the best matches of `best_matches` are; for few pairs, since it keeps the correlation.
+
+    Args:
+        query: [Q, r, d] float.
+        gallery: [G, s, d] float.
+
+    Returns:
+        [Q, G, s] int32 query position that each gallery position matches best, and
+        [Q, G, r] int32 gallery position that each query position matches best; the first of equals.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    correlation = jnp.einsum("qrd,gsd->qgrs", query, gallery, preferred_element_type=dtype)
+    return correlation.argmax(2).astype(jnp.int32), correlation.argmax(3).astype(jnp.int32)

@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pytest
 from golden import nchw, nhwc, qaconv_variables, seed_of
+from jax.sharding import PartitionSpec as P
 
 from jaxreid.matchers import make_matcher
+from jaxreid.memory import ClassMemory
+from jaxreid.mesh import AXIS, make_mesh
+from jaxreid.objectives import make_objective
 
 HEADS = {"v2.1": "HEAD", "v1": "v1.2"}  # our name: the golden set's
 
@@ -100,6 +104,140 @@ def test_unknown_head_lists_the_valid_ones():
         make_matcher("qaconv", head="v2")
 
 
+def score_in_training(matcher, variables, query, gallery, mask=None):
+    options = {"train": True, "mask": mask, "mutable": ["batch_stats"]}
+    scores, updates = matcher.apply(variables, query, gallery, **options)
+    return scores, updates["batch_stats"]
+
+
+def assert_close(got, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("chunk", [3, 4, 20])
+def test_chunks_equal_calls_one_after_the_other(head, chunk):
+    query, gallery = unit_maps(3, 0), unit_maps(10, 1)
+    variables = start = qaconv_variables(1, head, 3, 2, np.float32)
+    whole, parts = make_matcher("qaconv", head=head), []
+    for first in range(0, 10, chunk):
+        part = gallery[first : first + chunk]
+        scores, stats = score_in_training(whole, variables, query, part)
+        variables = variables | {"batch_stats": stats}
+        parts.append(scores)
+    chunked = make_matcher("qaconv", head=head, statistics_chunk=chunk)
+    scores, stats = score_in_training(chunked, start, query, gallery)
+    np.testing.assert_allclose(scores, np.concatenate(parts, axis=1), atol=2e-5)
+    assert_close(stats, variables["batch_stats"], rtol=1e-5)
+    in_evaluation = [matcher.apply(start, query, gallery) for matcher in (whole, chunked)]
+    np.testing.assert_array_equal(*in_evaluation)
+
+
+def test_padding_counts_in_no_chunk():
+    query, gallery = unit_maps(3, 0), unit_maps(6, 1)
+    matcher = make_matcher("qaconv", statistics_chunk=4)
+    variables = qaconv_variables(1, "v2.1", 3, 2, np.float32)
+    expected, stats = score_in_training(matcher, variables, query, gallery)
+    padded = np.concatenate([gallery, np.zeros((10, *gallery.shape[1:]), np.float32)])
+
+    def total(padded):
+        got = score_in_training(matcher, variables, query, padded, np.arange(16) < 6)
+        return got[0][:, :6].sum(), got
+
+    gradient, (got, padded_stats) = jax.grad(total, has_aux=True)(padded)
+    np.testing.assert_allclose(got[:, :6], expected, atol=2e-5)
+    assert_close(padded_stats, stats, rtol=1e-5)
+    assert np.isfinite(got).all()
+    assert np.isfinite(gradient).all()
+
+
+def train_over(devices, chunk, classes, rows):
+    """Loss, gradients and statistics of two steps, the gallery spread over devices."""
+    query, gallery = unit_maps(3, 0), unit_maps(rows, 1)
+    variables = qaconv_variables(1, "v1", 3, 2, np.float32)
+    matcher = make_matcher("qaconv", head="v1", statistics_chunk=chunk, axis_name=AXIS)
+    weight = np.random.default_rng(2).standard_normal((3, rows)).astype(np.float32)
+
+    def loss_fn(params, query, gallery, weight, stats):
+        mask = jax.lax.axis_index(AXIS) * len(gallery) + np.arange(len(gallery)) < classes
+        held = {"params": params, "batch_stats": stats}
+        scores, stats = score_in_training(matcher, held, query, gallery, mask)
+        return jax.lax.psum((weight * scores * mask).sum(), AXIS), stats
+
+    def steps(params, query, gallery, weight, stats):
+        history = []
+        for _ in range(2):
+            step = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+            (loss, stats), grads = step(params, query, gallery, weight, stats)
+            history.append((loss, grads, stats))
+        return history
+
+    sharded = jax.shard_map(  # the output is checked to be the same on every device
+        steps,
+        mesh=make_mesh(jax.devices()[:devices]),
+        in_specs=(P(), P(), P(AXIS), P(None, AXIS), P()),
+        out_specs=P(),
+    )
+    return jax.jit(sharded)(variables["params"], query, gallery, weight, variables["batch_stats"])
+
+
+@pytest.mark.parametrize("classes", [16, 11, 5])
+def test_chunks_are_the_same_on_any_number_of_devices(classes):
+    expected = train_over(1, 4, classes, rows=16)
+    for devices in (2, 4):
+        # Sums in another order; parameters before a normalisation have gradients of rounding.
+        assert_close(train_over(devices, 4, classes, rows=16), expected, rtol=1e-4, atol=1e-4)
+    unmasked = train_over(1, 4, classes, rows=classes)  # ends with a smaller chunk
+    assert_close(unmasked[-1][-1], expected[-1][-1], rtol=1e-5)
+
+
+def test_chunks_that_would_lie_on_two_devices_are_refused():
+    with pytest.raises(ValueError, match=r"chunks of 3 rows.*2 devices holds 8.*divides 8, or 0"):
+        train_over(2, 3, 16, rows=16)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_an_explanation_adds_up_to_the_score(head):
+    query, gallery = unit_maps(3, 0), unit_maps(4, 1)
+    variables = qaconv_variables(1, head, 3, 2, np.float32)
+    matcher = make_matcher("qaconv", head=head)
+    told = matcher.apply(variables, query, gallery, method="explain")
+    np.testing.assert_array_equal(told.logit, matcher.apply(variables, query, gallery))
+    parts = told.from_gallery.sum((2, 3)) + told.from_query.sum((2, 3))
+    np.testing.assert_allclose(told.gain * parts + told.offset, told.logit, atol=1e-5)
+    correlation = np.einsum("qrd,gsd->qgrs", query.reshape(3, 6, 5), gallery.reshape(4, 6, 5))
+    np.testing.assert_array_equal(told.match_in_query.reshape(3, 4, 6), correlation.argmax(2))
+    np.testing.assert_array_equal(told.match_in_gallery.reshape(3, 4, 6), correlation.argmax(3))
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("layer", "head"), [("v1", "v1"), ("head_as_2hw", "v2.1")])
+def test_explanations_equal_the_originals_matching_tool(golden_dir, layer, head):
+    golden = np.load(golden_dir / "match.npz")
+    with jax.enable_x64(True):
+        for case in sorted({key.split("/")[0] for key in golden.files}):
+            probe, gallery = (
+                nhwc(golden[f"{case}/{name}"]).astype(np.float64) for name in ("prob", "gal")
+            )
+            probe, gallery = (
+                x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (probe, gallery)
+            )
+            variables = qaconv_variables(seed_of(golden_dir), head, *probe.shape[1:3], np.float64)
+            # Its kernels come from the gallery: the roles are exchanged.
+            told = make_matcher("qaconv", head=head).apply(
+                variables, gallery, probe, method="explain"
+            )
+            for got, name in (
+                (told.from_gallery, "prob_score"),
+                (told.match_in_query, "index_in_gal"),
+                (told.from_query, "gal_score"),
+                (told.match_in_gallery, "index_in_prob"),
+                (1 / (1 + np.exp(-told.logit / 10)), "score"),
+            ):
+                expected = golden[f"{case}/{layer}/{name}"]
+                np.testing.assert_allclose(got.swapaxes(0, 1), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("size", ["small", "real"])
 @pytest.mark.parametrize("head", HEADS)
@@ -139,3 +277,52 @@ def test_scores_statistics_and_gradients_equal_the_original(golden_dir, head, si
                 expected = golden[f"{version}/train/{name}"]
                 scale = np.abs(expected).max()
                 np.testing.assert_allclose(nchw(got), expected, atol=1e-6 * scale)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("head", HEADS)
+def test_five_steps_of_chunks_equal_the_original(golden_dir, head):
+    golden, case = np.load(golden_dir / "loss_class_memory.npz"), f"classmem/{HEADS[head]}/mem"
+    chunk = min({int(k.removeprefix(case).split("/")[0]) for k in golden.files if case in k})
+    targets, features = golden["targets"], nhwc(golden["features"]).astype(np.float64)
+    classes, shape = golden[f"{case}{chunk}/step0/valid_class"].size, features.shape[2:]
+    matcher = make_matcher("qaconv", head=head, statistics_chunk=chunk)
+    objective = make_objective("class_memory", num_classes=classes)
+    with jax.enable_x64(True):
+        variables = qaconv_variables(seed_of(golden_dir), head, *shape[:2], np.float64)
+        memory = ClassMemory.create(classes, shape)
+        memory = memory.replace(feature=memory.feature.astype(np.float64))
+
+        @jax.jit
+        def step(feature, label, memory, stats):
+            def loss_fn(feature, params):
+                found = {}
+
+                def match(query, gallery, mask):
+                    held = {"params": params, "batch_stats": stats}
+                    scores, found["stats"] = score_in_training(matcher, held, query, gallery, mask)
+                    return scores
+
+                loss, _ = objective(match, feature, label, memory)
+                return loss, found["stats"]
+
+            step = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+            (loss, stats), grads = step(feature, variables["params"])
+            return loss, grads, memory.write(feature, label), stats
+
+        stats = variables["batch_stats"]
+        for s in range(len(targets)):
+            loss, grads, memory, stats = step(features[s], targets[s], memory, stats)
+            at = f"{case}{chunk}/step{s}/"
+            np.testing.assert_allclose(loss, golden[at + "loss"].mean(), rtol=1e-8, atol=1e-12)
+            for got, name in (
+                (nchw(grads[0]), "grad_feature"),
+                (grads[1]["weight"].reshape(1, -1), "grad_param/fc.weight"),
+            ):
+                expected = golden[at + name]
+                atol = 1e-6 * max(np.abs(expected).max(), 1e-6)
+                np.testing.assert_allclose(got, expected, atol=atol)
+            for ours, theirs in (("norm_in", "bn"), ("norm_out", "logit_bn")):
+                for leaf in ("mean", "var"):
+                    after = golden[f"{at}after/{theirs}.running_{leaf}"][0]
+                    np.testing.assert_allclose(stats[ours][leaf], after, rtol=1e-8)

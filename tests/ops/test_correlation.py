@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxreid.ops.correlation import best_matches, match_pair
+from jaxreid.ops.correlation import best_matches, match_pair, matched_positions
 
 
 def maps(seed, *shape):
@@ -59,3 +59,25 @@ def test_gradient_equals_that_of_the_vmapped_pair():
 def test_matches_are_at_least_float32(dtype):
     over_gallery, _ = best_matches(maps(0, 2, 3, 4).astype(dtype), maps(1, 2, 3, 4).astype(dtype))
     assert over_gallery.dtype == jnp.float32
+
+
+def test_matched_positions_by_hand():
+    query = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    gallery = jnp.array([[[0.6, 0.8], [1.0, 0.0]], [[-1.0, 0.0], [0.0, -1.0]]])
+    in_query, in_gallery = matched_positions(query, gallery)
+    np.testing.assert_array_equal(in_query, [[[1, 0], [1, 0]]])  # the first of equals
+    np.testing.assert_array_equal(in_gallery, [[[1, 0, 0], [1, 0, 0]]])
+    assert in_query.dtype == in_gallery.dtype == jnp.int32
+
+
+@settings(max_examples=15, deadline=None)
+@given(q=sizes, g=sizes, r=sizes, s=sizes, d=sizes)
+def test_matched_positions_hold_the_best_matches(q, g, r, s, d):
+    query, gallery = maps(0, q, r, d), maps(1, g, s, d)
+    in_query, in_gallery = matched_positions(query, gallery)
+    over_gallery, over_query = best_matches(query, gallery)
+    for i, j in np.ndindex(q, g):
+        there = np.einsum("sd,sd->s", query[i][in_query[i, j]], gallery[j])
+        np.testing.assert_allclose(there, over_gallery[i, j], atol=1e-5)
+        back = np.einsum("rd,rd->r", query[i], gallery[j][in_gallery[i, j]])
+        np.testing.assert_allclose(back, over_query[i, j], atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
-from jaxreid.ops.normalize import batch_norm, l2_normalize, moments
+from jaxreid.ops.normalize import batch_norm, chunked_batch_norm, l2_normalize, moments
 
 
 def test_zero_vectors_stay_zero_and_have_a_finite_gradient():
@@ -46,3 +46,72 @@ def test_moments_ignore_masked_elements_on_any_number_of_devices(devices):
     np.testing.assert_allclose(mean, x[:7].mean(0), rtol=1e-5)
     np.testing.assert_allclose(variance, x[:7].var(0), rtol=1e-5)
     np.testing.assert_allclose(count, 7)
+
+
+RUNNING = (jnp.float32(0.5), jnp.float32(2.0))
+SCALE, BIAS = jnp.float32(1.5), jnp.float32(0.25)
+
+
+def by_loop(x, chunk, mask):
+    """Chunks of rows (the second axis) one after the other, without the masked ones."""
+    running, parts = RUNNING, []
+    for first in range(0, x.shape[1], chunk):
+        part = x[:, first : first + chunk][:, mask[first : first + chunk]]
+        if part.size:
+            axes = tuple(range(x.ndim))
+            part, running = batch_norm(part, SCALE, BIAS, running, axes=axes, train=True)
+        parts.append(part)
+    return np.concatenate(parts, axis=1), running
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 5, 12, 99])
+@pytest.mark.parametrize("count", [12, 7])
+def test_chunks_are_normalised_one_after_the_other(chunk, count):
+    x = np.random.default_rng(0).standard_normal((3, 12, 2)).astype(np.float32)
+    mask = np.arange(12) < count  # with 7: some chunks are padding in part, some alone
+    expected, (mean, var) = by_loop(x, chunk, mask)
+    y, running = chunked_batch_norm(x, SCALE, BIAS, RUNNING, axis=1, chunk=chunk, mask=mask)
+    assert y.shape == x.shape
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(y[:, mask], expected, atol=2e-5)
+    np.testing.assert_allclose(running, (mean, var), rtol=1e-5)
+
+
+def test_one_chunk_is_the_whole():
+    x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    expected = batch_norm(x, SCALE, BIAS, RUNNING, axes=(0, 1), train=True)
+    got = chunked_batch_norm(x, SCALE, BIAS, RUNNING, axis=0, chunk=5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("count", [16, 9, 4])
+def test_chunks_in_order_over_devices(devices, count):
+    x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    mask = np.arange(16) < count
+    expected, running = by_loop(x, 4, mask)
+
+    def body(x, mask):
+        options = {"axis": 1, "chunk": 4, "mask": mask, "axis_name": AXIS}
+        return chunked_batch_norm(x, SCALE, BIAS, RUNNING, **options)
+
+    sharded = jax.shard_map(  # P() is checked: every device has the same running statistics
+        body,
+        mesh=make_mesh(jax.devices()[:devices]),
+        in_specs=(P(None, AXIS), P(AXIS)),
+        out_specs=(P(None, AXIS), P()),
+    )
+    y, got = jax.jit(sharded)(x, mask)
+    np.testing.assert_allclose(y[:, mask], expected, atol=2e-5)
+    np.testing.assert_allclose(got, running, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(2, 3), (1, 0), (1, -4)])
+def test_chunks_across_devices_or_of_nothing_are_refused(devices, chunk):
+    body = lambda x: chunked_batch_norm(  # noqa: E731
+        x, SCALE, BIAS, RUNNING, axis=0, chunk=chunk, axis_name=AXIS
+    )
+    mesh = make_mesh(jax.devices()[:devices])
+    sharded = jax.shard_map(body, mesh=mesh, in_specs=P(AXIS), out_specs=(P(AXIS), P()))
+    with pytest.raises(ValueError, match=f"chunks of {chunk} rows.*holds {8 // devices}"):
+        sharded(jnp.ones(8))
