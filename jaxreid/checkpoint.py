@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -67,25 +68,29 @@ class Checkpoints:
         """True if a checkpoint is to be written after this step."""
         return step % self._every == 0
 
-    def save(self, state: TrainState, step: int) -> None:
+    def save(self, state: TrainState, step: int, order: Mapping[str, np.ndarray]) -> None:
         """Writes a checkpoint in the background; every process calls it.
 
         Args:
             state: the training state.
             step: its step, on the host.
+            order: what the sampler of the batches remembers; the same on every process.
         """
         if self._manager.latest_step() == step:
             return
-        parts = {name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()}
+        parts = {name: ocp.args.StandardSave(tree) for name, tree in _split(state, order).items()}
         args = ocp.args.Composite(card=ocp.args.JsonSave(self._card), **parts)
         self._manager.save(step, args=args, force=True)
 
-    def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState:
-        """The newest state, on any number of devices.
+    def restore(
+        self, abstract: TrainState, mesh: Mesh, order: Mapping[str, np.ndarray]
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """The newest state, on any number of devices, and what the sampler remembered.
 
         Args:
             abstract: shapes and types of the state.
             mesh: where the state will live.
+            order: arrays of the shapes and types that were saved.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
@@ -103,9 +108,12 @@ class Checkpoints:
             abstract,
             specs,
         )
-        args = {part: ocp.args.StandardRestore(tree) for part, tree in _split(target).items()}
+        args = {
+            part: ocp.args.StandardRestore(tree) for part, tree in _split(target, order).items()
+        }
         parts = self._restore(**args)
-        return TrainState(**parts["variables"], **parts["training"])
+        order = parts["training"].pop("order")
+        return TrainState(**parts["variables"], **parts["training"]), order
 
     def restore_variables(self, abstract: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
         """As `restore`, but only what evaluation needs: {"params", "batch_stats"}."""
@@ -135,9 +143,7 @@ class Checkpoints:
         return None
 
 
-def _split(state: TrainState) -> dict[str, Any]:
-    """Two parts, so that a model can be read without the optimizer and the class memory."""
-    return {
-        "variables": variables_of(state),
-        "training": {"step": state.step, "opt_state": state.opt_state, "memory": state.memory},
-    }
+def _split(state: TrainState, order: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Two parts, so that a model can be read without what only its training needs."""
+    training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
+    return {"variables": variables_of(state), "training": training | {"order": dict(order)}}

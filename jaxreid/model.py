@@ -47,13 +47,13 @@ class Model(nn.Module):
         """Features of a batch.
 
         Args:
-            image: [B, H, W, 3] uint8.
+            image: [B, H, W, 3] uint8, or float in the same range.
             train: use and update batch statistics, unless they are frozen.
 
         Returns:
             [B, h, w, d] float feature maps, or [B, d] embeddings.
         """
-        pixels = image.astype(jnp.float32) / 255
+        pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
         train = train and not self.freeze_stats
         return self.neck(self.backbone(pixels, train=train), train=train)

@@ -6,8 +6,10 @@ An objective is called inside the sharded step, once per device, as
 
 with `match(query, gallery, mask=None)`, the matcher in training mode, the features [B, h, w, d]
 and labels [B] of the whole batch, and this device's part of the class memory (None if the
-objective has none). `loss` is the mean over the batch and `stats` a dictionary of numbers to log;
-both are reduced over the mesh. The gradient of the loss then needs no reduction.
+objective has none). The score matrix is divided over the devices: by classes where there is a
+class memory, else by queries. `loss` is the mean over the batch and `stats` a dictionary of numbers
+to log, "accuracy" among them; both are reduced over the mesh. The gradient of the loss then needs
+no reduction.
 """
 
 import dataclasses
@@ -106,13 +108,103 @@ class ClassMemoryObjective:
         return loss, {"accuracy": accuracy}
 
 
+def pairwise_loss(logit: jax.Array, same: jax.Array) -> jax.Array:
+    """Binary cross-entropy of each query, summed over the batch.
+
+    Args:
+        logit: [Q, B] float, scores with the whole batch, each image with itself included.
+        same: [Q, B] bool, the two are of one identity.
+
+    Returns:
+        [Q] float.
+
+    Source: QAConv 2.0, pairwise matching loss.
+    """
+    cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logit, same.astype(logit.dtype))
+    return cross_entropy.sum(1)
+
+
+def hardest(logit: jax.Array, same: jax.Array, itself: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least alike of the own identity and the most alike of the others.
+
+    Args:
+        logit: [Q, B] float.
+        same: [Q, B] bool, the two are of one identity.
+        itself: [Q, B] bool, the two are one image.
+
+    Returns:
+        [Q] score of the hardest positive, inf where there is none, and [Q] of the hardest negative,
+        -inf where there is none.
+    """
+    positive = jnp.where(same & ~itself, logit, jnp.inf).min(1)
+    negative = jnp.where(same, -jnp.inf, logit).max(1)
+    return positive, negative
+
+
+def triplet_loss(positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
+    """Hinge loss [Q] on the scores of the hardest pairs; 0 where one of the two is missing.
+
+    Source: QAConv 2.1; Hermans et al., 2017, arXiv 1703.07737, for mining in the batch.
+    """
+    return jax.nn.relu(margin - positive + negative)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseObjective:
+    """Losses on the scores of a batch with itself.
+
+    Attributes:
+        loss: "triplet" (batch hard, QAConv 2.1) or "pairwise" (cross-entropy of all pairs, 2.0).
+        margin: of the triplet loss, in units of the score.
+        axis_name: mesh axis over which the queries are divided.
+
+    Differs: a row whose loss is not finite is left out of the mean, as in the original; where none
+        is finite the original silently goes on to the next batch, and here the loss is NaN, which
+        ends the training with a message.
+    """
+
+    loss: str
+    margin: float = 16.0
+    axis_name: str | None = None
+    uses_memory = False  # there is no class memory: the gallery is whole on every device
+
+    def __call__(
+        self, match: Callable, feature: jax.Array, label: jax.Array, memory: None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean loss, and the share of images whose hardest positive beats the hardest negative."""
+        batch = len(label)
+        mine, first = batch, 0
+        if self.axis_name is not None:
+            mine = batch // jax.lax.axis_size(self.axis_name)
+            first = jax.lax.axis_index(self.axis_name) * mine
+        row = first + jnp.arange(mine)
+        logit = match(jax.lax.dynamic_slice_in_dim(feature, first, mine), feature)
+        same = label[row, None] == label[None, :]
+        positive, negative = hardest(logit, same, row[:, None] == jnp.arange(batch))
+        if self.loss == "triplet":
+            loss, right = triplet_loss(positive, negative, self.margin), positive >= negative
+        else:
+            loss, right = pairwise_loss(logit, same), positive > negative
+
+        def total(values: jax.Array) -> jax.Array:
+            values = values.sum()
+            return values if self.axis_name is None else jax.lax.psum(values, self.axis_name)
+
+        counts = jnp.isfinite(loss)
+        loss = total(jnp.where(counts, loss, 0)) / total(counts.astype(loss.dtype))
+        return loss, {"accuracy": total(right.astype(loss.dtype)) / batch}
+
+
+OBJECTIVES = ("class_memory", "pairwise", "triplet")
+
+
 def make_objective(
     name: str, *, num_classes: int, axis_name: str | None = None, **options: Any
 ) -> Objective:
     """An objective by name.
 
     Args:
-        name: "class_memory".
+        name: "class_memory", "pairwise" or "triplet".
         num_classes: training identities.
         axis_name: mesh axis over which the step is spread.
         **options: attributes of the objective.
@@ -120,5 +212,7 @@ def make_objective(
     Raises:
         ValueError: an unknown name.
     """
-    check_name(name, ("class_memory",), "objective")
-    return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
+    check_name(name, OBJECTIVES, "objective")
+    if name == "class_memory":
+        return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
+    return PairwiseObjective(loss=name, axis_name=axis_name, **options)

@@ -16,6 +16,35 @@ from jaxreid.model import Model, init_variables
 
 
 @flax.struct.dataclass
+class History:
+    """What schedules look back on: means over each epoch, also of the one under way so far.
+
+    Attributes:
+        loss: [epochs] float32; the sum over the steps done, divided by those of a whole epoch.
+        accuracy: [epochs] float32, likewise.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+    @classmethod
+    def create(cls, epochs: int) -> "History":
+        """Nothing yet."""
+        return cls(jnp.zeros((epochs,), jnp.float32), jnp.zeros((epochs,), jnp.float32))
+
+    def add(
+        self, loss: jax.Array, accuracy: jax.Array, step: jax.Array, steps_per_epoch: int
+    ) -> "History":
+        """The history after one more step; `step` counts those before it."""
+
+        def added(means: jax.Array, value: jax.Array) -> jax.Array:
+            part = (value / steps_per_epoch).astype(means.dtype)
+            return means.at[step // steps_per_epoch].add(part, mode="drop")
+
+        return History(added(self.loss, loss), added(self.accuracy, accuracy))
+
+
+@flax.struct.dataclass
 class TrainState:
     """Everything that training changes, and nothing else.
 
@@ -24,6 +53,7 @@ class TrainState:
         params: parameters of backbone, neck, matcher and classifier.
         batch_stats: running statistics of their normalisations.
         opt_state: of the optimizer.
+        history: of the epochs.
         memory: the class memory, or None.
     """
 
@@ -31,6 +61,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    history: History
     memory: ClassMemory | None
 
 
@@ -46,10 +77,15 @@ def state_specs(state: TrainState) -> TrainState:
 
 
 def abstract_state(
-    model: Model, tx: optax.GradientTransformation, *, num_classes: int | None, seed: int = 0
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int | None,
+    epochs: int = 1,
+    seed: int = 0,
 ) -> TrainState:
     """Shapes and types of the state; nothing is computed."""
-    return jax.eval_shape(lambda: _create(model, tx, num_classes, seed, {}))
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, {}))
 
 
 def create_state(
@@ -59,6 +95,7 @@ def create_state(
     num_classes: int | None,
     seed: int,
     mesh: Mesh,
+    epochs: int = 1,
     weights: dict[str, Any] | None = None,
 ) -> TrainState:
     """A new state; every array is born where it will live.
@@ -69,6 +106,7 @@ def create_state(
         num_classes: training identities to remember, or None for no class memory.
         seed: of the random weights.
         mesh: the devices.
+        epochs: of the training, at most.
         weights: variables to start from instead of random ones, as far as it has them: a tree
             like {"params", "batch_stats"}, and {"memory"}.
 
@@ -76,11 +114,11 @@ def create_state(
         ValueError: the class memory cannot be divided over the mesh, or is not the one in
             `weights`.
     """
-    abstract = abstract_state(model, tx, num_classes=num_classes, seed=seed)
+    abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
     if abstract.memory is not None:
         check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
     out_shardings = shardings(mesh, state_specs(abstract))
-    create = lambda weights: _create(model, tx, num_classes, seed, weights)  # noqa: E731
+    create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
     return jax.jit(create, out_shardings=out_shardings)(weights or {})
 
 
@@ -88,6 +126,7 @@ def _create(
     model: Model,
     tx: optax.GradientTransformation,
     num_classes: int | None,
+    epochs: int,
     seed: int,
     weights: dict[str, Any],
 ) -> TrainState:
@@ -108,5 +147,6 @@ def _create(
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
+        history=History.create(epochs),
         memory=memory,
     )

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.model import Model, apply_training
 from jaxreid.objectives import Objective
+from jaxreid.optim import Schedule
 from jaxreid.state import TrainState, state_specs
 
 Metrics = dict[str, jax.Array]
@@ -27,6 +28,7 @@ def train_step(
     model: Model,
     objective: Objective,
     tx: optax.GradientTransformation,
+    schedule: Schedule,
 ) -> tuple[TrainState, Metrics]:
     """One update, seen from one device.
 
@@ -36,9 +38,11 @@ def train_step(
         model: made with `axis_name=AXIS`.
         objective: made with `axis_name=AXIS`.
         tx: the optimizer.
+        schedule: of its learning rate.
 
     Returns:
-        The new state and {"loss", "grad_norm", ...}, the same on every device.
+        The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
+        the learning rate as a share of its base value.
     """
     label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
 
@@ -62,6 +66,9 @@ def train_step(
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     stats, feature, batch_stats = aux
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    rate = schedule.share(state.step, state.history.loss)
+    updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
+    history = state.history.add(loss, stats["accuracy"], state.step, schedule.steps_per_epoch)
     memory = state.memory
     if memory is not None:  # written last: the loss has seen the memory of the step before
         first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
@@ -71,36 +78,29 @@ def train_step(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
+        history=history,
         memory=memory,
     )
-    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), **stats}
+    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "rate": rate, **stats}
 
 
 def make_train_step(
-    model: Model,
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    abstract: TrainState,
-    *,
-    precision: str = "default",
+    mesh: Mesh, abstract: TrainState, *, precision: str = "default", **parts: Any
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """`train_step`, compiled for a mesh; takes the state's memory over from its caller (donated).
 
     Args:
-        model: made with `axis_name=AXIS`.
-        objective: made with `axis_name=AXIS`.
-        tx: the optimizer.
         mesh: the devices.
         abstract: the state, or its shapes.
         precision: of float32 products, as `jax.default_matmul_precision` names it: "default" is
             the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
+        **parts: model, objective, tx and schedule, as for `train_step`.
     """
     specs = state_specs(abstract)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         with jax.default_matmul_precision(precision):
-            return train_step(state, batch, model=model, objective=objective, tx=tx)
+            return train_step(state, batch, **parts)
 
     in_specs, out_specs = (specs, {"image": P(AXIS), "label": P(AXIS)}), (specs, P())
     sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)

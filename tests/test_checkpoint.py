@@ -11,6 +11,8 @@ from jaxreid.optim import make_optimizer
 from jaxreid.state import abstract_state, create_state, variables_of
 
 CARD = {"model": {"height": 32}}
+# What a sampler remembers: arrays, also such without axes.
+ORDER = {"epoch": np.array(3, np.int32), "images": np.arange(7, dtype=np.int32)}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def parts():
         height=32,
         width=16,
     )
-    tx, _ = make_optimizer(lr=0.1, backbone_lr=0.1, steps=1, steps_per_epoch=1)
+    tx = make_optimizer(lr=0.1, backbone_lr=0.1)
     state = create_state(model, tx, num_classes=5, seed=0, mesh=make_mesh(jax.devices()[:4]))
     return state, abstract_state(model, tx, num_classes=5)
 
@@ -35,13 +37,15 @@ def open_checkpoints(folder, **options):
 def test_a_state_of_four_devices_is_restored_on_others(parts, tmp_path, devices):
     state, abstract = parts
     with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, 10)
+        checkpoints.save(state, 10, ORDER)
     mesh = make_mesh(jax.devices()[:devices])
     with open_checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 10
-        restored = checkpoints.restore(abstract, mesh)
+        blank = {name: np.zeros_like(array) for name, array in ORDER.items()}
+        restored, order = checkpoints.restore(abstract, mesh, blank)
         shapes = jax.eval_shape(lambda: variables_of(state))
         variables = checkpoints.restore_variables(shapes, mesh)
+    jax.tree.map(np.testing.assert_array_equal, order, ORDER)
     assert len(restored.memory.feature.sharding.device_set) == devices
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -52,13 +56,13 @@ def test_a_state_of_four_devices_is_restored_on_others(parts, tmp_path, devices)
 def test_other_training_data_are_refused(parts, tmp_path):
     state, abstract = parts
     with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, 10)
+        checkpoints.save(state, 10, {})
     other = {**CARD, "trained_on": {"images": 5}}
     with (
         Checkpoints(tmp_path, other, every_steps=10) as checkpoints,
         pytest.raises(ValueError, match="same model and training data"),
     ):
-        checkpoints.restore(abstract, make_mesh())
+        checkpoints.restore(abstract, make_mesh(), {})
 
 
 def test_only_the_newest_are_kept_and_milestones(parts, tmp_path):
@@ -66,8 +70,8 @@ def test_only_the_newest_are_kept_and_milestones(parts, tmp_path):
     with open_checkpoints(tmp_path, keep=2, keep_every=20) as checkpoints:
         for step in (10, 20, 30, 40, 50):
             assert checkpoints.due(step)
-            checkpoints.save(state, step)
-        checkpoints.save(state, 50)  # again: nothing to do
+            checkpoints.save(state, step, {})
+        checkpoints.save(state, 50, {})  # again: nothing to do
         assert not checkpoints.due(51)
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
     assert kept == {20, 40, 50}
@@ -79,4 +83,4 @@ def test_an_empty_directory_says_what_to_do(parts, tmp_path):
         open_checkpoints(tmp_path) as checkpoints,
         pytest.raises(FileNotFoundError, match="train first"),
     ):
-        checkpoints.restore(abstract, make_mesh())
+        checkpoints.restore(abstract, make_mesh(), {})

@@ -8,7 +8,14 @@ from golden import nchw, nhwc, qaconv_variables, seed_of
 
 from jaxreid.matchers import make_matcher
 from jaxreid.memory import ClassMemory
-from jaxreid.objectives import focal_loss, make_objective, nearest_class
+from jaxreid.objectives import (
+    focal_loss,
+    hardest,
+    make_objective,
+    nearest_class,
+    pairwise_loss,
+    triplet_loss,
+)
 
 
 def test_focal_loss_equals_plain_loops():
@@ -49,6 +56,117 @@ def test_nearest_class_is_the_first_of_the_best():
 def test_unknown_objective_lists_the_valid_ones():
     with pytest.raises(ValueError, match="'class_memry'; valid: class_memory"):
         make_objective("class_memry", num_classes=3)
+
+
+def test_losses_of_pairs_equal_plain_loops():
+    generator = np.random.default_rng(0)
+    label = np.array([0, 1, 0, 2, 1, 0])  # one image alone
+    logit = generator.normal(0, 2, (6, 6)).astype(np.float32)
+    cross, triplet, wins = [], [], []
+    for i in range(6):
+        total, positive, negative = 0.0, np.inf, -np.inf
+        for j in range(6):
+            p = 1 / (1 + np.exp(-logit[i, j]))
+            total -= np.log(p if label[i] == label[j] else 1 - p)
+            if label[i] != label[j]:
+                negative = max(negative, logit[i, j])
+            elif i != j:
+                positive = min(positive, logit[i, j])
+        cross.append(total)
+        triplet.append(max(0, 1.5 - positive + negative))
+        wins.append(positive >= negative)
+    same, itself = label[:, None] == label, np.eye(6, dtype=bool)
+    np.testing.assert_allclose(pairwise_loss(logit, same), cross, rtol=1e-5)
+    positive, negative = hardest(logit, same, itself)
+    np.testing.assert_allclose(triplet_loss(positive, negative, 1.5), triplet, rtol=1e-5)
+    assert triplet[3] == 0  # nothing to compare with
+    objective = make_objective("triplet", num_classes=3, margin=1.5)
+    loss, stats = objective(lambda q, g: jnp.asarray(logit), jnp.zeros((6, 1, 1, 1)), label)
+    assert float(loss) == pytest.approx(np.mean(triplet), rel=1e-5)
+    assert float(stats["accuracy"]) == pytest.approx(np.mean(wins))
+
+
+def test_rows_that_are_not_finite_are_left_out():
+    logit = np.zeros((4, 4), np.float32)
+    logit[2] = np.nan
+    objective = make_objective("pairwise", num_classes=2)
+    label = np.array([0, 0, 1, 1])
+    loss, _ = objective(lambda q, g: jnp.asarray(logit), jnp.zeros((4, 1, 1, 1)), label)
+    assert float(loss) == pytest.approx(4 * np.log(2), rel=1e-6)
+    loss, _ = objective(lambda q, g: jnp.full((4, 4), jnp.nan), jnp.zeros((4, 1, 1, 1)), label)
+    assert np.isnan(loss)
+
+
+PAIRS = {
+    "pairwise_HEAD": ("v2.1", "pairwise", {}),
+    "pairwise_v2.0": ("v1", "pairwise", {}),
+    "triplet_HEAD_margin16": ("v2.1", "triplet", {"margin": 16.0}),
+    "triplet_HEAD_margin0.25": ("v2.1", "triplet", {"margin": 0.25}),
+}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("init", ["rule", "official_init"])
+@pytest.mark.parametrize("case", PAIRS)
+def test_losses_of_pairs_equal_the_original(golden_dir, case, init):
+    golden = np.load(golden_dir / "loss_pairwise_triplet.npz")
+    head, name, options = PAIRS[case]
+    batches = sorted({key.split("/")[0] for key in golden.files})
+    assert len(batches) > 3
+    with jax.enable_x64(True):
+        matcher = make_matcher("qaconv", head=head)
+        objective = make_objective(name, num_classes=9, **options)
+
+        @jax.jit
+        def gradients(feature, variables, label):
+            def loss_fn(feature, params):
+                new = {}
+
+                def match(query, gallery):
+                    score, updates = matcher.apply(
+                        variables | {"params": params},
+                        query,
+                        gallery,
+                        train=True,
+                        mutable=["batch_stats"],
+                    )
+                    new.update(updates["batch_stats"])
+                    return score
+
+                loss, stats = objective(match, feature, label)
+                return loss, (stats, new)
+
+            return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(
+                feature, variables["params"]
+            )
+
+        for batch in batches:
+            feature = nhwc(golden[f"{batch}/feature"]).astype(np.float64)
+            label = golden[f"{batch}/target"]
+            variables = qaconv_variables(
+                seed_of(golden_dir),
+                head,
+                *feature.shape[1:3],
+                np.float64,
+                official_init=init == "official_init",
+            )
+            (loss, (stats, after)), grads = gradients(feature, variables, label)
+            at = f"{batch}/{case}/{init}/"
+            np.testing.assert_allclose(loss, golden[at + "loss"].mean(), rtol=1e-8, err_msg=at)
+            np.testing.assert_allclose(stats["accuracy"], golden[at + "acc"].mean(), err_msg=at)
+            for got, key in (
+                (nchw(grads[0]), "grad_feature"),
+                (grads[1]["weight"].reshape(1, -1), "grad_param/fc.weight"),
+                (grads[1]["norm_out"]["scale"], "grad_param/logit_bn.weight"),
+                (grads[1]["norm_out"]["bias"], "grad_param/logit_bn.bias"),
+            ):
+                expected = golden[at + key]
+                scale = max(np.abs(expected).max(), 1e-6)
+                np.testing.assert_allclose(got, expected, atol=1e-6 * scale, err_msg=at + key)
+            for ours, theirs in (("norm_in", "bn"), ("norm_out", "logit_bn")):
+                for leaf in ("mean", "var"):
+                    expected = golden[f"{at}after/{theirs}.running_{leaf}"][0]
+                    np.testing.assert_allclose(after[ours][leaf], expected, rtol=1e-8)
 
 
 # Name in the golden set, our head, valid flags. The chunk size of the v1.2 code changes its batch

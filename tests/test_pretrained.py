@@ -60,7 +60,7 @@ def test_a_file_holds_the_variables_and_says_what_they_are(file, variables):
 
 
 def test_a_state_starts_from_them(file, variables):
-    tx, _ = make_optimizer(lr=0.1, backbone_lr=0.1, steps=1, steps_per_epoch=1)
+    tx = make_optimizer(lr=0.1, backbone_lr=0.1)
     loaded, _ = load_weights(file, MODEL, skip=("matcher",))
     mesh = make_mesh(jax.devices()[:2])
     state = create_state(
@@ -77,7 +77,7 @@ def test_class_memory_comes_along(variables, tmp_path):
     memory = {"feature": feature, "valid": np.array([1, 1, 0, 1, 0], bool)}
     path = tmp_path / "model.safetensors"
     save_weights(path, variables | {"memory": memory}, MODEL, source="a test")
-    tx, _ = make_optimizer(lr=0.1, backbone_lr=0.1, steps=1, steps_per_epoch=1)
+    tx = make_optimizer(lr=0.1, backbone_lr=0.1)
     common = {"seed": 0, "mesh": make_mesh(jax.devices()[:2])}
     loaded, _ = load_weights(path, MODEL)
     state = create_state(make_model(**MODEL), tx, num_classes=5, weights=loaded, **common)

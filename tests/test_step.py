@@ -8,7 +8,7 @@ import pytest
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer
+from jaxreid.optim import make_optimizer, make_schedule
 from jaxreid.state import create_state
 from jaxreid.step import make_encode, make_score, make_train_step
 
@@ -40,12 +40,22 @@ def batches():
         yield {"image": np.clip(looks[label] + noise, 0, 255).astype(np.uint8), "label": label}
 
 
-def train(devices, **options):
+def train(devices, objective="class_memory", **options):
     mesh = make_mesh(jax.devices()[:devices])
-    tx, _ = make_optimizer(lr=0.05, backbone_lr=0.02, steps=STEPS, steps_per_epoch=1, step_epochs=2)
-    objective = make_objective("class_memory", num_classes=CLASSES, axis_name=AXIS)
-    state = create_state(tiny_model(**options), tx, num_classes=CLASSES, seed=1, mesh=mesh)
-    step = make_train_step(tiny_model(AXIS, **options), objective, tx, mesh, state)
+    tx = make_optimizer(lr=0.05, backbone_lr=0.02)
+    goal = make_objective(objective, num_classes=CLASSES, axis_name=AXIS)
+    held = CLASSES if goal.uses_memory else None
+    state = create_state(
+        tiny_model(**options), tx, num_classes=held, seed=1, mesh=mesh, epochs=STEPS
+    )
+    step = make_train_step(
+        mesh,
+        state,
+        model=tiny_model(AXIS, **options),
+        objective=goal,
+        tx=tx,
+        schedule=make_schedule("step", epochs=STEPS, steps_per_epoch=1, step_epochs=2),
+    )
     history = []
     for batch in batches():
         state, metrics = step(state, to_devices(mesh, batch))
@@ -78,6 +88,27 @@ def test_the_head_of_two_directions_is_equal_too():
     assert one.params["matcher"]["weight"].shape[0] == 2
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
         np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["pairwise", "triplet"])
+def test_losses_on_the_scores_of_the_batch_are_equal_too(objective):
+    (one, expected), (four, history) = train(1, objective), train(4, objective)
+    assert one.memory is None
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(four), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=2e-3, atol=2e-5, err_msg=str(path))
+    for a, b in zip(expected, history, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
+        assert b["accuracy"] == a["accuracy"]
+
+
+def test_history_and_rate_follow_the_steps(on_one_device):
+    state, history = on_one_device
+    np.testing.assert_allclose(state.history.loss, [metrics["loss"] for metrics in history])
+    means = [metrics["accuracy"] for metrics in history]
+    np.testing.assert_allclose(state.history.accuracy, means)
+    np.testing.assert_allclose([metrics["rate"] for metrics in history], [1, 1, 0.1])
 
 
 def test_training_changes_what_it_should(on_one_device):
