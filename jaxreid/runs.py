@@ -22,6 +22,7 @@ FILES = {
     "results.json",
     "ranking.png",
     "checkpoints",
+    "graphs",
     "tensorboard",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")

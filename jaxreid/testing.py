@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -13,6 +14,7 @@ from jaxreid.checkpoint import Checkpoints
 from jaxreid.data import pipeline
 from jaxreid.data.datasets import Split, load_sets
 from jaxreid.evaluate import Evaluator, evaluate
+from jaxreid.graph import class_graph, save_graph
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.model import Model, init_variables, make_model
 from jaxreid.pretrained import load_weights, read_card
@@ -100,6 +102,38 @@ class Evaluation:
             write_json(self._workdir / "results.json", {"results": self._results(writer)})
             picture = self._workdir / "ranking.png"
             write_ranking(picture, tests, results, queries=self._pictures)
+
+    def nearest_classes(
+        self,
+        variables: Any,
+        images: Split,
+        writer: Writer,
+        anchors: np.ndarray,
+        count: int,
+        *,
+        save_as: str | None,
+    ) -> np.ndarray:
+        """The training classes that the model takes for most alike.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            images: the training set.
+            writer: of the run.
+            anchors: [C] int, an image of every class.
+            count: neighbours wanted of each.
+            save_as: name in the folder `graphs` of the work directory, or None.
+
+        Returns:
+            [C, count] int32, the most alike first.
+        """
+        chosen = images.take(anchors)
+        store = pipeline.ImageStore(chosen.image, chosen.name)
+        graph = class_graph(
+            self._evaluator, variables, self._batches(store), len(chosen), count, writer.progress
+        )
+        if save_as and jax.process_index() == 0:
+            save_graph(self._workdir / "graphs" / save_as, graph, chosen)
+        return graph.neighbours
 
     def tell(self, writer: Writer, what: str) -> None:
         """Says the results of the run, and where they and `what` else are."""

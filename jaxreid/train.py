@@ -5,17 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from jaxreid.checkpoint import Checkpoints
 from jaxreid.data.datasets import load_sets
-from jaxreid.data.pipeline import ImageStore, train_batches
-from jaxreid.data.samplers import make_order
-from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices
+from jaxreid.data.feed import Feed
+from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer
+from jaxreid.optim import make_optimizer, make_schedule
 from jaxreid.pretrained import load_weights
 from jaxreid.runs import holds_checkpoint
 from jaxreid.state import abstract_state, create_state, variables_of
@@ -41,6 +37,7 @@ def train(
     epochs: int,
     sampler: Section,
     optim: Section,
+    schedule: Section,
     augment: Section,
     eval: Section,
     checkpoint: Section,
@@ -58,10 +55,11 @@ def train(
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
         batch_size: images per step, over all devices.
-        epochs: passes over the training set.
-        sampler: keywords of `make_order`.
+        epochs: passes of the sampler, at most.
+        sampler: keywords of `make_sampler`; "save_graph" keeps the graphs of its epochs.
         optim: keywords of `make_optimizer`.
-        augment: keywords of `augment.augment`.
+        schedule: keywords of `make_schedule`.
+        augment: as for `Feed`.
         eval: keywords of `Evaluation`.
         checkpoint: keywords of `Checkpoints`.
         log: keywords of `Meter`.
@@ -76,75 +74,74 @@ def train(
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
     alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
+    sampler = dict(sampler)
+    keep_graphs = sampler.pop("save_graph")
     evaluation = Evaluation(alone, mesh, workdir, loaded=bool(init_from), **eval)
     meter = Meter(**log)
     images, tests = load_sets(**data)
-
-    def order(epoch: int) -> np.ndarray:
-        return make_order(
-            labels=images.labels, batch_size=batch_size, seed=seed, epoch=epoch, **sampler
+    size = {"batch_size": batch_size, "height": alone.height, "width": alone.width}
+    feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
+    length, tx = feed.steps_per_epoch, make_optimizer(**optim)
+    plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
+    goal = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
+    if model["matcher"].get("statistics_chunk") and not goal.uses_memory:
+        raise ValueError(
+            "model.matcher.statistics_chunk is of a class memory, and the objective "
+            f"{objective['name']!r} has none; set it to 0."
         )
-
-    steps_per_epoch = len(order(0))
-    steps = epochs * steps_per_epoch
-    batches = functools.partial(
-        train_batches,
-        ImageStore(images.image, images.name),
-        images.labels,
-        height=alone.height,
-        width=alone.width,
-        augment=augment,
-        seed=seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    batches(order(0), epoch=0).close()  # finds wrong settings before anything is computed
-    tx, rate = make_optimizer(steps=steps, steps_per_epoch=steps_per_epoch, **optim)
-    classes = images.num_classes
-    goal = make_objective(**objective, num_classes=classes, axis_name=AXIS)
-    held = classes if goal.uses_memory else None
+    shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
+    abstract = abstract_state(alone, tx, **shape)
     file = None if holds_checkpoint(workdir) else init_from
     weights, told = load_weights(file, model, skip=init_skip)
-    abstract = abstract_state(alone, tx, num_classes=held)
-    update = make_train_step(spread, goal, tx, mesh, abstract, precision=precision)
+    parts = {"model": spread, "objective": goal, "tx": tx, "schedule": plan}
+    update = make_train_step(mesh, abstract, precision=precision, **parts)
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
-            state = create_state(alone, tx, num_classes=held, seed=seed, mesh=mesh, weights=weights)
+            state = create_state(alone, tx, seed=seed, mesh=mesh, weights=weights, **shape)
         else:
-            state = checkpoints.restore(abstract, mesh)
+            state, order = checkpoints.restore(abstract, mesh, feed.state())
+            feed.restore(order)
         step = int(state.step)
         with Writer(workdir, resume_at=step) as writer:
             writer.say(
-                f"{classes} identities, {len(images)} images; {epochs} epochs of "
-                f"{steps_per_epoch} steps of {batch_size} images on {mesh.size} device(s)"
+                f"{images.num_classes} identities, {len(images)} images; up to {epochs} epochs of "
+                f"{length} steps of {batch_size} images on {mesh.size} device(s)"
             )
-            for line in [f"resuming from step {step} of {steps}"] if step else told:
+            for line in [f"resuming from step {step}"] if step else told:
                 writer.say(line)
-            for epoch in range(step // steps_per_epoch, epochs):
-                first = step % steps_per_epoch
+            epoch, first = divmod(step, length)
+            while epoch < (last := plan.last_epoch(epoch, to_host(state.history.loss))):
                 if first == 0 and evaluation.due(epoch):
                     evaluation.run(variables_of(state), tests, writer, step=step)
+                nearest = functools.partial(
+                    evaluation.nearest_classes, variables_of(state), images, writer,
+                    save_as=f"epoch_{epoch + 1}" if keep_graphs else None,
+                )  # fmt: skip
+                accuracy = to_host(state.history.accuracy)
+                batches = feed.batches(epoch, start=first, accuracy=accuracy, nearest=nearest)
                 meter.start()
-                sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
-                with writer.progress(f"epoch {epoch + 1}/{epochs}", **sizes) as bar:
-                    for batch in batches(order(epoch), epoch=epoch, start=first):
+                sizes = {"total": length * batch_size, "initial": first * batch_size}
+                with writer.progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
+                    for batch in batches:
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
                         leave = stop.name or checkpoints.preempted(step)
-                        save = leave or step == steps or checkpoints.due(step)
-                        if save or step % steps_per_epoch == 0 or meter.due(step):
+                        save = leave or step == last * length or checkpoints.due(step)
+                        if save or step % length == 0 or meter.due(step):
                             values = meter.read(step)  # also: nothing that is not finite is saved
-                            writer.write("train", step, values | {"lr": float(rate(step - 1))})
-                            show(bar, values, images_left=(steps - step) * batch_size)
+                            values["lr"] = optim["lr"] * values.pop("rate")
+                            writer.write("train", step, values)
+                            show(bar, values, images_left=(last * length - step) * batch_size)
                         if save:
-                            checkpoints.save(state, step)
+                            checkpoints.save(state, step, feed.state())
                         if leave:
-                            where = f"step {step} of {steps}; the same command continues"
+                            where = f"step {step} of {last * length}; the same command continues"
                             writer.say(f"stopped by {leave} at {where}")
                             return False
-            evaluation.run(variables_of(state), tests, writer, step=steps)
+                epoch, first = epoch + 1, 0
+            evaluation.run(variables_of(state), tests, writer, step=step)
             evaluation.tell(writer, ", metrics and checkpoints")
     return True

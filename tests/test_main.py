@@ -42,7 +42,10 @@ def place(tmp_path_factory):
 
 def command(place, workdir, *more):
     folders = [f"--workdir={workdir}", f"--config.data.dir={place}"]
-    return [sys.executable, "-m", "jaxreid.main", *SETTINGS, *folders, *more]
+    arguments = [*SETTINGS, *folders, *more]
+    config = [a for a in arguments if a.startswith("--config=")][-1]  # it cannot be given twice
+    rest = [a for a in arguments if not a.startswith("--config=")]
+    return [sys.executable, "-m", "jaxreid.main", config, *rest]
 
 
 def environment(place, devices=1, double=False):
@@ -69,10 +72,10 @@ def run(place, workdir, *more, expect=0, double=False):
     return result
 
 
-def start_and_signal(place, workdir, number, at_step):
+def start_and_signal(place, workdir, number, at_step, *more):
     """Starts a run, signals it once it has logged a step, and returns its exit and output."""
     process = subprocess.Popen(
-        command(place, workdir),
+        command(place, workdir, *more),
         cwd=REPOSITORY,
         env=environment(place),
         stdout=subprocess.PIPE,
@@ -178,6 +181,36 @@ def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
     assert (workdir / "results.json").read_text() == (finished[0] / "results.json").read_text()
 
 
+# Graph sampling; the learning rate drops after the third epoch, and the fourth is then the last.
+GRAPH = [
+    "--config=configs/qaconv_gs.py:market1501,debug",
+    "--config.epochs=6",
+    "--config.schedule.threshold=5",
+    "--config.sampler.save_graph=True",
+]
+
+
+def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
+    whole, killed = place / "graph", place / "graph-killed"
+    result = run(place, whole, *GRAPH)
+    assert "graph scores" in result.stderr
+    assert "epoch 4/4: 100%" in result.stderr
+    rates = {e["step"]: e["lr"] for e in events(whole) if e["kind"] == "train"}
+    assert len(rates) == 48  # one batch for each of 12 identities, four times
+    np.testing.assert_allclose([rates[36], rates[37]], [0.005, 0.0005], rtol=1e-6)
+    with np.load(whole / "graphs" / "epoch_2.npz") as graph:
+        assert graph["neighbours"].shape == graph["scores"].shape == (12, 7)
+    with Image.open(whole / "graphs" / "epoch_2.png") as picture:
+        assert picture.width > 400
+
+    code, _ = start_and_signal(place, killed, signal.SIGKILL, 31, *GRAPH)
+    assert code == -signal.SIGKILL
+    result = run(place, killed, *GRAPH)
+    assert int(result.stdout.split("resuming from step ")[1].split()[0]) in (21, 28)
+    assert_same_bits(final_state(killed), final_state(whole))
+    assert losses(killed) == losses(whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
     workdir = place / number.name
@@ -187,7 +220,7 @@ def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
     stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
     assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
     result = run(place, workdir)
-    assert f"resuming from step {stopped_at} of {STEPS}" in result.stdout
+    assert f"resuming from step {stopped_at}\n" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
 
 
@@ -245,10 +278,12 @@ def test_two_processes_stop_together(place):
 
 
 @pytest.mark.multiprocess
-def test_two_processes_equal_one(place):
-    one, two = place / "one", place / "two"
+@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs"])
+def test_two_processes_equal_one(place, config):
+    one, two = place / f"{config}-one", place / f"{config}-two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
     short = ["--config.epochs=1", "--config.model.dtype=float64"]
+    short.append(f"--config=configs/{config}.py:market1501,debug")
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -352,7 +387,16 @@ REFUSALS = [
     (["--config.checkpoint.every_steps=0"], "checkpoint.every_steps is 0"),
     (["--config.data.test=('market1501', 'synthetic_people/plazza')"], "synthetic_people/plaza"),
     (["--config.sampler.name=rand"], "random"),
-    (["--config.objective.name=triplet"], "class_memory"),
+    (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
+    (
+        ["--config.objective={'name': 'triplet'}", "--config.model.matcher.statistics_chunk=4"],
+        "the objective 'triplet' has none",
+    ),
+    (["--config.schedule.name=adapt"], "unknown schedule 'adapt'; valid: adaptive"),
+    (
+        ["--config=configs/qaconv_gs.py:market1501,debug", "--config.batch_size=48"],
+        "there are 12 identities, and a batch of 48 with 2 images each needs 24",
+    ),
     (["--config.augment.occlusion=(0.5,)"], "occlusion"),
     (["--config=configs/qaconv.py:markt"], "'market1501'"),
     (["--config=configs/nothing.py"], "nothing.py"),
@@ -396,6 +440,7 @@ def test_a_run_that_has_learned_nothing_may_change_its_settings(tmp_path):
 def test_an_evaluation_elsewhere_keeps_the_trainings_settings(tmp_path):
     settings = {"seed": 0, "data": {"test": ["a"]}}
     workdir = open_workdir(str(tmp_path / "run"), settings, mode="train")
+    (workdir / "checkpoints" / "7").mkdir(parents=True)
     open_workdir(str(workdir), {"seed": 0, "data": {"test": ("b",)}}, mode="evaluate")
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"] == settings

@@ -49,7 +49,10 @@ class Split:
 
     def select(self, keep: np.ndarray) -> "Split":
         """The images where `keep` [N] bool is True."""
-        chosen = np.flatnonzero(keep)
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, chosen: np.ndarray) -> "Split":
+        """The images of the places [M] int, in their order."""
         return Split(
             image=[self.image[i] for i in chosen],
             name=[self.name[i] for i in chosen],

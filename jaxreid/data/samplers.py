@@ -1,12 +1,16 @@
 """Which image goes into which batch: index orders of one epoch.
 
-Every function is pure: the same labels, arguments, seed and epoch give the same order on every
-machine. A stopped run therefore resumes by computing the order again and skipping what it has seen.
-NumPy only.
+The same labels, arguments, seed and epoch (and graph, of the graph sampler) give the same order on
+every machine. A stopped run therefore resumes by computing the order again and skipping what it has
+seen. NumPy only.
 """
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
+from jaxreid.data.graph_sampler import GraphSampler
 from jaxreid.names import check_name
 
 # One stream per sampler, so that two samplers of one seed do not use the same numbers.
@@ -14,30 +18,59 @@ _RANDOM_STREAM = 1
 _PK_STREAM = 2
 
 
-def make_order(
-    name: str, labels: np.ndarray, *, batch_size: int, instances: int, seed: int, epoch: int
-) -> np.ndarray:
-    """The order of one epoch, by the name of its sampler.
+NAMES = ("random", "pk", "graph")
+
+
+class EpochSampler:
+    """Orders that depend on nothing but the seed and the epoch.
 
     Args:
-        name: "random" or "pk".
+        draw: keywords `seed` and `epoch` to int32 [steps, batch_size].
+        seed: of the run.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch, of every one as many.
+    """
+
+    def __init__(self, draw: Callable[..., np.ndarray], seed: int) -> None:
+        self._draw, self._seed = draw, seed
+        self.steps_per_epoch = len(draw(seed=seed, epoch=0))
+
+    def order(self, epoch: int, nearest: Callable[..., np.ndarray] | None = None) -> np.ndarray:
+        """The order of an epoch, int32 [steps, batch_size]; `nearest` is for `GraphSampler`."""
+        del nearest
+        return self._draw(seed=self._seed, epoch=epoch)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to go on: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on."""
+
+
+def make_sampler(
+    name: str, labels: np.ndarray, *, batch_size: int, instances: int, seed: int
+) -> EpochSampler | GraphSampler:
+    """A sampler by name.
+
+    Args:
+        name: "random", "pk" or "graph".
         labels: int [N], the training class of every image.
         batch_size: images per global batch.
-        instances: images per identity in a batch, of "pk".
+        instances: images per identity in a batch, of "pk" and "graph".
         seed: of the run, >= 0.
-        epoch: >= 0.
-
-    Returns:
-        int32 [steps, batch_size], indices into ``labels``; every epoch has as many steps.
 
     Raises:
         ValueError: unknown name, or what the sampler raises.
     """
-    check_name(name, ("random", "pk"), "sampler")
-    common = {"batch_size": batch_size, "seed": seed, "epoch": epoch}
+    check_name(name, NAMES, "sampler")
+    if name == "graph":
+        return GraphSampler(labels, batch_size=batch_size, instances=instances, seed=seed)
+    draw = functools.partial(random_order, labels, batch_size=batch_size)
     if name == "pk":
-        return pk_order(labels, instances=instances, **common)
-    return random_order(labels, **common)
+        draw = functools.partial(pk_order, labels, batch_size=batch_size, instances=instances)
+    return EpochSampler(draw, seed)
 
 
 def random_order(labels: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""The images of a training: sampled, decoded, augmented, in batches."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreid.data.datasets import Split
+from jaxreid.data.pipeline import ImageStore, train_batches
+from jaxreid.data.samplers import make_sampler
+
+
+class Feed:
+    """Batches of a training set, epoch by epoch.
+
+    Args:
+        images: the training set.
+        sampler: keywords of `make_sampler`.
+        augment: keywords of `augment.augment`; and "after_accuracy": images stay as they are until
+            the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6), 0 for never.
+        batch_size: images per step, over all processes.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        seed: of order and augmentation.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch.
+        state: of the sampler, for a checkpoint.
+        restore: the sampler, from such a state.
+
+    Raises:
+        ValueError: a setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        images: Split,
+        *,
+        sampler: Mapping[str, Any],
+        augment: Mapping[str, Any],
+        batch_size: int,
+        height: int,
+        width: int,
+        seed: int,
+    ) -> None:
+        augment = dict(augment)
+        self._after = augment.pop("after_accuracy")
+        self._augment = augment
+        self._sampler = make_sampler(
+            labels=images.labels, batch_size=batch_size, seed=seed, **sampler
+        )
+        self.steps_per_epoch = self._sampler.steps_per_epoch
+        self.state, self.restore = self._sampler.state, self._sampler.restore
+        self._batches = functools.partial(
+            train_batches,
+            ImageStore(images.image, images.name),
+            images.labels,
+            height=height,
+            width=width,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        trial = np.zeros((1, batch_size), np.int32)
+        self._batches(trial, augment=augment, epoch=0).close()  # finds wrong settings early
+
+    def batches(
+        self,
+        epoch: int,
+        *,
+        start: int,
+        accuracy: Sequence[float],
+        nearest: Callable[[np.ndarray, int], np.ndarray],
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of the batches of one epoch.
+
+        Args:
+            epoch: from 0; after another one, the next.
+            start: first step wanted.
+            accuracy: of every epoch so far.
+            nearest: as for `GraphSampler.order`; not called if the sampler needs no graph.
+        """
+        order = self._sampler.order(epoch, nearest)
+        plain = self._after and not any(value > self._after for value in accuracy[:epoch])
+        return self._batches(
+            order, augment=None if plain else self._augment, epoch=epoch, start=start
+        )

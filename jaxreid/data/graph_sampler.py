@@ -1,0 +1,287 @@
+"""Batches of classes that look alike to the model: the graph sampler of QAConv-GS.
+
+At the start of an epoch one image of every class, its anchor, is scored against all the others;
+every class then gives one batch: its nearest classes and itself. The scoring is the caller's. What
+is drawn here is a function of the seed, the epoch and the graphs so far; the little that the past
+leaves behind goes into a checkpoint (`GraphSampler.state`). NumPy only.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# One stream per purpose; samplers.py and pipeline.py use 1, 2 and 3.
+_INITIAL_LISTS, _ANCHORS, _LISTS, _BATCHES = 4, 5, 6, 7
+
+
+def nearest_classes(scores: np.ndarray, count: int, first_row: int = 0) -> np.ndarray:
+    """The classes that look most like each class.
+
+    Args:
+        scores: float [R, C], larger = more alike; row r is class ``first_row + r`` as query.
+        count: neighbours per class, 1 to C - 1.
+        first_row: class of the first row, where ``scores`` is a block of rows of [C, C].
+
+    Returns:
+        int32 [R, count], the nearest class first, of equals the lower one; never the class itself.
+
+    Raises:
+        ValueError: wrong shape or type, NaN, or more neighbours than there are other classes.
+
+    Source: arXiv 2104.01546 (CVPR 2022), section 3.
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating):
+        raise ValueError(f"scores must be floats [R, C], not {scores.dtype} {scores.shape}")
+    rows, classes = scores.shape
+    if not 0 <= first_row <= classes - rows:
+        raise ValueError(f"{rows} rows from class {first_row} on: there are {classes} classes")
+    if not 1 <= count < classes:
+        raise ValueError(f"{count} neighbours: {classes} classes allow 1 to {classes - 1}")
+    nearest = np.empty((rows, count), np.int32)
+    for row in range(rows):
+        distance = -scores[row]
+        distance[first_row + row] = 0
+        if np.isnan(distance).any():
+            raise ValueError(f"the scores of class {first_row + row} hold NaN: did training fail?")
+        distance[first_row + row] = np.nan  # sorts last and compares false: never chosen
+        farthest = np.partition(distance, count - 1)[count - 1]
+        candidates = np.flatnonzero(distance <= farthest)  # more than count where classes tie
+        nearest[row] = candidates[np.argsort(distance[candidates], kind="stable")[:count]]
+    return nearest
+
+
+def draw_batches(
+    lists: list[list[int]],
+    pointer: np.ndarray,
+    neighbours: np.ndarray,
+    instances: int,
+    *,
+    shuffle_list: Callable[[list[int]], None],
+    shuffle_batches: Callable[[np.ndarray], None],
+) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
+    """Draw the batches of one epoch, one per class.
+
+    Every class has a list of its images and a pointer into it. An image is taken at the pointer,
+    which moves on; when the last image of the list has been taken, the list is shuffled and read
+    from the start. So every image of a class is used once before one is used again, but a batch
+    that crosses the end of a list can hold an image twice, and does if the class has fewer than K.
+
+    Args:
+        lists: for each of C classes its images, in the order of use.
+        pointer: int [C], the next place in each list.
+        neighbours: int [C, P - 1], the nearest classes of each class.
+        instances: K, images per class in a batch.
+        shuffle_list: shuffles the list of one class in place.
+        shuffle_batches: shuffles the rows of int32 [C, P * K] in place.
+
+    Returns:
+        The order, int32 [C, P * K]: in each row K images of every neighbour, then of the class
+        itself; and lists and pointer afterwards (the arguments stay as they are).
+
+    Source: arXiv 2104.01546 (CVPR 2022), section 3; the pointers are those of the original code.
+    """
+    lists, pointer = [list(images) for images in lists], np.asarray(pointer).tolist()
+    anchors = np.arange(len(lists), dtype=np.int32)
+    drawn = []
+    for label in np.column_stack([neighbours, anchors]).ravel().tolist():
+        images, place = lists[label], pointer[label]
+        for _ in range(instances):
+            drawn.append(images[place])
+            place += 1
+            if place == len(images):
+                shuffle_list(images)
+                place = 0
+        pointer[label] = place
+    order = np.array(drawn, np.int32).reshape(len(lists), -1)
+    shuffle_batches(order)
+    return order, lists, np.array(pointer, np.int32)
+
+
+class GraphSampler:
+    """Orders of the epochs, one after the other; resumes from its `state`.
+
+    With P = batch_size / instances, a batch holds a class and its P - 1 nearest, all different,
+    K = ``instances`` images each. Lists and pointers (`draw_batches`) run on from epoch to epoch.
+    With several processes each one has its sampler, and all must be given the same graph.
+
+    Args:
+        labels: int [N], the class of every image; classes 0 to C - 1 have at least one each.
+        batch_size: images per global batch, a multiple of ``instances``.
+        instances: K, images per class in a batch, >= 2.
+        seed: of the run, >= 0.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch: C.
+
+    Raises:
+        ValueError: a bad argument, or fewer classes than a batch needs.
+
+    Source: arXiv 2104.01546 (CVPR 2022), section 3; the sampler of QAConv v2.1.
+    Differs: the original draws from the global generators of the process and cannot resume.
+    """
+
+    def __init__(self, labels: np.ndarray, *, batch_size: int, instances: int, seed: int):
+        self._labels = labels = _check_labels(labels)
+        classes = int(labels.max()) + 1
+        if instances < 2 or batch_size % instances or batch_size < 2 * instances:
+            raise ValueError(
+                f"batch_size {batch_size} must be a multiple of instances {instances}, at least "
+                "twice as large, and instances at least 2: a batch needs pairs of one identity "
+                "and of two"
+            )
+        places = batch_size // instances
+        if places > classes:
+            raise ValueError(
+                f"there are {classes} identities, and a batch of {batch_size} with {instances} "
+                f"images each needs {places}: lower batch_size to at most {classes * instances}"
+            )
+        if seed < 0:
+            raise ValueError(f"seed {seed} must not be negative")
+        self.steps_per_epoch = classes
+        self._instances = instances
+        self._seed = seed
+        self._counts = np.bincount(labels)
+        self._starts = np.cumsum(self._counts) - self._counts
+        lists = self._cut(np.argsort(labels, kind="stable"))
+        shuffle = self._random(0, _INITIAL_LISTS).shuffle
+        for images in lists:
+            shuffle(images)
+        self._epoch = -1
+        self._start = lists, np.zeros(classes, np.int32)
+        self._neighbours = np.full((classes, places - 1), -1, np.int32)
+        self._order, self._end = None, self._start
+
+    def order(self, epoch: int, nearest: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+        """The order of the epoch that is held, or of the next one, which is then held.
+
+        Args:
+            epoch: the one last asked for or restored, or the one after it; 0 at first.
+            nearest: called for a new epoch only, with the anchors, int32 [C], an image of each
+                class, and a count; returns int [C, count], the nearest classes of each class.
+
+        Returns:
+            int32 [C, batch_size], indices into ``labels``. K neighbouring images are of one class;
+            the last K are of the class whose batch it is.
+
+        Raises:
+            ValueError: another epoch, or no such neighbours. The sampler is then as before.
+        """
+        if epoch < 0 or epoch not in (self._epoch, self._epoch + 1):
+            held = f"epoch {self._epoch} is held, ask for it or for epoch {self._epoch + 1}"
+            raise ValueError(
+                f"epoch {epoch} cannot be drawn: "
+                + ("a new sampler starts at epoch 0" if self._epoch < 0 else held)
+                + "; to go on elsewhere, restore the state of that epoch"
+            )
+        if epoch > self._epoch:
+            lists, pointer = self._end
+            place = self._random(epoch, _ANCHORS).integers(0, self._counts)
+            anchors = np.array([images[i] for images, i in zip(lists, place, strict=True)])
+            found = nearest(anchors.astype(np.int32), self._neighbours.shape[1])
+            self._hold(epoch, lists, pointer, self._check_neighbours(found))
+        return self._order.copy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to go on in, or after, the epoch that is held.
+
+        Returns:
+            "epoch" int32 [], -1 before the first; "images" int32 [N], the lists of all classes,
+            one after the other, and "pointer" int32 [C], both at the start of the epoch;
+            "neighbours" int32 [C, P - 1], the graph of the epoch (-1 before the first).
+        """
+        lists, pointer = self._start
+        return {
+            "epoch": np.array(self._epoch, np.int32),
+            "images": np.concatenate(lists).astype(np.int32),
+            "pointer": pointer.copy(),
+            "neighbours": self._neighbours.copy(),
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on where a sampler with the same arguments had this state.
+
+        Args:
+            state: as `state` returns it.
+
+        Raises:
+            ValueError: it belongs to other images or arguments. The sampler is then as before.
+        """
+        expected = self.state()
+        if set(state) != set(expected):
+            raise ValueError(f"a state holds {sorted(expected)}, not {sorted(state)}")
+        given = {key: np.asarray(value) for key, value in state.items()}
+        for key, value in expected.items():
+            if given[key].shape != value.shape or given[key].dtype.kind != "i":
+                raise ValueError(
+                    f"{key} is {given[key].dtype} {given[key].shape} where this sampler has "
+                    f"{value.dtype} {value.shape}: the state is of other data or another batch"
+                )
+        epoch, images = int(given["epoch"]), given["images"]
+        same_images = np.array_equal(np.sort(images), np.arange(len(images)))
+        if not same_images or (np.diff(self._labels[images]) < 0).any():
+            raise ValueError("images is no list of the images class by class: other labels?")
+        if ((given["pointer"] < 0) | (given["pointer"] >= self._counts)).any():
+            raise ValueError("pointer leaves the list of a class: other labels?")
+        if epoch < -1:
+            raise ValueError(f"epoch {epoch} must be at least 0, or -1 before the first")
+        lists, pointer = self._cut(images), given["pointer"].astype(np.int32)
+        if epoch >= 0:
+            self._hold(epoch, lists, pointer, self._check_neighbours(given["neighbours"]))
+            return
+        self._epoch, self._order = -1, None
+        self._neighbours = np.full_like(self._neighbours, -1)
+        self._start = self._end = lists, pointer
+
+    def _hold(self, epoch, lists, pointer, neighbours):
+        order, *end = draw_batches(
+            lists,
+            pointer,
+            neighbours,
+            self._instances,
+            shuffle_list=self._random(epoch, _LISTS).shuffle,
+            shuffle_batches=self._random(epoch, _BATCHES).shuffle,
+        )
+        self._epoch, self._start, self._neighbours = epoch, (lists, pointer), neighbours
+        self._order, self._end = order, end
+
+    def _check_neighbours(self, neighbours) -> np.ndarray:
+        neighbours = np.asarray(neighbours)
+        integers = np.issubdtype(neighbours.dtype, np.integer)
+        if neighbours.shape != self._neighbours.shape or not integers:
+            raise ValueError(
+                f"neighbours must be integers {self._neighbours.shape}, "
+                f"not {neighbours.dtype} {neighbours.shape}"
+            )
+        classes = len(neighbours)
+        batch = np.sort(np.column_stack([neighbours.astype(np.int64), np.arange(classes)]))
+        wrong = (batch[:, 0] < 0) | (batch[:, -1] >= classes) | (np.diff(batch) == 0).any(1)
+        if wrong.any():
+            label = int(np.argmax(wrong))
+            raise ValueError(
+                f"the neighbours of class {label} are {neighbours[label].tolist()}: they must be "
+                f"different classes of 0 to {classes - 1}, and not {label} itself"
+            )
+        return neighbours.astype(np.int32)  # a copy
+
+    def _cut(self, images) -> list[list[int]]:
+        """Cut the lists of all classes, int [N], into one for each."""
+        return [part.tolist() for part in np.split(images, self._starts[1:])]
+
+    def _random(self, epoch, stream) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self._seed, epoch, stream]))
+
+
+def _check_labels(labels) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise ValueError(
+            f"labels must be integers of shape [N], N >= 1, not {labels.dtype} of {labels.shape}"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"labels must be classes from 0 on, and one is {labels.min()}")
+    present = np.unique(labels)
+    if present[-1] >= len(present):
+        empty = int(np.argmax(present != np.arange(len(present))))
+        raise ValueError(f"class {empty} of 0 to {present[-1]} has no image: number them anew")
+    return labels.astype(np.int64)  # a copy
