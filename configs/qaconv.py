@@ -4,11 +4,10 @@
     python -m jaxreid.main --config=configs/qaconv.py:market1501 --config.data.dir=... --workdir=...
 
 The argument is `dataset[,option...]`: `synthetic` (embedded, the default) or `market1501` (the
-paper's recipe); `v1.0`, `v1.1` or `v1.2` (that version of the published code in every detail);
-`small` (the network and recipe of the embedded data, on any data), `debug` (a few steps, seconds)
-and the name of a backbone (`resnet50_ibn_b`, `osnet_ain_x1_0`, ...). Numbers of the paper's recipe
-are those of its published code, version 1.0, unless a comment says otherwise; ours were chosen by
-measurement.
+paper's recipe, with the numbers of its published code, version 1.0); `v1.1` or `v1.2` (those
+versions); `small` (the network and recipe of the embedded data, on any data; its numbers are ours,
+chosen by measurement), `debug` (a few steps, seconds) and the name of a backbone (`resnet50_ibn_b`,
+`osnet_ain_x1_0`, ...).
 """
 
 from collections.abc import Callable
@@ -20,8 +19,8 @@ BACKBONES = ("resnet", "osnet")  # how their names begin; the model knows them a
 
 
 def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
-    versions = {"v1.0": version_1_0, "v1.1": version_1_1, "v1.2": version_1_2}
-    return configure(arg, paper(), versions | {"small": small, "debug": debug})
+    options = {"v1.1": version_1_1, "v1.2": version_1_2, "small": small, "debug": debug}
+    return configure(arg, paper(), options)
 
 
 def configure(
@@ -85,12 +84,16 @@ def paper() -> ml_collections.ConfigDict:
     )
     # batch: no bias, batch normalisation
     model.neck = ml_collections.ConfigDict({"name": "map", "channels": 128, "norm": "batch"})
-    # The symmetric head of 2.1; "v1" is the paper's, with separate weights for the two directions.
     model.matcher = ml_collections.ConfigDict(
-        {"name": "qaconv", "head": "v2.1", "initial_logit": 0.0, "statistics_chunk": 0}
+        {
+            "name": "qaconv",
+            "head": "v1",  # two weights per position; "v2.1" has one for both directions
+            "initial_logit": 0.0,
+            "statistics_chunk": 0,  # 16 in version 1.2
+        }
     )
-    # valid_flags: from version 1.1 on; 1.0 also counts classes not seen yet.
-    config.objective = ml_collections.ConfigDict({"name": "class_memory", "valid_flags": True})
+    # Classes not seen yet count; not any more from version 1.1 on.
+    config.objective = ml_collections.ConfigDict({"name": "class_memory", "valid_flags": False})
 
     config.batch_size = 32
     config.epochs = 60
@@ -134,15 +137,9 @@ def paper() -> ml_collections.ConfigDict:
     return config
 
 
-def version_1_0(config: ml_collections.ConfigDict) -> None:
-    """As published: two weights per position, and classes not seen yet count."""
-    config.model.matcher.head = "v1"
-    config.objective.valid_flags = False
-
-
 def version_1_1(config: ml_collections.ConfigDict) -> None:
     """As published, but for its ten trials of a first epoch, of which it keeps the best."""
-    config.model.matcher.head = "v1"
+    config.objective.valid_flags = True
     config.model.backbone.name = "resnet50_ibn_b"
     config.model.neck.channels = 64
     config.batch_size = 8
@@ -171,7 +168,8 @@ def small(config: ml_collections.ConfigDict) -> None:
     # IBN-b as in QAConv 1.1: without it a small network learns the cameras' colours first.
     config.model.backbone.update(name="resnet18_ibn_b", width=16)
     config.model.neck.channels = 64
-    config.model.matcher.initial_logit = -3.0
+    config.model.matcher.update(head="v2.1", initial_logit=-3.0)
+    config.objective.valid_flags = True
     config.epochs = 22
     # From random weights the paper's SGD ends where all scores are equal; AdamW does not.
     config.optim.update(name="adamw", lr=6e-3, backbone_lr=6e-3, weight_decay=1e-2)

@@ -195,7 +195,7 @@ class PairwiseObjective:
         return loss, {"accuracy": total(right.astype(loss.dtype)) / batch}
 
 
-OBJECTIVES = ("class_memory", "pairwise", "triplet")
+OPTIONS = {"class_memory": ("valid_flags",), "pairwise": (), "triplet": ("margin",)}
 
 
 def make_objective(
@@ -210,9 +210,15 @@ def make_objective(
         **options: attributes of the objective.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or an option of another objective.
     """
-    check_name(name, OBJECTIVES, "objective")
+    check_name(name, OPTIONS, "objective")
+    if unknown := sorted(options.keys() - OPTIONS[name]):
+        keywords = ", ".join([f"'name': {name!r}", *(f"'{o}': ..." for o in OPTIONS[name])])
+        raise ValueError(
+            f"the objective {name!r} has no option {unknown[0]!r}; give it as a whole: "
+            f'--config.objective="{{{keywords}}}".'
+        )
     if name == "class_memory":
         return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
     return PairwiseObjective(loss=name, axis_name=axis_name, **options)

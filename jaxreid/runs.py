@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import shutil
 import subprocess
 from typing import Any
 
@@ -14,8 +15,17 @@ import jaxreid
 from jaxreid.mesh import all_agree
 from jaxreid.writer import write_json
 
-# Sections that a continued run may change: they do not enter what is learned.
-FREE = ("data.dir", "data.prepared_dir", "data.test", "eval", "checkpoint", "log")
+# What a continued run may change: it does not enter what is learned (but for the last bits of the
+# scores in a class graph, which eval's batches and tiles may move).
+FREE = (
+    "data.dir",
+    "data.prepared_dir",
+    "data.test",
+    "eval",
+    "checkpoint",
+    "log",
+    "sampler.save_graph",
+)
 FILES = {
     "config.json",
     "metrics.jsonl",
@@ -99,6 +109,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
     if strict:  # nothing has been learned yet: begin anew
         held, changes = None, []
         (path / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(path / "graphs", ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
     settings, runs = (held["config"], held["runs"]) if held else (config, [])

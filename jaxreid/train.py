@@ -84,11 +84,6 @@ def train(
     length, tx = feed.steps_per_epoch, make_optimizer(**optim)
     plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
     goal = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
-    if model["matcher"].get("statistics_chunk") and not goal.uses_memory:
-        raise ValueError(
-            "model.matcher.statistics_chunk is of a class memory, and the objective "
-            f"{objective['name']!r} has none; set it to 0."
-        )
     shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
     abstract = abstract_state(alone, tx, **shape)
     file = None if holds_checkpoint(workdir) else init_from

@@ -31,9 +31,9 @@ ARGUMENTS = [
     "synthetic,debug",
     "market1501,debug",
     "market1501,resnet50_ibn_b",
-    "market1501,v1.0",
     "market1501,v1.1",
     "market1501,v1.2",
+    "market1501,v1.1,small",
     "synthetic,osnet_ain_x0_25",
 ]
 

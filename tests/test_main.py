@@ -23,7 +23,7 @@ from jaxreid.stopping import StopRequest
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.end_to_end
 SETTINGS = [
-    "--config=configs/qaconv.py:market1501,debug",
+    "--config=configs/qaconv.py:market1501,v1.1,debug",
     "--config.epochs=10",
     "--config.checkpoint.every_steps=7",
     "--config.log.every_steps=1",
@@ -209,6 +209,9 @@ def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     assert int(result.stdout.split("resuming from step ")[1].split()[0]) in (21, 28)
     assert_same_bits(final_state(killed), final_state(whole))
     assert losses(killed) == losses(whole)
+    again = run(place, killed, *GRAPH)  # it ended before the sixth epoch, and knows
+    assert "epoch" not in again.stderr
+    assert losses(killed) == losses(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -263,9 +266,9 @@ def start_two(place, workdir, *more, double=False):
 
 
 @pytest.mark.multiprocess
-def test_two_processes_stop_together(place):
+def test_two_processes_stop_together_and_go_on(place):
     workdir = place / "two-stopped"
-    processes = start_two(place, workdir)
+    processes = start_two(place, workdir, *GRAPH)
     deadline = time.monotonic() + 300
     while newest_step(workdir) < 5 and processes[0].poll() is None:
         assert time.monotonic() < deadline, "the run does not get going"
@@ -275,6 +278,11 @@ def test_two_processes_stop_together(place):
     assert [process.returncode for process in processes] == [75, 75], "\n".join(outputs)
     stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
     assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
+    processes = start_two(place, workdir, *GRAPH)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert f"resuming from step {stopped_at}\n" in outputs[0]
+    assert [step for step, *_ in losses(workdir)] == list(range(1, 49))
 
 
 @pytest.mark.multiprocess
@@ -283,7 +291,7 @@ def test_two_processes_equal_one(place, config):
     one, two = place / f"{config}-one", place / f"{config}-two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
     short = ["--config.epochs=1", "--config.model.dtype=float64"]
-    short.append(f"--config=configs/{config}.py:market1501,debug")
+    short += [] if config == "qaconv" else ["--config=configs/qaconv_gs.py:market1501,debug"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -332,7 +340,8 @@ def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_p
     assert record["config"]["model"]["height"] == 64
 
     model = ["--config.model.backbone.width=64", "--config.model.neck.channels=64"]
-    model += ["--config.model.neck.norm=none", "--config.epochs=2"]
+    model += ["--config.model.neck.norm=none", "--config.model.matcher.head=v2.1"]
+    model += ["--config.epochs=2"]
     again = run(place, tmp_path / "trained", start, *model)
     assert "backbone (" in again.stdout
     first, last = json.loads((tmp_path / "trained" / "results.json").read_text())["results"]
@@ -354,7 +363,8 @@ def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_p
 
 def test_two_processes_start_from_one_file(place, converted):
     model = ["--config.model.backbone.width=64", "--config.model.neck.channels=64"]
-    model += ["--config.model.neck.norm=none", "--config.epochs=1"]
+    model += ["--config.model.neck.norm=none", "--config.model.matcher.head=v2.1"]
+    model += ["--config.epochs=1"]
     processes = start_two(place, place / "from", f"--config.init_from={converted}", *model)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
@@ -388,9 +398,13 @@ REFUSALS = [
     (["--config.data.test=('market1501', 'synthetic_people/plazza')"], "synthetic_people/plaza"),
     (["--config.sampler.name=rand"], "random"),
     (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
+    (["--config.objective.name=triplet"], "objective 'triplet' has no option 'valid_flags'"),
     (
-        ["--config.objective={'name': 'triplet'}", "--config.model.matcher.statistics_chunk=4"],
-        "the objective 'triplet' has none",
+        [
+            "--config=configs/qaconv_gs.py:market1501,debug",
+            "--config.model.matcher.statistics_chunk=4",
+        ],
+        "statistics_chunk=4 divides a class memory, and this objective has none",
     ),
     (["--config.schedule.name=adapt"], "unknown schedule 'adapt'; valid: adaptive"),
     (
@@ -412,7 +426,7 @@ def test_wrong_settings_are_refused_in_words(place, tmp_path, arguments, message
 
 def test_another_configuration_is_refused(place, finished):
     result = run(place, finished[0], "--config.optim.lr=0.5", expect=1)
-    assert "optim.lr: 0.01 there, 0.5 now" in result.stderr
+    assert "optim.lr: 0.005 there, 0.5 now" in result.stderr
     assert "another --workdir" in result.stderr
 
 

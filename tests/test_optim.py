@@ -1,5 +1,8 @@
 """Optimizers and schedules against PyTorch's rules, written plainly."""
 
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,8 +113,11 @@ def test_unknown_names_list_the_valid_ones():
 @pytest.mark.golden
 def test_sgd_equals_pytorch(golden_dir):
     golden = np.load(golden_dir / "optimizers.npz")
+    told = json.loads((golden_dir / "optimizers.json").read_text())["sgd_nesterov_qaconv"]["kwargs"]
+    rule = {k: float(v) for k, v in re.findall(r"(lr|momentum|weight_decay)=([-.e0-9]+)", told)}
+    assert len(rule) == 3
     with jax.enable_x64(True):
-        tx = make_optimizer(lr=0.05, backbone_lr=0.05)
+        tx = make_optimizer(**rule, backbone_lr=rule["lr"])
         tree = {"matcher": jnp.asarray(golden["p0"], float)}
         state = tx.init(tree)
         expected = golden["sgd_nesterov_qaconv/params_base_classifier"][:, 0]
@@ -119,3 +125,14 @@ def test_sgd_equals_pytorch(golden_dir):
             updates, state = tx.update({"matcher": jnp.asarray(grad, float)}, state, tree)
             tree = optax.apply_updates(tree, updates)
             np.testing.assert_allclose(tree["matcher"], after, rtol=1e-8)
+
+
+@pytest.mark.golden
+def test_step_schedule_equals_pytorch(golden_dir):
+    told = json.loads((golden_dir / "optimizers.json").read_text())["lr_single_step"]
+    rule, rates = told["kwargs"], told["lr_by_epoch"]
+    schedule = make_schedule(
+        epochs=len(rates), steps_per_epoch=3, step_epochs=rule["stepsize"][0], factor=rule["gamma"]
+    )
+    ours = [told["base_lr"] * float(schedule.share(3 * epoch, None)) for epoch in range(len(rates))]
+    np.testing.assert_allclose(ours, rates, rtol=1e-6)

@@ -1,6 +1,7 @@
 """Whole trainings of ten steps against the original's: losses, weights, features at the end."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -67,7 +68,7 @@ def test_ten_steps_equal_the_original(golden_dir, variant, devices):
     chunk = CHUNK if variant == "classmem_chunked" else 0
     card["matcher"] = card["matcher"] | {"statistics_chunk": chunk}
     with jax.enable_x64(True):
-        mesh = make_mesh(jax.devices()[:devices])
+        mesh = make_mesh(jax.devices()[: math.gcd(devices, config["B"])])
         tx = make_optimizer(lr=rule["lr"], backbone_lr=0.1 * rule["lr"], clip_norm=rule["clip"])
         objective = make_objective(
             **OBJECTIVES[variant], num_classes=config["ncls"], axis_name=AXIS

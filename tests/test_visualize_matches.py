@@ -106,6 +106,14 @@ def test_a_query_and_the_best_of_the_gallery(tool, place, absolute):
         assert 0.7 * count * frame < seen <= count * frame  # lines cross them
 
 
+def test_absolute_contributions_are_another_picture(tool):
+    pictures = []
+    for more in ([], ["--absolute"]):
+        _, _, out = tool("--dataset", "market1501", "--top", 1, *more)
+        pictures.append(out.read_bytes())
+    assert pictures[0] != pictures[1]
+
+
 @pytest.mark.end_to_end
 def test_the_model_and_the_test_set_of_a_training(place, tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}

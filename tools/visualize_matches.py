@@ -169,6 +169,8 @@ class Matcher:
         """
         explain = functools.partial(self._explain, self._variables)
         found = []
+        if others is not None:
+            of_query = explain(query.feature[None], others).from_query.mean((0, 1))
         for shown in gallery:
             told = jax.tree.map(np.asarray, explain(query.feature[None], shown.feature[None]))
             maps = {name: value[0, 0] for name, value in told._asdict().items() if value.ndim == 4}
@@ -181,7 +183,6 @@ class Matcher:
                 **maps,
             )
             if others is not None:
-                of_query = explain(query.feature[None], others).from_query.mean((0, 1))
                 of_gallery = explain(others, shown.feature[None]).from_gallery.mean((0, 1))
                 pair = pair.above(np.asarray(of_query), np.asarray(of_gallery), "average image")
             found.append(pair)

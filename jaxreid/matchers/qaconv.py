@@ -153,6 +153,11 @@ class QAConv(nn.Module):
             ValueError: maps of different sizes, or of another size than the weights were made for;
                 chunks that do not fit the devices.
         """
+        if train and self.statistics_chunk and self.axis_name and mask is None:
+            raise ValueError(
+                f"statistics_chunk={self.statistics_chunk} divides a class memory, and this "
+                "objective has none: every device holds other queries; set it to 0."
+            )
         contribution, bias = self._contributions(query, gallery, train=train, mask=mask)
         return self.norm_out(contribution.sum((2, 3)) + bias, train=train, mask=mask)
 
