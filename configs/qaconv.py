@@ -130,7 +130,21 @@ def paper() -> ml_collections.ConfigDict:
 
     # Not part of the method; the work directory may be continued with other values.
     config.eval = ml_collections.ConfigDict(
-        {"batch_size": 64, "query_tile": 32, "gallery_tile": 512, "every_epochs": 0, "pictures": 4}
+        {
+            "batch_size": 64,
+            "query_tile": 32,
+            "gallery_tile": 512,
+            "flip": False,  # mean of the features of an image and of its mirror image
+            "junk": "auto",  # "camera", unless cameras are unknown
+            "average_precision": "standard",  # versions 1.0 and 1.1 took "trapezoid"
+            # Further rows in the table of results, with the numbers of the paper's code.
+            "rerank": False,  # k-reciprocal; "weight" is that of the original distance
+            "rerank_options": {"k1": 20, "k2": 6, "weight": 0.3},
+            "tlift": False,  # after re-ranking, if that is on; times in seconds
+            "tlift_options": {"tau": 100.0, "sigma": 200.0, "k": 10, "alpha": 0.2},
+            "every_epochs": 0,
+            "pictures": 4,
+        }
     )
     config.checkpoint = ml_collections.ConfigDict({"every_steps": 500, "keep": 2, "keep_every": 0})
     config.log = ml_collections.ConfigDict({"every_steps": 20})

@@ -1,5 +1,6 @@
 """How results are told: rows, a table, sentences, and a picture of ranked lists."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxreid.evaluate import Result
-from jaxreid.ranking import top_matches
+from jaxreid.files import replace_file
+from jaxreid.ranking import choose_rule, count_matches, junk_groups
 from jaxreid.visualize import Row, Tile, ranking_picture, save
 from jaxreid.writer import table
 
@@ -24,39 +26,59 @@ def results_of(
         initial: what to call the model of step 0.
 
     Returns:
-        Per test set, in the order in which they were first evaluated: {"set", "model", "step"} and
-        the metrics; the model of a later step than 0 is called "trained".
+        Per test set, in the order in which they were first evaluated: {"set", "variant", "model",
+        "step"} and the metrics; the model of a later step than 0 is called "trained".
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for event in events:
         if event["kind"] == "eval":
-            values = {
-                key: event[key] for key in event if key not in ("kind", "time", "set", "step")
-            }
-            model = "trained" if event["step"] else initial
-            row = {"set": event["set"], "model": model, "step": event["step"], **values}
-            found.setdefault(event["set"], {})[model] = row
+            told = {"set": event["set"], "variant": event.get("variant", "plain")}
+            told["model"] = "trained" if event["step"] else initial
+            row = told | {"step": event["step"]}
+            row |= {key: event[key] for key in event if key not in (*row, "kind", "time")}
+            found.setdefault(event["set"], {})[told["model"], told["variant"]] = row
     return [row for models in found.values() for row in models.values()]
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `results_of` as a table, in percent."""
-    rows = [
-        (row["set"], row["model"], *(f"{100 * row[key]:.1f}" for key in COLUMNS)) for row in results
-    ]
+    rows = []
+    for row in results:
+        variant = "" if row["variant"] == "plain" else f" {row['variant']}"
+        values = (f"{100 * row[key]:.1f}" for key in COLUMNS)
+        rows.append((row["set"] + variant, row["model"], *values))
     return table(("test set", "model", *COLUMNS), rows)
 
 
-def skipped_queries(name: str, metrics: Mapping[str, Any]) -> str:
-    """A sentence about queries without a match, or an empty text."""
-    skipped = metrics["queries_without_match"]
-    if not skipped:
-        return ""
-    total = skipped + metrics["queries"]
-    return (
-        f"{name}: {skipped} of {total} queries have no match on another camera in the gallery; "
-        "they are left out of the averages."
-    )
+def protocol_of(name: str, query: Any, gallery: Any, junk: str = "auto") -> tuple[str, list[str]]:
+    """The junk rule of a test set, and what its user should know before it is evaluated.
+
+    Args:
+        name: of the set.
+        query: with `pid` [Q], `camid` [Q] and `name` (Q texts).
+        gallery: the same, of G images.
+        junk: a rule, or "auto" for the one that fits.
+
+    Returns:
+        The rule, and sentences.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    data = query.camid, gallery.camid, query.name, gallery.name
+    rule, why = choose_rule(*data) if junk == "auto" else (junk, "")
+    groups = junk_groups(rule, *data)
+    matches, own = count_matches(query.pid, groups[0], gallery.pid, groups[1])
+    told = [f"{name}: {why}"] if why else []
+    count = int(((matches == 0) & (own > 0)).sum())
+    place = "in their own camera" if rule == "camera" else "in themselves"
+    if count:
+        told.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
+    if absent := int(((matches == 0) & (own == 0)).sum()):
+        told.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
+    if len(told) > bool(why):
+        told[-1] += " They are left out of the averages."
+    return rule, told
 
 
 def write_ranking(
@@ -65,16 +87,14 @@ def write_ranking(
     results: Mapping[str, Result],
     *,
     queries: int,
-    k: int = 10,
 ) -> None:
-    """Draws the top k of a few queries of each test set, from the worst to the best ranked.
+    """Draws the best matches of a few queries of each test set, from the worst to the best ranked.
 
     Args:
         path: of the PNG.
         sets: by name, the splits "query" and "gallery".
         results: by name, of the same sets.
         queries: rows for each set, spread evenly over the queries in order of average precision.
-        k: gallery images in a row.
     """
     sections = []
     for name, result in results.items():
@@ -82,30 +102,61 @@ def write_ranking(
         valid = np.flatnonzero(result.ranks.matches)
         order = valid[np.argsort(result.ranks.average_precision[valid], kind="stable")]
         chosen = order[np.unique(np.linspace(0, len(order) - 1, queries).round().astype(int))]
-        top = top_matches(
-            result.scores[chosen],
-            query.pid[chosen],
-            query.camid[chosen],
-            gallery.pid,
-            gallery.camid,
-            k,
-        )
-        rows = [
-            _row(q, indices, query, gallery, result) for q, indices in zip(chosen, top, strict=True)
-        ]
+        rows = [_row(q, query, gallery, result) for q in chosen]
         title = f"{name}: rank-1 {result.metrics['rank1']:.1%}, mAP {result.metrics['mAP']:.1%}"
         sections.append((title, rows))
     save(ranking_picture(sections), path)
 
 
-def _row(q: int, indices: np.ndarray, query: Any, gallery: Any, result: Result) -> Row:
+def write_queries(
+    path: pathlib.Path, sets: Mapping[str, Mapping[str, Any]], results: Mapping[str, Result]
+) -> None:
+    """Writes what became of every query, a line of JSON for each.
+
+    Args:
+        path: of the file.
+        sets: by name, the splits "query" and "gallery".
+        results: by name, of the same sets.
+
+    A line holds "set", "query" (name), "pid", "camid" (from 0), "matches" (in the gallery), "AP"
+    and "first_match" (rank from 1; both null without a match), and "top": the best of the gallery,
+    each with "name", "score" and "right".
+    """
+    lines = []
+    for name, result in results.items():
+        query, gallery = sets[name]["query"], sets[name]["gallery"]
+        for q in range(len(query)):
+            matches = int(result.ranks.matches[q])
+            line = {
+                "set": name,
+                "query": query.name[q],
+                "pid": int(query.pid[q]),
+                "camid": int(query.camid[q]),
+                "matches": matches,
+                "AP": float(result.ranks.average_precision[q]) if matches else None,
+                "first_match": int(result.ranks.first_match[q]) if matches else None,
+                "top": [
+                    {
+                        "name": gallery.name[g],
+                        "score": round(float(score), 6),
+                        "right": bool(gallery.pid[g] == query.pid[q]),
+                    }
+                    for g, score in zip(result.top[q], result.top_scores[q], strict=True)
+                    if g >= 0
+                ],
+            }
+            lines.append(json.dumps(line) + "\n")
+    replace_file(path, "".join(lines).encode())
+
+
+def _row(q: int, query: Any, gallery: Any, result: Result) -> Row:
     tiles = [
         Tile(
             image=gallery.image[g],
-            caption=f"c{gallery.camid[g] + 1}  {result.scores[q, g]:+.2f}",
+            caption=f"c{gallery.camid[g] + 1}  {score:+.2f}",
             right=bool(gallery.pid[g] == query.pid[q]),
         )
-        for g in indices
+        for g, score in zip(result.top[q], result.top_scores[q], strict=True)
         if g >= 0
     ]
     ap, first = result.ranks.average_precision[q], result.ranks.first_match[q]

@@ -30,6 +30,7 @@ FILES = {
     "config.json",
     "metrics.jsonl",
     "results.json",
+    "queries.jsonl",
     "ranking.png",
     "checkpoints",
     "graphs",

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.model import Model, apply_training
 from jaxreid.objectives import Objective
+from jaxreid.ops.normalize import l2_normalize
 from jaxreid.optim import Schedule
 from jaxreid.state import TrainState, state_specs
 
@@ -114,19 +115,26 @@ def make_train_step(
     )
 
 
-def make_encode(model: Model, mesh: Mesh) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
-    """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`."""
+def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[..., jax.Array]:
+    """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`.
+
+    With `flip`, the mean of an image's features and of those of its mirror image, mirrored back
+    where they are maps; of unit length where they were.
+    """
 
     def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
+        extract = lambda x: model.apply(variables, x, method="encode").astype(jnp.float32)  # noqa: E731
         with jax.default_matmul_precision("highest"):  # results do not depend on the device
-            return model.apply(variables, image, method="encode").astype(jnp.float32)
+            if not flip:
+                return extract(image)
+            feature, mirrored = extract(image), extract(image[:, :, ::-1])
+        is_map = feature.ndim == 4
+        return l2_normalize(feature + mirrored[:, :, ::-1]) if is_map else (feature + mirrored) / 2
 
     return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
 
 
-def make_score(
-    model: Model, mesh: Mesh
-) -> Callable[[dict[str, Any], jax.Array, jax.Array], jax.Array]:
+def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
     """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
 
     The queries and the scores are whole on every device.

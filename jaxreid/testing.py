@@ -17,8 +17,11 @@ from jaxreid.evaluate import Evaluator, evaluate
 from jaxreid.graph import class_graph, save_graph
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.model import Model, init_variables, make_model
+from jaxreid.names import check_name
 from jaxreid.pretrained import load_weights, read_card
-from jaxreid.report import results_of, results_table, skipped_queries, write_ranking
+from jaxreid.ranking.metrics import PRECISIONS
+from jaxreid.ranking.protocol import RULES
+from jaxreid.report import protocol_of, results_of, results_table, write_queries, write_ranking
 from jaxreid.runs import holds_checkpoint
 from jaxreid.writer import Writer, write_json
 
@@ -31,10 +34,14 @@ class Evaluation:
         mesh: the devices.
         workdir: the work directory.
         pictures: queries per test set in ranking.png.
+        junk: rule of `ranking.protocol`, or "auto".
+        average_precision: "standard" or "trapezoid", as for `rank_queries`.
+        rerank: evaluate re-ranked as well, with `rerank_options`, keywords of `ranking.rerank`.
+        tlift: evaluate with TLift as well, with `tlift_options`, keywords of `ranking.tlift`.
         every_epochs: how often the caller is told to evaluate in between; 0 for never.
         loaded: step 0 has weights from a file; the results call it "loaded", not "untrained".
         batch_size: as for `Evaluator`.
-        **tiles: the other keywords of `Evaluator`.
+        **tiles: the other keywords of `Evaluator`: tile sizes and `flip`.
     """
 
     def __init__(
@@ -44,13 +51,25 @@ class Evaluation:
         workdir: pathlib.Path,
         *,
         pictures: int,
+        junk: str,
+        average_precision: str,
+        rerank: bool,
+        rerank_options: Mapping[str, Any],
+        tlift: bool,
+        tlift_options: Mapping[str, Any],
         every_epochs: int,
         batch_size: int,
         loaded: bool = False,
         **tiles: int,
     ) -> None:
         self._evaluator = Evaluator(model, mesh, batch_size=batch_size, **tiles)
-        self._workdir, self._pictures = workdir, pictures
+        if junk != "auto":
+            check_name(junk, RULES, "eval.junk")
+        check_name(average_precision, PRECISIONS, "eval.average_precision")
+        self._workdir, self._pictures, self._junk = workdir, pictures, junk
+        self._precision = average_precision
+        self._rerank = rerank_options if rerank else None
+        self._tlift = tlift_options if tlift else None
         self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(
@@ -71,7 +90,7 @@ class Evaluation:
         step: int,
         again: bool = False,
     ) -> None:
-        """Evaluates on every set; writes events, results.json and ranking.png.
+        """Evaluates on every set; writes events, results.json, queries.jsonl and ranking.png.
 
         Args:
             variables: {"params", "batch_stats"} of the model.
@@ -83,7 +102,15 @@ class Evaluation:
         found = {e["set"] for e in writer.events if e["kind"] == "eval" and e["step"] == step}
         if found >= tests.keys() and not again:
             return
-        results = {}
+        results, rules, lifts = {}, {}, {}
+        for name, splits in tests.items():
+            rules[name], told = protocol_of(name, splits["query"], splits["gallery"], self._junk)
+            timed = all(np.isfinite(split.time).all() for split in splits.values())
+            lifts[name] = self._tlift if timed else None
+            if self._tlift is not None and not timed:
+                told.append(f"{name} has no times: it is evaluated without TLift.")
+            for sentence in told:
+                writer.say(sentence)
         for name, splits in tests.items():
             progress = lambda what, name=name, **keys: writer.progress(f"{name} {what}", **keys)  # noqa: E731
             results[name] = evaluate(
@@ -93,15 +120,20 @@ class Evaluation:
                 splits["gallery"],
                 lambda split: self._batches(pipeline.ImageStore(split.image, split.name)),
                 progress,
+                junk=rules[name],
+                precision=self._precision,
+                rerank=self._rerank,
+                tlift=lifts[name],
             )
-        for name, result in results.items():
-            writer.write("eval", step, result.metrics, name)
-            if sentence := skipped_queries(name, result.metrics):
-                writer.say(sentence)
+        for name, variants in results.items():
+            rule = {"junk": rules[name], "average_precision": self._precision}
+            for variant, result in variants.items():
+                writer.write("eval", step, {"variant": variant} | result.metrics | rule, name)
         if jax.process_index() == 0:
             write_json(self._workdir / "results.json", {"results": self._results(writer)})
-            picture = self._workdir / "ranking.png"
-            write_ranking(picture, tests, results, queries=self._pictures)
+            plain = {name: variants["plain"] for name, variants in results.items()}
+            write_queries(self._workdir / "queries.jsonl", tests, plain)
+            write_ranking(self._workdir / "ranking.png", tests, plain, queries=self._pictures)
 
     def nearest_classes(
         self,
@@ -138,7 +170,7 @@ class Evaluation:
     def tell(self, writer: Writer, what: str) -> None:
         """Says the results of the run, and where they and `what` else are."""
         writer.say(results_table(self._results(writer)))
-        writer.say(f"results.json, ranking.png{what} are in {self._workdir}")
+        writer.say(f"results.json, queries.jsonl, ranking.png{what} are in {self._workdir}")
 
     def _results(self, writer: Writer) -> list[dict[str, Any]]:
         return results_of(writer.events, initial=self._initial)

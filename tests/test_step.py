@@ -155,6 +155,21 @@ def test_frozen_statistics_stay_while_the_rest_learns(on_one_device):
     )
 
 
+def test_flipped_features_do_not_know_left_from_right():
+    model, mesh = tiny_model(), make_mesh(jax.devices()[:2])
+    variables = model.init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
+    encode = make_encode(model, mesh, flip=True)
+    image = next(batches())["image"]
+    feature, mirrored = (
+        np.asarray(encode(variables, to_devices(mesh, x)))
+        for x in (image, np.ascontiguousarray(image[:, :, ::-1]))
+    )
+    np.testing.assert_allclose(mirrored[:, :, ::-1], feature, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(feature, axis=-1), 1, rtol=1e-5)
+    plain = make_encode(model, mesh)(variables, to_devices(mesh, image))
+    assert np.abs(np.asarray(plain) - feature).max() > 1e-3
+
+
 def test_encode_and_score_are_equal_on_any_number_of_devices():
     model = tiny_model()
     batch = next(batches())

@@ -51,3 +51,15 @@ def test_benchmark_compares_the_same_network_with_pytorch(tmp_path):
     wrong = run("benchmark.py", "backbones", "--arch", "resnet19")
     assert wrong.returncode != 0
     assert "valid: resnet18" in wrong.stderr
+
+
+def test_benchmark_compares_rankings_with_plain_loops(tmp_path):
+    small = ["--images", 40, 160, "--repeats", 1]
+    result = run("benchmark.py", "ranking", *small, "--out", tmp_path / "record.json")
+    assert result.returncode == 0, result.stderr
+    records = json.loads((tmp_path / "record.json").read_text())["results"]
+    assert [record["what"] for record in records] == ["metrics", "rerank", "tlift"]
+    for record in records:
+        assert record["difference"] < 1e-5  # the very same numbers
+        assert record["ratio"] > 0
+        assert set(record["peak_bytes"]) == {"jaxreid", "plain"}

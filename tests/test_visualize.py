@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxreid.evaluate import Result
 from jaxreid.ranking import rank_queries, summarize
-from jaxreid.report import results_of, results_table, skipped_queries, write_ranking
+from jaxreid.report import protocol_of, results_of, results_table, write_ranking
 from jaxreid.visualize import RIGHT, WRONG
 
 
@@ -35,7 +35,8 @@ def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
     query, gallery = people([1, 2], 0), people([1, 2, 3], 1)
     scores = np.array([[3, 2, 1], [3, 2, 1]], np.float32)  # right, then wrong before right
     ranks = rank_queries(scores, query.pid, query.camid, gallery.pid, gallery.camid)
-    result = Result(summarize(ranks), ranks, scores)
+    top = np.argsort(-scores, kind="stable")
+    result = Result(summarize(ranks), ranks, top, np.take_along_axis(scores, top, 1))
     sets = {"tiny": {"query": query, "gallery": gallery}}
     write_ranking(tmp_path / "ranking.png", sets, {"tiny": result}, queries=5)
     with Image.open(tmp_path / "ranking.png") as picture:
@@ -67,5 +68,21 @@ def test_results_are_told_from_events():
         ("trained", 9, 0.5),
     ]
     assert "50.0" in results_table(rows).splitlines()[-1]
-    assert "3 of 10 queries" in skipped_queries("a", {"queries": 7, "queries_without_match": 3})
-    assert skipped_queries("a", {"queries": 7, "queries_without_match": 0}) == ""
+
+
+def test_what_a_test_set_lacks_is_said_before():
+    query, gallery = people([1, 2, 3, 9], 0), people([1, 2, 5], 1)
+    gallery.camid[1] = 0  # person 2 is seen by one camera only
+    rule, told = protocol_of("tiny", query, gallery)
+    assert rule == "camera"
+    assert told == [
+        "tiny: 1 of 4 queries have matches only in their own camera.",
+        "tiny: 2 of 4 queries have no match in the gallery. They are left out of the averages.",
+    ]
+    assert protocol_of("tiny", people([1], 0), people([1], 1)) == ("camera", [])
+    gallery.camid[:] = -1
+    rule, told = protocol_of("tiny", query, gallery)
+    assert rule == "same-image"
+    assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in told[0]
+    gallery.name = ["a", "b", "c"]
+    assert protocol_of("tiny", query, gallery)[0] == "none"

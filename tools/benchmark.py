@@ -1,6 +1,7 @@
 """Measures this package against the obvious alternative, on the same cores and in the same run.
 
     python tools/benchmark.py backbones
+    python tools/benchmark.py ranking --repeats 3
     python tools/benchmark.py backbones --arch resnet50 osnet_x1_0 --batch 4 --out speed.json
 
 Absolute times say little about another machine. What counts is the ratio of the medians of
@@ -37,6 +38,7 @@ NETWORKS = (
     "osnet_x1_0",
     "osnet_ain_x1_0",
 )
+RANKINGS = ("metrics", "rerank", "tlift")
 PASSES = ("forward", "forward and backward")
 LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
 MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # of a ResNet, as in QAConv 2.1
@@ -84,6 +86,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--batch", type=_positive, help="images (default: 8 for ResNets, 16 for OSNets)"
     )
     backbones.set_defaults(run=compare_backbones)
+    ranking = benchmarks.add_parser(
+        "ranking",
+        parents=[common],
+        help="CMC and mAP, re-ranking and TLift, against plain loops",
+        description="Times the ranking of scores against the algorithms as they are usually "
+        "written, and measures how much memory each needs beyond its input.",
+    )
+    ranking.add_argument(
+        "--what",
+        nargs="+",
+        choices=RANKINGS,
+        default=RANKINGS,
+        help="what to measure (default: everything)",
+    )
+    ranking.add_argument(
+        "--images",
+        type=_positive,
+        nargs=2,
+        metavar=("QUERIES", "GALLERY"),
+        help="how many (default: 3368 19732, those of Market-1501; 1000 10000 for re-ranking)",
+    )
+    ranking.set_defaults(run=compare_rankings)
     given = parser.parse_args(arguments)
     if given.out and not given.out.absolute().parent.is_dir():
         parser.error(f"--out: there is no folder {given.out.absolute().parent}.")
@@ -180,6 +204,13 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
     }
+
+
+def compare_rankings(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """Metrics, re-ranking and TLift here and as they are usually written: records and a table."""
+    import benchmark_ranking
+
+    return benchmark_ranking.compare(given.what, given.images, given.repeats, take_turns)
 
 
 def compare_backbones(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:

@@ -1,5 +1,14 @@
 """From scores to ranks: the cross-camera retrieval metrics."""
 
 from jaxreid.ranking.metrics import QueryRanks, rank_queries, summarize, top_matches
+from jaxreid.ranking.protocol import choose_rule, count_matches, junk_groups
 
-__all__ = ["QueryRanks", "rank_queries", "summarize", "top_matches"]
+__all__ = [
+    "QueryRanks",
+    "choose_rule",
+    "count_matches",
+    "junk_groups",
+    "rank_queries",
+    "summarize",
+    "top_matches",
+]

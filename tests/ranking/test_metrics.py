@@ -200,6 +200,40 @@ def test_errors_say_what_is_wrong():
         summarize(alone)
 
 
+def trapezoid_by_loops(row, pid, camid, gallery_pid, gallery_camid):
+    """Area under precision over recall, a point for every score there is, from (0, 1)."""
+    kept = [
+        (float(s), p == pid)
+        for s, p, c in zip(row, gallery_pid, gallery_camid, strict=True)
+        if not (p == pid and c == camid)
+    ]
+    total = sum(match for _, match in kept)
+    if not total:
+        return math.nan
+    area, recall, precision = 0.0, 0.0, 1.0
+    for threshold in sorted({s for s, _ in kept}, reverse=True):
+        found = [match for s, match in kept if s >= threshold]
+        next_recall, next_precision = sum(found) / total, sum(found) / len(found)
+        area += (next_recall - recall) * (precision + next_precision) / 2
+        recall, precision = next_recall, next_precision
+    return area
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10000])
+def test_trapezoid_precision_equals_plain_loops(levels):
+    scores, *ids = random_case(7, levels=levels)
+    ranks = rank_queries(scores, *ids, precision="trapezoid")
+    expected = [
+        trapezoid_by_loops(row, ids[0][q], ids[1][q], *ids[2:]) for q, row in enumerate(scores)
+    ]
+    np.testing.assert_allclose(ranks.average_precision, expected, rtol=1e-12)
+    standard = rank_queries(scores, *ids)
+    np.testing.assert_array_equal(ranks.first_match, standard.first_match)
+    assert not np.allclose(ranks.average_precision, standard.average_precision, equal_nan=True)
+    with pytest.raises(ValueError, match="unknown average precision 'area'; valid: "):
+        rank_queries(scores, *ids, precision="area")
+
+
 @pytest.mark.parametrize("k", [1, 7, 60, 100])
 @pytest.mark.parametrize("levels", [1, 4, 10000])
 def test_top_matches_equals_a_stable_sort_without_junk(levels, k):
