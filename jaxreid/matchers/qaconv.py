@@ -6,13 +6,14 @@ Source: Liao and Shao, ECCV 2020, arXiv 1904.10424 (head "v1"); the shared, symm
 that of QAConv-GS, CVPR 2022, arXiv 2104.01546.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.ops.correlation import best_matches, matched_positions
+from jaxreid.ops.correlation import best_matches, match_scores
 from jaxreid.ops.normalize import affine, batch_norm, chunked_batch_norm
 
 HEADS = ("v1", "v2.1")
@@ -97,6 +98,22 @@ class Explanation(NamedTuple):
     offset: jax.Array
 
 
+def pool_weights(params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
+    """The parameters of a matcher for maps whose cells are means of several of its own.
+
+    Args:
+        params: of `QAConv`, made for h x w maps.
+        window: rows and columns that become one; they divide h and w.
+
+    Returns:
+        The same with a weight for each cell of the coarser map: the sum of those it replaces.
+    """
+    directions, h, w = params["weight"].shape
+    rows, columns = window
+    cells = params["weight"].reshape(directions, h // rows, rows, w // columns, columns)
+    return {**params, "weight": cells.sum((2, 4))}
+
+
 class QAConv(nn.Module):
     """Query-adaptive convolution: scores of every query with every gallery image.
 
@@ -158,8 +175,18 @@ class QAConv(nn.Module):
                 f"statistics_chunk={self.statistics_chunk} divides a class memory, and this "
                 "objective has none: every device holds other queries; set it to 0."
             )
-        contribution, bias = self._contributions(query, gallery, train=train, mask=mask)
-        return self.norm_out(contribution.sum((2, 3)) + bias, train=train, mask=mask)
+        query, gallery, weight, bias = self._prepared(query, gallery)
+        if train:
+            contribution = self._contributions(best_matches(query, gallery), weight, True, mask)
+            return self.norm_out(contribution.sum((2, 3)) + bias, train=True, mask=mask)
+        # Without batch statistics all is affine: two dot products and a constant for each pair.
+        gain_in, shift_in = self.norm_in.affine()
+        gain, shift = self.norm_out.affine()
+        of_gallery, of_query = weight
+        scores = match_scores(
+            query, gallery, of_query * gain_in * gain, of_gallery * gain_in * gain
+        )
+        return scores + (gain * (shift_in * weight.sum() + bias) + shift)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
         """What the scores of a few pairs are made of, in evaluation.
@@ -175,39 +202,49 @@ class QAConv(nn.Module):
         Differs: it passes its probe images as our gallery, which with head "v1" exchanges the
             weights of the two directions; it does not say how the parts add up to the score.
         """
-        contribution, bias = self._contributions(query, gallery)
-        gain, shift = self.norm_out.affine()
         maps = (len(query), len(gallery), *query.shape[1:3])
-        positions = matched_positions(
-            *(x.reshape(len(x), -1, x.shape[-1]) for x in (query, gallery))
-        )
+        query, gallery, weight, bias = self._prepared(query, gallery)
+        of_query, of_gallery, in_gallery, in_query = best_matches(query, gallery, positions=True)
+        contribution = self._contributions((of_query, of_gallery), weight)
+        gain, shift = self.norm_out.affine()
         return Explanation(
-            *(contribution[:, :, direction].reshape(maps) for direction in (0, 1)),
-            *(position.reshape(maps) for position in positions),
+            from_gallery=contribution[:, :, 0].reshape(maps),
+            from_query=contribution[:, :, 1].reshape(maps),
+            match_in_query=in_query.astype(jnp.int32).reshape(maps),
+            match_in_gallery=in_gallery.astype(jnp.int32).reshape(maps),
             logit=self.norm_out(contribution.sum((2, 3)) + bias),
             gain=gain,
             offset=bias * gain + shift,
         )
 
-    def _contributions(
-        self,
-        query: jax.Array,
-        gallery: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """[Q, G, 2, n] of gallery and of query positions, and the scalar to add to their sum."""
+    def _prepared(
+        self, query: jax.Array, gallery: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Maps as [Q, n, d] and [G, n, d], weights [2, n] and the bias of a pair.
+
+        The weights are of gallery positions, then of query positions: the published order.
+        """
         if query.shape[1:] != gallery.shape[1:]:
             raise ValueError(
                 f"query maps are {query.shape[1:]} and gallery maps {gallery.shape[1:]}; QAConv "
                 "compares maps of one size: extract both with the same model and image size."
             )
         weight, bias = self._head(*query.shape[1:3])
-        n, d = weight.shape[1], query.shape[-1]
-        matches = best_matches(query.reshape(-1, n, d), gallery.reshape(-1, n, d))
-        response = self.norm_in(jnp.stack(matches, axis=2), train=train, mask=mask)
-        return response * weight, bias * (2 // len(weight))
+        flat = (x.reshape(len(x), -1, x.shape[-1]) for x in (query, gallery))
+        both = jnp.broadcast_to(weight, (2, weight.shape[1]))
+        return *flat, both, bias * (2 // len(weight))
+
+    def _contributions(
+        self,
+        matches: tuple[jax.Array, jax.Array],
+        weight: jax.Array,
+        train: bool = False,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """[Q, G, 2, n] of gallery and of query positions."""
+        of_query, of_gallery = matches
+        both = jnp.stack([of_gallery, of_query], axis=2)
+        return self.norm_in(both, train=train, mask=mask) * weight
 
     @nn.compact
     def _head(self, h: int, w: int) -> tuple[jax.Array, jax.Array]:

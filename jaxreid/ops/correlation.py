@@ -2,17 +2,35 @@
 
 Letters: Q queries, G gallery images, r positions of a query map, s positions of a gallery map,
 d channels. Positions are the h*w cells of a map, row by row.
+
+The correlation [Q, G, r, s] never exists as a whole. It is computed a tile of pairs at a time,
+small enough to stay in the cache, reduced to its maxima and forgotten. Gradients need only know
+where the maxima were.
 """
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# Numbers in a correlation tile. Measured on two CPU cores with 32 queries and 128 gallery maps:
-# forward is fastest at eight times as many, forward and backward at this.
-TILE_SIZE = 2**18
+from jaxreid.names import check_name
+from jaxreid.ops.scatter import gathered, one_hot
+
+# Numbers in a correlation tile. CPU: about the fastest, forward and backward, on two cores; smaller
+# ones pay for calls, larger ones leave the cache. Others: 32 MiB fit the cache of a large GPU; not
+# measured.
+TILE_SIZE = {"cpu": 2**21}
+OTHER_TILE_SIZE = 2**23
+ENGINES = ("auto", "xla", "pallas")
+ENGINE = "JAXREID_ENGINE"  # environment variable: the engine for the calls that name none
+
+Array = jax.Array
 
 
-def match_pair(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+def match_pair(query: Array, gallery: Array) -> tuple[Array, Array]:
     """Best matches of one pair of maps: the definition, and the oracle of `best_matches`.
 
     Args:
@@ -20,56 +38,271 @@ def match_pair(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Arr
         gallery: [s, d] float.
 
     Returns:
-        [s] the best query match of each gallery position and
-        [r] the best gallery match of each query position; in [-1, 1] where rows have unit norm.
+        [r] the best over gallery positions, of each query position, and
+        [s] the best over query positions, of each gallery position; in [-1, 1] where rows have
+        unit norm.
 
     Source: Liao and Shao, ECCV 2020, Section 3.
     """
     correlation = jnp.einsum("rd,sd->rs", query, gallery)
-    return correlation.max(0), correlation.max(1)
+    return correlation.max(1), correlation.max(0)
 
 
 def best_matches(
-    query: jax.Array, gallery: jax.Array, *, tile: int | None = None
-) -> tuple[jax.Array, jax.Array]:
+    query: Array,
+    gallery: Array,
+    *,
+    positions: bool = False,
+    tile: int | None = None,
+    engine: str | None = None,
+) -> tuple[Array, ...]:
     """Best matches of every query with every gallery map, both ways.
 
-    The correlation [Q, G, r, s] never exists as a whole: the gallery is taken `tile` maps at a
-    time, and the gradient computes each tile's correlation again instead of keeping it.
+    The gradient is that of the plain formulation with one position for each maximum, the first of
+    equals, in float32 or wider. Between the passes it keeps the positions, a byte each for maps of
+    up to 256; what nothing depends on, such as the gradient of a class memory, is not computed.
 
     Args:
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
-        tile: gallery maps per step; default so that a tile holds about `TILE_SIZE` numbers.
+        positions: return where the best matches are, too.
+        tile: numbers in a correlation tile; default by device. It changes no result but by
+            rounding.
+        engine: "xla"; "pallas", a kernel that keeps the tile on the chip (TPU, or anywhere, slowly,
+            in Pallas' interpreter); "auto", the faster one where that has been measured, which so
+            far is "xla" everywhere. Default: the environment variable JAXREID_ENGINE, else "auto".
 
     Returns:
-        [Q, G, s] over gallery positions and [Q, G, r] over query positions, as `match_pair`;
-        float32 or wider, whatever the features' type.
+        [Q, G, r] over gallery positions and [Q, G, s] over query positions, as `match_pair`,
+        float32 or wider, whatever the features' type. With `positions` also [Q, G, r] the gallery
+        position that each query position matches best and [Q, G, s] the query position that each
+        gallery position matches best, the first of equals; uint8 where that suffices, else uint16
+        or uint32.
+
+    Raises:
+        ValueError: an unknown engine, shapes that do not fit, or maps without positions.
     """
-    tile = tile or max(1, TILE_SIZE // (query.shape[0] * query.shape[1] * gallery.shape[1]))
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-
-    @jax.checkpoint
-    def one(gallery_map: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Gallery positions as rows: both maxima then read the tile along its own axes.
-        correlation = jnp.einsum("sd,qrd->sqr", gallery_map, query, preferred_element_type=dtype)
-        return correlation.max(2).T, correlation.max(0)
-
-    over_gallery, over_query = jax.lax.map(one, gallery, batch_size=min(tile, gallery.shape[0]))
-    return over_gallery.swapaxes(0, 1), over_query.swapaxes(0, 1)
+    _check(query, gallery)
+    run = _engine(engine)
+    query, gallery = _equally_varying(query, gallery)
+    if positions:
+        return _forward(query, gallery, tile, run, True)
+    return _matches(query, gallery, tile, run)
 
 
-def matched_positions(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the best matches of `best_matches` are; for few pairs, since it keeps the correlation.
+def match_scores(
+    query: Array,
+    gallery: Array,
+    query_weight: Array,
+    gallery_weight: Array,
+    *,
+    tile: int | None = None,
+    engine: str | None = None,
+) -> Array:
+    """Sums of best matches, weighted by position: all a matcher that is affine in them needs.
 
     Args:
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
+        query_weight: [r] float, of the query positions' best matches over the gallery positions.
+        gallery_weight: [s] float, of the gallery positions'.
+        tile: as for `best_matches`.
+        engine: as for `best_matches`.
 
     Returns:
-        [Q, G, s] int32 query position that each gallery position matches best, and
-        [Q, G, r] int32 gallery position that each query position matches best; the first of equals.
+        [Q, G], float32 or wider.
+
+    Raises:
+        ValueError: as for `best_matches`.
     """
+    _check(query, gallery)
+    arrays = _equally_varying(query, gallery, query_weight, gallery_weight)
+    query, gallery, query_weight, gallery_weight = arrays
+    if _engine(engine) == "pallas":
+        of_query, of_gallery = _forward(query, gallery, tile, "pallas", False)
+        return of_query @ query_weight + of_gallery @ gallery_weight
+
+    def score(correlation: Array) -> Array:
+        of_gallery, of_query = correlation.max(3), correlation.max(1)
+        return jnp.einsum("jsi,s->ij", of_gallery, gallery_weight) + jnp.einsum(
+            "jir,r->ij", of_query, query_weight
+        )
+
+    blocks = _over_tiles(query, gallery, tile, score)
+    b, a, i, j = blocks.shape
+    return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
+
+
+def _check(query: Array, gallery: Array) -> None:
+    if query.ndim != 3 or gallery.ndim != 3 or query.shape[2] != gallery.shape[2]:
+        raise ValueError(
+            f"query {query.shape} and gallery {gallery.shape}; needed are [Q, r, d] and [G, s, d]."
+        )
+    if 0 in (query.shape[1], gallery.shape[1]):
+        raise ValueError(
+            f"query {query.shape} and gallery {gallery.shape}: a map without positions has no best "
+            "match."
+        )
+
+
+def _engine(name: str | None) -> str:
+    name = name or os.environ.get(ENGINE, "auto")
+    check_name(name, ENGINES, "matching engine")
+    return "xla" if name == "auto" else name
+
+
+def _equally_varying(*arrays: Array) -> list[Array]:
+    """Under `shard_map`, marks all as different on every device on which one of them is.
+
+    A gradient that arrives at an array which is the same everywhere is then summed over the
+    devices, as it must be, by the transpose of the mark.
+    """
+    axes = [_varying(x) for x in arrays]
+    union = frozenset().union(*axes)
+    return [
+        jax.lax.pcast(x, tuple(union - have), to="varying") if union - have else x
+        for x, have in zip(arrays, axes, strict=True)
+    ]
+
+
+def _varying(x: Array) -> frozenset[str]:
+    """Mesh axes along which `x` differs from device to device, inside `shard_map`."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
+def _zeros_like(x: Array) -> Array:
+    axes = tuple(_varying(x))
+    zeros = jnp.zeros(x.shape, x.dtype)
+    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
+
+
+def _tile_shape(query: Array, gallery: Array, tile: int | None) -> tuple[int, int]:
+    """Queries and gallery maps per tile: about square, and no more padding than needed."""
+    size = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)
+    pairs = max(1, size // (query.shape[1] * gallery.shape[1]))
+    columns = min(len(query), max(int(pairs**0.5), pairs // max(1, len(gallery))))
+    rows = min(len(gallery), max(1, pairs // max(1, columns)))
+
+    def evenly(count: int, at_most: int) -> int:
+        return -(-count // -(-count // at_most)) if count else 1
+
+    return evenly(len(query), columns or 1), evenly(len(gallery), rows or 1)
+
+
+def _cut(x: Array, size: int) -> Array:
+    """[N, ...] as [tiles, size, ...], filled up with zeros."""
+    tiles = -(-len(x) // size)
+    padded = jnp.pad(x, [(0, tiles * size - len(x))] + [(0, 0)] * (x.ndim - 1))
+    return padded.reshape(tiles, size, *x.shape[1:])
+
+
+def _over_tiles(
+    query: Array, gallery: Array, tile: int | None, reduce: Callable[[Array], Any]
+) -> Any:
+    """What `reduce` makes of each tile of the correlation, [j, s, i, r], stacked as [b, a, ...].
+
+    There are a tiles of i queries and b tiles of j gallery maps.
+    """
+    i, j = _tile_shape(query, gallery, tile)
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    correlation = jnp.einsum("qrd,gsd->qgrs", query, gallery, preferred_element_type=dtype)
-    return correlation.argmax(2).astype(jnp.int32), correlation.argmax(3).astype(jnp.int32)
+    (r, d), s = query.shape[1:], gallery.shape[1]
+
+    def one(gallery_maps: Array, query_maps: Array) -> Any:
+        # Gallery positions as rows, query positions as columns: one plain product, and both maxima
+        # read it along its own axes.
+        rows, columns = gallery_maps.reshape(j * s, d), query_maps.reshape(i * r, d)
+        product = jnp.einsum("nd,md->nm", rows, columns, preferred_element_type=dtype)
+        return reduce(product.reshape(j, s, i, r))
+
+    queries = _cut(query, i)
+    return jax.lax.map(
+        lambda maps: jax.lax.map(functools.partial(one, maps), queries), _cut(gallery, j)
+    )
+
+
+def _forward(
+    query: Array, gallery: Array, tile: int | None, engine: str, positions: bool
+) -> tuple[Array, ...]:
+    """Maxima and positions as `best_matches` returns them; without a gradient."""
+    if engine == "pallas":
+        # Here, so that only those who ask for it need a JAX that has it.
+        from jaxreid.ops.correlation_kernel import best_matches_kernel
+
+        return best_matches_kernel(query, gallery, positions=positions)
+
+    def reduce(correlation: Array) -> list[Array]:
+        of_gallery, of_query = correlation.max(3), correlation.max(1)
+        found = [of_query, of_gallery.swapaxes(1, 2)]
+        if positions:
+            found.append(_first(correlation, of_query, 1))
+            found.append(_first(correlation, of_gallery, 3).swapaxes(1, 2))
+        return found  # each [j, i, positions]
+
+    def whole(blocks: Array) -> Array:
+        b, a, j, i, n = blocks.shape
+        joined = blocks.transpose(1, 3, 0, 2, 4).reshape(a * i, b * j, n)
+        return joined[: len(query), : len(gallery)]
+
+    return tuple(whole(x) for x in _over_tiles(query, gallery, tile, reduce))
+
+
+def _first(x: Array, best: Array, axis: int) -> Array:
+    """Where along an axis the maximum is. Four times as fast as `argmax` on a CPU."""
+    dtype = position_dtype(x.shape[axis])
+    index = jax.lax.broadcasted_iota(dtype, x.shape, axis)
+    last = jnp.array(x.shape[axis] - 1, dtype)  # where NaN is the maximum, nothing equals it
+    return jnp.where(x == jnp.expand_dims(best, axis), index, last).min(axis)
+
+
+def position_dtype(count: int) -> Any:
+    """The smallest type that numbers `count` positions."""
+    return jnp.uint8 if count <= 2**8 else jnp.uint16 if count <= 2**16 else jnp.uint32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _matches(query: Array, gallery: Array, tile: int | None, engine: str) -> tuple[Array, Array]:
+    return _forward(query, gallery, tile, engine, False)
+
+
+def _matches_forward(query: Array, gallery: Array, tile: int | None, engine: str) -> Any:
+    of_query, of_gallery, *found = _forward(query, gallery, tile, engine, True)
+    return (of_query, of_gallery), (query, gallery, *found)
+
+
+def _matches_backward(tile: int | None, engine: str, kept: Any, cotangents: Any) -> Any:
+    """Gradients of both maps, a tile of pairs at a time.
+
+    What arrives at a position's best match goes on to the position, times the feature it matched,
+    and to the matched one, times the feature of the position.
+    """
+    query, gallery, in_gallery, in_query = kept
+    i, j = _tile_shape(query, gallery, tile)
+    dtype = cotangents[0].dtype
+    on_tile = gathered if jax.default_backend() == "cpu" else one_hot
+    queries, galleries = _cut(query.astype(dtype), i), _cut(gallery.astype(dtype), j)
+
+    def pairs(x: Array) -> Array:  # [Q, G, n] as tiles [b, a, j, i, n]
+        return _cut(_cut(x, i).transpose(2, 0, 1, 3), j).transpose(0, 2, 1, 3, 4)
+
+    def gallery_tile(total: Array, given: Any) -> tuple[Array, Array]:
+        gallery_maps, *parts = given
+
+        def query_tile(total: Array, given: Any) -> tuple[Array, Array]:
+            query_maps, *pair = given
+            of_query, of_gallery = on_tile(query_maps, gallery_maps, *pair)
+            return total + of_gallery, of_query
+
+        total_gallery, of_queries = jax.lax.scan(
+            query_tile, _zeros_like(gallery_maps), (queries, *parts)
+        )
+        return total + of_queries, total_gallery
+
+    given = (galleries, *map(pairs, (*cotangents, in_gallery, in_query)))
+    of_query, of_gallery = jax.lax.scan(gallery_tile, _zeros_like(queries), given)
+    return tuple(
+        gradient.reshape(-1, *x.shape[1:])[: len(x)].astype(x.dtype)
+        for gradient, x in ((of_query, query), (of_gallery, gallery))
+    )
+
+
+_matches.defvjp(_matches_forward, _matches_backward)

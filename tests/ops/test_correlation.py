@@ -1,4 +1,4 @@
-"""Tiled best matches against the definition."""
+"""Tiled best matches, their positions and their gradient against the definition."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
-from jaxreid.ops.correlation import best_matches, match_pair, matched_positions
+from jaxreid.mesh import AXIS, make_mesh
+from jaxreid.ops import correlation
+from jaxreid.ops.correlation import best_matches, match_pair, match_scores
+
+every_pair = jax.vmap(jax.vmap(match_pair, (None, 0)), (0, None))
+matched = jax.jit(best_matches, static_argnames=("tile", "positions"))
 
 
 def maps(seed, *shape):
@@ -15,69 +21,152 @@ def maps(seed, *shape):
 
 
 def test_a_pair_by_hand():
-    query, gallery = (
-        jnp.array([[1.0, 0.0], [0.0, 1.0]]),
-        jnp.array([[0.6, 0.8], [1.0, 0.0], [-1.0, 0.0]]),
-    )
-    over_gallery, over_query = match_pair(query, gallery)
-    np.testing.assert_allclose(over_gallery, [0.8, 1.0, 0.0])
-    np.testing.assert_allclose(over_query, [1.0, 0.8])
+    query = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    gallery = jnp.array([[0.6, 0.8], [1.0, 0.0], [-1.0, 0.0]])
+    of_query, of_gallery = match_pair(query, gallery)
+    np.testing.assert_allclose(of_query, [1.0, 0.8])
+    np.testing.assert_allclose(of_gallery, [0.8, 1.0, 0.0])
 
 
 sizes = st.integers(1, 5)
+shapes = {"q": sizes, "g": sizes, "r": sizes, "s": sizes, "d": sizes}
+tiles = st.one_of(st.none(), st.integers(1, 200))
+few = settings(max_examples=8, deadline=None)  # each is compiled
 
 
-@settings(max_examples=15, deadline=None)
-@given(q=sizes, g=sizes, r=sizes, s=sizes, d=sizes, tile=st.one_of(st.none(), sizes))
-def test_tiles_equal_the_vmapped_pair(q, g, r, s, d, tile):
+@few
+@given(**shapes, tile=tiles)
+def test_any_shape_and_tile_equals_the_vmapped_pair(q, g, r, s, d, tile):
     query, gallery = maps(0, q, r, d), maps(1, g, s, d)
-    expected = jax.vmap(jax.vmap(match_pair, (None, 0)), (0, None))(query, gallery)
-    got = best_matches(query, gallery, tile=tile)
-    assert got[0].shape == (q, g, s)
-    assert got[1].shape == (q, g, r)
+    *got, in_gallery, in_query = matched(query, gallery, tile=tile, positions=True)
+    assert got[0].shape == in_gallery.shape == (q, g, r)
+    assert got[1].shape == in_query.shape == (q, g, s)
+    for a, b in zip(got, every_pair(query, gallery), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for i, j in np.ndindex(q, g):
+        there = np.einsum("rd,rd->r", query[i], gallery[j][in_gallery[i, j]])
+        np.testing.assert_allclose(there, got[0][i, j], atol=1e-5)
+        back = np.einsum("sd,sd->s", query[i][in_query[i, j]], gallery[j])
+        np.testing.assert_allclose(back, got[1][i, j], atol=1e-5)
+
+
+@few
+@given(**shapes, tile=tiles)
+def test_weighted_sums_are_those_of_the_matches(q, g, r, s, d, tile):
+    query, gallery, weights = maps(0, q, r, d), maps(1, g, s, d), (maps(2, r), maps(3, s))
+    expected = sum(m @ w for m, w in zip(every_pair(query, gallery), weights, strict=True))
+    got = jax.jit(match_scores, static_argnames="tile")(query, gallery, *weights, tile=tile)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def gradients(matches, query, gallery, weights):
+    def total(query, gallery):
+        found = matches(query, gallery)
+        return sum(jnp.sum(w * m) for w, m in zip(weights, found, strict=True))
+
+    return jax.jit(jax.grad(total, (0, 1)))(query, gallery)
+
+
+@few
+@given(**shapes, tile=tiles, scattered=st.booleans())
+def test_gradient_equals_that_of_the_vmapped_pair(q, g, r, s, d, tile, scattered):
+    query, gallery = maps(0, q, r, d), maps(1, g, s, d)
+    weights = maps(2, q, g, r), maps(3, q, g, s)
+    expected = gradients(every_pair, query, gallery, weights)
+    with pytest.MonkeyPatch.context() as patch:  # the form for accelerators, here
+        if not scattered:
+            patch.setattr(correlation, "gathered", correlation.one_hot)
+        got = gradients(lambda *x: best_matches(*x, tile=tile), query, gallery, weights)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_gradient_equals_that_of_the_vmapped_pair():
-    query, gallery = maps(0, 3, 4, 5), maps(1, 6, 2, 5)
-    weights = maps(2, 3, 6, 2), maps(3, 3, 6, 4)
-
-    def total(matches):
-        return sum(jnp.sum(w * m) for w, m in zip(weights, matches, strict=True))
-
-    def plain(query, gallery):
-        return total(jax.vmap(jax.vmap(match_pair, (None, 0)), (0, None))(query, gallery))
-
-    expected = jax.grad(plain, (0, 1))(query, gallery)
-    got = jax.grad(lambda q, g: total(best_matches(q, g, tile=4)), (0, 1))(query, gallery)
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_matches_are_at_least_float32(dtype):
-    over_gallery, _ = best_matches(maps(0, 2, 3, 4).astype(dtype), maps(1, 2, 3, 4).astype(dtype))
-    assert over_gallery.dtype == jnp.float32
-
-
-def test_matched_positions_by_hand():
+def test_a_tie_is_the_first_position_and_takes_the_gradient_alone():
     query = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
     gallery = jnp.array([[[0.6, 0.8], [1.0, 0.0]], [[-1.0, 0.0], [0.0, -1.0]]])
-    in_query, in_gallery = matched_positions(query, gallery)
-    np.testing.assert_array_equal(in_query, [[[1, 0], [1, 0]]])  # the first of equals
+    *_, in_gallery, in_query = best_matches(query, gallery, positions=True)
+    np.testing.assert_array_equal(in_query, [[[1, 0], [1, 0]]])
     np.testing.assert_array_equal(in_gallery, [[[1, 0, 0], [1, 0, 0]]])
-    assert in_query.dtype == in_gallery.dtype == jnp.int32
+    weights = jnp.zeros((1, 2, 3)), jnp.ones((1, 2, 2))  # of gallery positions alone
+    of_query, _ = gradients(best_matches, query, gallery, weights)
+    np.testing.assert_allclose(of_query[0], [[1.0, -1.0], [-0.4, 0.8], [0.0, 0.0]], atol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
-@given(q=sizes, g=sizes, r=sizes, s=sizes, d=sizes)
-def test_matched_positions_hold_the_best_matches(q, g, r, s, d):
-    query, gallery = maps(0, q, r, d), maps(1, g, s, d)
-    in_query, in_gallery = matched_positions(query, gallery)
-    over_gallery, over_query = best_matches(query, gallery)
-    for i, j in np.ndindex(q, g):
-        there = np.einsum("sd,sd->s", query[i][in_query[i, j]], gallery[j])
-        np.testing.assert_allclose(there, over_gallery[i, j], atol=1e-5)
-        back = np.einsum("rd,rd->r", query[i], gallery[j][in_gallery[i, j]])
-        np.testing.assert_allclose(back, over_query[i, j], atol=1e-5)
+@pytest.mark.parametrize(("count", "dtype"), [(256, jnp.uint8), (257, jnp.uint16)])
+def test_positions_take_one_byte_where_that_suffices(count, dtype):
+    query, gallery = maps(0, 1, count, 2), maps(1, 1, 2, 2)
+    *_, in_gallery, in_query = best_matches(query, gallery, positions=True)
+    assert in_query.dtype == dtype
+    assert in_gallery.dtype == jnp.uint8
+    correlation = np.einsum("qrd,gsd->qgrs", query, gallery)
+    np.testing.assert_array_equal(in_query, correlation.argmax(2))
+
+
+def test_bfloat16_is_compared_and_differentiated_in_float32():
+    query, gallery = maps(0, 2, 6, 4).astype(jnp.bfloat16), maps(1, 3, 5, 4).astype(jnp.bfloat16)
+    wide = query.astype(jnp.float32), gallery.astype(jnp.float32)
+    matches = best_matches(query, gallery)
+    assert {m.dtype for m in matches} == {jnp.dtype(jnp.float32)}
+    for a, b in zip(matches, every_pair(*wide), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    weights = maps(2, 2, 3, 6), maps(3, 2, 3, 5)
+    expected = gradients(every_pair, *wide, weights)
+    for a, b in zip(gradients(best_matches, query, gallery, weights), expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8)  # rounded once
+
+
+@pytest.mark.parametrize("scattered", [True, False])
+def test_gradients_over_a_mesh_equal_those_of_one_device(scattered, monkeypatch):
+    if not scattered:
+        monkeypatch.setattr(correlation, "gathered", correlation.one_hot)
+    query, gallery = maps(0, 3, 4, 5), maps(1, 8, 6, 5)
+    weights = maps(2, 3, 8, 4), maps(3, 3, 8, 6)
+    expected = gradients(every_pair, query, gallery, weights)
+
+    def total(query, gallery, *weights):  # queries are whole on every device
+        found = best_matches(query, gallery, tile=100)
+        return jax.lax.psum(sum(jnp.sum(w * m) for w, m in zip(weights, found, strict=True)), AXIS)
+
+    cut = P(None, AXIS)
+    mesh = make_mesh(jax.devices()[:4])
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=(P(), P(AXIS), cut, cut), out_specs=P())
+    got = jax.jit(jax.grad(sharded, (0, 1)))(query, gallery, *weights)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_training_keeps_no_correlation():
+    n, count = 64, 16  # the correlation: 4 MiB
+    shapes = [jax.ShapeDtypeStruct((count, n, 8), jnp.float32)] * 2
+
+    def memory(matches):
+        def total(query, gallery):
+            return sum(jnp.sum(jnp.square(m)) for m in matches(query, gallery))
+
+        compiled = jax.jit(jax.grad(total, (0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    whole = count * count * n * n * 4
+    assert memory(every_pair) > whole
+    assert memory(lambda *x: best_matches(*x, tile=2**14)) < whole / 3
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "options", "message"),
+    [
+        ((2, 3, 4), (2, 3, 5), {}, r"needed are \[Q, r, d\] and \[G, s, d\]"),
+        ((2, 0, 4), (2, 3, 4), {}, "without positions"),
+        ((2, 3, 4), (2, 3, 4), {"engine": "xls"}, "unknown matching engine 'xls'.*xla"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused(query, gallery, options, message):
+    with pytest.raises(ValueError, match=message):
+        best_matches(maps(0, *query), maps(1, *gallery), **options)
+
+
+def test_no_queries_or_no_gallery_have_no_matches():
+    of_query, of_gallery = best_matches(maps(0, 0, 3, 4), maps(1, 2, 5, 4))
+    assert of_query.shape == (0, 2, 3)
+    assert of_gallery.shape == (0, 2, 5)
+    assert match_scores(maps(0, 2, 3, 4), maps(1, 0, 5, 4), maps(2, 3), maps(3, 5)).shape == (2, 0)
