@@ -63,6 +63,10 @@ class QueryRanks:
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
+    def take(self, chosen: np.ndarray) -> "QueryRanks":
+        """The queries of the places [M] int, in their order."""
+        return QueryRanks(**{name: values[chosen] for name, values in vars(self).items()})
+
 
 def rank_queries(
     scores: np.ndarray,

@@ -19,11 +19,10 @@ import numpy as np
 
 from jaxreid.ranking.neighbours import TILE, Sparse, averaged, expanded, smallest
 
-Distances = Callable[[int, int], np.ndarray]
+Distances = Callable[[np.ndarray], np.ndarray]
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _KEPT = 4  # distances kept of each image, as a multiple of the neighbourhood
-_CALL = 16  # a call for distances is taken to cost as much as this many images within a call
 _CACHED = 2**18  # numbers handled at a time where every distance is touched: they stay in the cache
 
 
@@ -46,16 +45,17 @@ def rerank(
     float32, whatever they come in; the same pair must have the same distance whenever asked for.
 
     Args:
-        distances: `distances(start, stop)`, at most `block` apart, returns [stop - start, N] float:
-            row i is the distance of every image *to* image start + i. Where the distance of a to b
+        distances: `distances(images)`, of `images` [m] int64, m at most `block`, returns [m, N]
+            float: row i is the distance of every image *to* images[i]. Where the distance of a to b
             is not that of b to a, these are columns of the matrix [from, to], as in the usual code.
-            Called for each block once, then for single images or runs of them again (see `pairs`).
+            Called once for each run of `block` images, then again for some images (see `pairs`).
         num_query: Q, at least 1.
         num_gallery: G, at least 1.
         pairs: `pairs(to, source)` returns the distances [m] float of the images `source` [m] int64
             to the images `to` [m]. An expanded neighbourhood may reach far beyond the nearest
             images, whose distances are kept. Without this function, `distances` is asked again for
-            such images: from one in a hundred, where people are well told apart, to most of them.
+            images of such a neighbourhood, `block` of them in a call and each once: from one in a
+            hundred, where people are well told apart, to most.
         k1: neighbours of an image, itself not counted, at least 1. May exceed N.
         k2: nearest images, itself counted, whose descriptions are averaged, at least 1; 1 is none.
         weight: of the original distance in the result, 0 to 1 (lambda in the paper).
@@ -124,10 +124,11 @@ def rerank_matrix(matrix: np.ndarray, num_query: int, **options) -> np.ndarray:
         )
     n = len(matrix)
 
-    def columns(start: int, stop: int) -> np.ndarray:
-        rows = np.empty((stop - start, n), np.float32)
+    def columns(images: np.ndarray) -> np.ndarray:
+        run = slice(images[0], images[-1] + 1)  # all others are asked of `pairs`
+        rows = np.empty((len(images), n), np.float32)
         for i in range(0, n, 512):  # seven times faster than all at once, which leaves the cache
-            rows[:, i : i + 512] = matrix[i : i + 512, start:stop].T
+            rows[:, i : i + 512] = matrix[i : i + 512, run].T
         return rows
 
     options["pairs"] = lambda to, source: matrix[source, to]
@@ -163,23 +164,24 @@ class _Problem:
         if self.k2 > 1:
             code = averaged(code, nearest[:, : self.k2])
         postings = code.by_column(self.num_query)
-        for a, b in self._blocks(0, self.num_query):
-            original = keep[a:b] if keep is not None else self._ask(a, b)[:, self.num_query :]
-            tile = self.weight * self._scaled(original, scale[a:b, None])
-            for q in range(a, b):
-                tile[q - a] += (1 - self.weight) * self._jaccard(code, postings, q)
-            yield a, tile
+        for queries in self._blocks(np.arange(self.num_query)):
+            first, here = int(queries[0]), slice(queries[0], queries[-1] + 1)
+            original = keep[here] if keep is not None else self._ask(queries)[:, self.num_query :]
+            tile = self.weight * self._scaled(original, scale[here, None])
+            for row, query in zip(tile, queries, strict=True):
+                row += (1 - self.weight) * self._jaccard(code, postings, query)
+            yield first, tile
 
-    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        return ((i, min(i + self.block, stop)) for i in range(start, stop, self.block))
+    def _blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        return (images[i : i + self.block] for i in range(0, len(images), self.block))
 
-    def _ask(self, start: int, stop: int) -> np.ndarray:
-        rows = np.asarray(self.distances(start, stop), np.float32)
-        needed = stop - start, self.num_query + self.num_gallery
+    def _ask(self, images: np.ndarray) -> np.ndarray:
+        rows = np.asarray(self.distances(images), np.float32)
+        needed = len(images), self.num_query + self.num_gallery
         if rows.shape != needed:
             raise ValueError(
-                f"distances({start}, {stop}) has shape {list(rows.shape)}; needed is "
-                f"{list(needed)}: from all queries and gallery images to images from {start} on."
+                f"distances(images) of {len(images)} images has shape {list(rows.shape)}; needed "
+                f"is {list(needed)}: from all queries and gallery images to each of those."
             )
         return rows
 
@@ -189,8 +191,9 @@ class _Problem:
         count = min(n, _KEPT * (max(self.k1, self.k2) + 1))
         nearest, distance = np.empty((n, count), np.int32), np.empty((n, count), np.float32)
         largest, height = np.empty(n, np.float32), max(1, _CACHED // n)
-        for start, stop in self._blocks(0, n):
-            rows = self._ask(start, stop)
+        for images in self._blocks(np.arange(n)):
+            start, stop = int(images[0]), int(images[-1]) + 1
+            rows = self._ask(images)
             if keep is not None:
                 keep[start:stop] = rows[: max(self.num_query - start, 0), self.num_query :]
             for i in range(start, stop, height):
@@ -255,13 +258,10 @@ class _Problem:
                 )
             value[missing] = got
             return
-        image = np.unique(row[missing])
-        runs = np.split(image, np.flatnonzero(np.diff(image) > _CALL) + 1) if len(image) else []
-        for run in runs:
-            for start, stop in self._blocks(int(run[0]), int(run[-1]) + 1):
-                rows = self._ask(start, stop)
-                at = missing[slice(*np.searchsorted(row[missing], (start, stop)))]
-                value[at] = rows[row[at] - start, column[at]]
+        to = row[missing]  # ascending
+        for images in self._blocks(np.unique(to)):
+            at = missing[slice(*np.searchsorted(to, (images[0], images[-1] + 1)))]
+            value[at] = self._ask(images)[np.searchsorted(images, row[at]), column[at]]
 
     def _jaccard(self, code: Sparse, postings: Sparse, query: int) -> np.ndarray:
         """Distances of one query to the gallery [G] float64; equation 10."""

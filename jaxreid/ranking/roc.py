@@ -231,4 +231,5 @@ def _interval(scores: np.ndarray) -> np.ndarray:
 def _lower_end(interval: int) -> float:
     """The smallest score of an interval."""
     bits = np.array(int(interval) - 2 ** (31 - _DROPPED_BITS), np.int32) << _DROPPED_BITS
-    return float((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32))
+    end = float((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32))
+    return -np.inf if np.isnan(end) else end  # the interval of -inf begins among the NaNs

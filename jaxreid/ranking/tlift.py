@@ -10,6 +10,7 @@ Source: Liao and Shao, ECCV 2020 (arXiv 1904.10424).
 import numpy as np
 
 _TILE = 2**20  # numbers of a kernel that are held at once
+_FEW = 100  # pivots, up to which their rows of the kernel are added one by one
 
 
 def tlift(
@@ -35,7 +36,8 @@ def tlift(
 
     The query's own camera is lifted like the others. A query's row depends on its companions' rows:
     a caller that streams passes blocks of queries as `companion_blocks` gives them, each with the
-    whole gallery, and gets the very numbers of one large call.
+    whole gallery, and gets the very numbers of one large call (up to rounding where a query has
+    more than 100 pivots, since so many tie or k is so large).
 
     Args:
         score: [Q, G] float, in [0, 1], larger = more alike: sigmoid(logit / 10) or, as in the
@@ -88,9 +90,11 @@ def tlift(
         rows = rows[np.argsort(query_time[rows], kind="stable")]
         first, last = _companions(query_time[rows], tau)
         for columns in galleries.values():
-            own = np.stack([score[row][columns] for row in rows])  # half the time of np.ix_
-            pivots, end = _pivots(own, first, last, k)
-            own *= _nearness(pivots, end, gallery_time[columns], sigma, own.dtype) + alpha
+            own = np.empty((rows.size, columns.size), score.dtype)
+            for row, values in zip(rows, own, strict=True):  # a quarter of the time of np.ix_
+                score[row].take(columns, out=values, mode="clip")  # "raise" would copy
+            found = _pivots(own, first, last, k)
+            own *= _nearness(found, gallery_time[columns], sigma, own.dtype) + alpha
             for row, values in zip(rows, own, strict=True):
                 lifted[row][columns] = values
     return lifted
@@ -146,9 +150,7 @@ def _companions(time: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
     return first, last
 
 
-def _pivots(
-    score: np.ndarray, first: np.ndarray, last: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _pivots(score: np.ndarray, first: np.ndarray, last: np.ndarray, k: int) -> np.ndarray:
     """Pivots of all queries on one camera.
 
     Args:
@@ -158,17 +160,30 @@ def _pivots(
         k: pivots of a query.
 
     Returns:
-        [n] int, columns of the pivots of query 0, query 1, ..., and [q] int, where each ends.
+        [q, g] int32, by how many companions an image is found as a pivot of a query.
     """
     # What is below the k-th of its own row is not among the k best of several rows.
-    row, column = np.nonzero(score >= _kth_largest(score, k)[:, None])
+    kth = _kth_largest(score, k)
+    listed = score >= kth[:, None]
+    # Rows where many tie with the k-th would make lists of up to q * g entries for each query. Of
+    # these ties k are listed, enough to find the k-th of several rows; the others are pivots where
+    # that is no higher than they, and a matrix product counts them.
+    crowded = np.flatnonzero(np.count_nonzero(listed, axis=1) > 2 * k)
+    others = score[crowded] == kth[crowded, None]
+    others &= others.cumsum(axis=1) > k
+    listed[crowded] &= ~others
+    row, column = np.divmod(np.flatnonzero(listed), score.shape[1])  # 5 times as fast as nonzero
     best = score[row, column]
     start = np.searchsorted(row, np.arange(len(score) + 1))
-    pivots = []
-    for a, b in zip(start[first], start[last], strict=True):
-        pool = best[a:b]
-        pivots.append(column[a:b][pool >= _kth_largest(pool, k)])
-    return np.concatenate(pivots), np.cumsum([p.size for p in pivots])
+    found, least = np.zeros(score.shape, np.int32), np.empty_like(kth)
+    for i, (a, b) in enumerate(zip(start[first], start[last], strict=True)):
+        least[i] = _kth_largest(best[a:b], k)
+        np.add.at(found[i], column[a:b][best[a:b] >= least[i]], 1)
+    if crowded.size:
+        near = (first[:, None] <= crowded) & (crowded < last[:, None])
+        near &= kth[crowded] == least[:, None]
+        found += (near.astype(np.float32) @ others.astype(np.float32)).astype(np.int32)
+    return found
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.ndarray:
@@ -177,14 +192,18 @@ def _kth_largest(values: np.ndarray, k: int) -> np.ndarray:
     return np.partition(values, place)[..., place]
 
 
-def _nearness(
-    pivots: np.ndarray, end: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype
-) -> np.ndarray:
-    """Mean over a query's pivots of exp(-(seconds apart / sigma)^2); [q, g]."""
+def _nearness(found: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype) -> np.ndarray:
+    """Mean over a query's pivots, [q, g] as counted, of exp(-(seconds apart / sigma)^2); [q, g]."""
     # Many queries share pivots: the exponential is taken once for each image that is a pivot.
-    used, pivots = np.unique(pivots, return_inverse=True)
-    groups = np.split(pivots, end[:-1])
-    nearness = np.empty((end.size, time.size), dtype)
+    used = np.flatnonzero(found.max(axis=0))
+    found = found[:, used]
+    total = found.sum(axis=1)
+    # A matrix product bounds the time if there are many. Few are added one by one, in an order that
+    # depends on nothing else, so that neither the other queries nor a tile's width change a bit.
+    many = np.flatnonzero(total > _FEW)
+    weight = found[many].astype(dtype)
+    few = {i: np.repeat(np.arange(used.size), found[i]) for i in np.flatnonzero(total <= _FEW)}
+    nearness = np.empty((total.size, time.size), dtype)
     width = max(1, _TILE // used.size)
     for left in range(0, time.size, width):
         tile = slice(left, left + width)
@@ -193,9 +212,12 @@ def _nearness(
         np.subtract(time[used, None], time[tile], out=apart, casting="same_kind")
         apart /= sigma
         kernel = np.exp(np.multiply(apart, -apart, out=apart), out=apart)
-        for row, group in zip(nearness[:, tile], groups, strict=True):
-            np.add.reduce(kernel[group], axis=0, out=row)
-    nearness /= np.diff(end, prepend=0)[:, None].astype(dtype)
+        for i, pivots in few.items():
+            np.add.reduce(kernel[pivots], axis=0, out=nearness[i, tile])
+        if many.size:
+            kernel[kernel < np.finfo(dtype).tiny] = 0  # subnormal: products take 10 times as long
+            nearness[many, tile] = weight @ kernel
+    nearness /= total[:, None].astype(dtype)
     return nearness
 
 

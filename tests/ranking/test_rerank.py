@@ -13,6 +13,7 @@ from jaxreid.ranking.rerank import rerank, rerank_blocks, rerank_matrix
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 from benchmark_ranking import plain_rerank as plain  # noqa: E402
+from benchmark_ranking import walkers  # noqa: E402
 
 
 def clustered(seed, n, people=8, levels=None):
@@ -63,7 +64,7 @@ def test_properties(seed, num_query, num_gallery, k1, k2, levels, block):
     # any size of blocks, kept or asked for again: the same bits
     np.testing.assert_array_equal(rerank_matrix(matrix, num_query, block=block, **options), got)
     blocks = rerank_blocks(
-        lambda start, stop: matrix.T[start:stop], num_query, num_gallery, block=block, **options
+        lambda images: matrix[:, images].T, num_query, num_gallery, block=block, **options
     )
     for start, tile in blocks:
         np.testing.assert_array_equal(tile, got[start : start + block])
@@ -80,45 +81,67 @@ def test_properties(seed, num_query, num_gallery, k1, k2, levels, block):
         np.testing.assert_allclose(shuffled, got[queries][:, gallery], rtol=0, atol=1e-6)
 
 
-def test_asks_for_every_block_once_and_for_few_images_again():
-    matrix = clustered(0, 300, people=30)
-    asked = []
+class Asked:
+    """Distances of a matrix, and a record of what was asked for."""
 
-    def distances(start, stop):
-        asked.append((start, stop))
-        return matrix[:, start:stop].T
+    def __init__(self, matrix):
+        self.matrix, self.images, self.pair_calls = matrix, [], 0
 
-    rerank(distances, 50, 250, block=64)
-    assert asked[:5] == [(0, 64), (64, 128), (128, 192), (192, 256), (256, 300)]
-    assert sum(stop - start for start, stop in asked[5:]) < 30
+    def distances(self, images):
+        assert images.dtype == np.int64
+        self.images.append(images.tolist())
+        return self.matrix[:, images].T
+
+    def pairs(self, to, source):
+        self.pair_calls += 1
+        return self.matrix[source, to]
+
+
+def runs(n, block):
+    return [list(range(i, min(i + block, n))) for i in range(0, n, block)]
+
+
+def test_asks_for_every_image_once_and_for_few_again():
+    asked = Asked(clustered(0, 300, people=30))
+    rerank(asked.distances, 50, 250, block=64)
+    assert asked.images[:5] == runs(300, 64)
+    (again,) = asked.images[5:]
+    assert len(again) < 30
+
+
+def test_asks_in_full_blocks():
+    embedding = walkers(150, 850)[0]
+    asked = Asked(1 - embedding @ embedding.T)
+    expected = rerank_matrix(asked.matrix, 150)
+    got = [tile for _, tile in rerank_blocks(asked.distances, 150, 850, block=64)]
+    np.testing.assert_array_equal(np.concatenate(got), expected)
+    assert asked.images[:16] == runs(1000, 64)
+    assert asked.images[-3:] == runs(150, 64)
+    again = asked.images[16:-3]
+    assert 64 < sum(map(len, again)) < 1000  # more than a block, and not everything
+    assert [len(images) for images in again[:-1]] == [64] * (len(again) - 1)
+    assert len(again[-1]) <= 64
+    flat = sum(again, [])
+    assert flat == sorted(set(flat))
 
 
 def test_distances_beyond_the_kept_ones_are_asked_for_again(monkeypatch):
     matrix = clustered(3, 200, people=3)
     expected = rerank_matrix(matrix, 40, k1=6, k2=3)
     monkeypatch.setattr("jaxreid.ranking.rerank._KEPT", 1)
-    asked = []
-
-    def distances(start, stop):
-        asked.append((start, stop))
-        return matrix[:, start:stop].T
-
-    def pairs(to, source):
-        asked.append((to, source))
-        return matrix[source, to]
-
-    got = rerank(distances, 40, 160, k1=6, k2=3, block=7)
-    assert len(asked) > 29  # 200 / 7
-    assert max(stop - start for start, stop in asked) == 7
+    asked = Asked(matrix)
+    got = rerank(asked.distances, 40, 160, k1=6, k2=3, block=7)
+    assert 29 < len(asked.images) <= 2 * 29  # 200 / 7
+    assert max(map(len, asked.images)) == 7
     np.testing.assert_array_equal(got, expected)
 
-    asked.clear()
-    got = rerank(distances, 40, 160, pairs=pairs, k1=6, k2=3, block=7)
-    assert len(asked) == 29 + 1
+    asked = Asked(matrix)
+    got = rerank(asked.distances, 40, 160, pairs=asked.pairs, k1=6, k2=3, block=7)
+    assert (len(asked.images), asked.pair_calls) == (29, 1)
     np.testing.assert_array_equal(got, expected)
     for wrong in (lambda to, source: matrix[source][:, to], lambda to, source: to * np.nan):
         with pytest.raises(ValueError, match="needed are as many distances, finite"):
-            rerank(distances, 40, 160, pairs=wrong, k1=6, k2=3)
+            rerank(asked.distances, 40, 160, pairs=wrong, k1=6, k2=3)
 
 
 @pytest.mark.parametrize("levels", [1, 4, 10000])
@@ -189,10 +212,10 @@ def test_distances_out_of_range_are_refused():
     matrix = clustered(0, 60)
     with pytest.raises(ValueError, match=r"matrix is \[60, 50\]; needed is \[N, N\]"):
         rerank_matrix(matrix[:, :50], 10)
-    with pytest.raises(ValueError, match=r"distances\(0, 60\) has shape \[60, 50\]; needed is \[6"):
-        rerank(lambda start, stop: matrix[start:stop, :50], 10, 50)
+    with pytest.raises(ValueError, match=r"of 60 images has shape \[60, 50\]; needed is \[60, 6"):
+        rerank(lambda images: matrix[images, :50], 10, 50)
     with pytest.raises(ValueError, match="num_query is 0"):  # before any work
-        rerank_blocks(lambda start, stop: matrix[start:stop], 0, 60)
+        rerank_blocks(lambda images: matrix[images], 0, 60)
     for value in (np.nan, np.inf, -np.inf):
         bad = matrix.copy()
         bad[3, 17] = value
