@@ -134,6 +134,7 @@ def paper() -> ml_collections.ConfigDict:
             "batch_size": 64,
             "query_tile": 32,
             "gallery_tile": 512,
+            "dtype": "float32",  # of features; bfloat16 is smaller and faster, scores are rounded
             "flip": False,  # mean of the features of an image and of its mirror image
             "junk": "auto",  # "camera", unless cameras are unknown
             "average_precision": "standard",  # versions 1.0 and 1.1 took "trapezoid"
@@ -142,6 +143,10 @@ def paper() -> ml_collections.ConfigDict:
             "rerank_options": {"k1": 20, "k2": 6, "weight": 0.3},
             "tlift": False,  # after re-ranking, if that is on; times in seconds
             "tlift_options": {"tau": 100.0, "sigma": 200.0, "k": 10, "alpha": 0.2},
+            # From coarse to fine: so many images for each query, found on maps pooled by the
+            # window, are scored exactly; 0 for not.
+            "shortlist": 0,
+            "shortlist_window": (2, 4),
             "every_epochs": 0,
             "pictures": 4,
         }

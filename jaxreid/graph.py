@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.data.graph_sampler import nearest_classes
 from jaxreid.data.prepared import Split
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluator import Evaluator
 from jaxreid.files import replace_file
 from jaxreid.visualize import Row, Tile, ranking_picture, save
 
-BLOCK = 512  # classes whose scores with all others are held at once
 DRAWN = 12  # classes in the picture, with at most as many of their neighbours
 
 
@@ -53,14 +51,16 @@ def class_graph(
     """
     with progress("graph features", total=classes) as bar:
         features = evaluator.features(variables, batches, classes, bar.update)
-    neighbours, kept = [], []
     with progress("graph scores", total=classes**2, unit="pair") as bar:
-        for first in range(0, classes, BLOCK):
-            rows = features[first : first + BLOCK]
-            scores = evaluator.scores(variables, rows, features, bar.update)
-            neighbours.append(nearest_classes(scores, count, first))
-            kept.append(np.take_along_axis(scores, neighbours[-1], axis=1))
-    return ClassGraph(np.concatenate(neighbours), np.concatenate(kept))
+        found, scores = evaluator.nearest(variables, features, features, count + 1, bar.update)
+    if np.isnan(scores).any():
+        bad = int(np.isnan(scores).any(1).argmax())
+        raise ValueError(f"the scores of class {bad} hold NaN: did the training fail?")
+    # An image is usually the most like itself; where it is not even among the best, the last goes.
+    others = found != np.arange(classes)[:, None]
+    others[others.all(1), count] = False
+    neighbours, scores = (x[others].reshape(classes, count) for x in (found, scores))
+    return ClassGraph(neighbours.astype(np.int32), scores)
 
 
 def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:

@@ -37,7 +37,16 @@ def results_of(
             row = told | {"step": event["step"]}
             row |= {key: event[key] for key in event if key not in (*row, "kind", "time")}
             found.setdefault(event["set"], {})[told["model"], told["variant"]] = row
-    return [row for models in found.values() for row in models.values()]
+    newest = {}  # a variant that was not evaluated again tells of other weights than the rest
+    for name, rows in found.items():
+        for (model, _), row in rows.items():
+            newest[name, model] = max(row["step"], newest.get((name, model), 0))
+    return [
+        row
+        for name, rows in found.items()
+        for (model, _), row in rows.items()
+        if row["step"] == newest[name, model]
+    ]
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -48,6 +57,21 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
         values = (f"{100 * row[key]:.1f}" for key in COLUMNS)
         rows.append((row["set"] + variant, row["model"], *values))
     return table(("test set", "model", *COLUMNS), rows)
+
+
+def shortlist_sentence(name: str, results: Mapping[str, Result]) -> str:
+    """What scoring from coarse to fine gained and lost.
+
+    Args:
+        name: of the set.
+        results: of `evaluate`.
+    """
+    exact, found = results["plain"].metrics, results["shortlist"].metrics
+    return (
+        f"{name}: shortlists took {found['scoring_seconds']:.1f} s instead of "
+        f"{found['exact_seconds']:.1f} s and hold {found['top10_recall']:.2%} of the exactly best "
+        f"{results['plain'].top.shape[1]}; mAP {found['mAP']:.2%} instead of {exact['mAP']:.2%}."
+    )
 
 
 def protocol_of(name: str, query: Any, gallery: Any, junk: str = "auto") -> tuple[str, list[str]]:
@@ -63,8 +87,13 @@ def protocol_of(name: str, query: Any, gallery: Any, junk: str = "auto") -> tupl
         The rule, and sentences.
 
     Raises:
-        ValueError: an unknown rule.
+        ValueError: an unknown rule, an empty query or gallery, or no query has a match.
     """
+    if not (len(query.name) and len(gallery.name)):
+        raise ValueError(
+            f"{name} has {len(query.name)} queries and a gallery of {len(gallery.name)} images; "
+            "an evaluation needs at least one of each."
+        )
     data = query.camid, gallery.camid, query.name, gallery.name
     rule, why = choose_rule(*data) if junk == "auto" else (junk, "")
     groups = junk_groups(rule, *data)
@@ -72,6 +101,14 @@ def protocol_of(name: str, query: Any, gallery: Any, junk: str = "auto") -> tupl
     told = [f"{name}: {why}"] if why else []
     count = int(((matches == 0) & (own > 0)).sum())
     place = "in their own camera" if rule == "camera" else "in themselves"
+    if not matches.any():
+        unknown = rule == "camera" and (query.camid < 0).any()
+        advice = " Some cameras are unknown: --config.eval.junk=auto." if unknown else ""
+        raise ValueError(
+            f"{name}: none of the {len(matches)} queries has a match in the gallery; "
+            f"{int((own > 0).sum())} have some {place}, which the junk rule {rule!r} leaves out. "
+            f"There is nothing to evaluate.{advice}"
+        )
     if count:
         told.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
     if absent := int(((matches == 0) & (own == 0)).sum()):

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.checkpoint import Checkpoints
 from jaxreid.data import pipeline
 from jaxreid.data.datasets import Split, load_sets
-from jaxreid.evaluate import Evaluator, evaluate
+from jaxreid.evaluate import evaluate
+from jaxreid.evaluator import Evaluator
 from jaxreid.graph import class_graph, save_graph
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.model import Model, init_variables, make_model
@@ -21,9 +22,22 @@ from jaxreid.names import check_name
 from jaxreid.pretrained import load_weights, read_card
 from jaxreid.ranking.metrics import PRECISIONS
 from jaxreid.ranking.protocol import RULES
-from jaxreid.report import protocol_of, results_of, results_table, write_queries, write_ranking
+from jaxreid.ranking.rerank import rerank_matrix
+from jaxreid.ranking.tlift import tlift as lift
+from jaxreid.report import (
+    protocol_of,
+    results_of,
+    results_table,
+    shortlist_sentence,
+    write_queries,
+    write_ranking,
+)
 from jaxreid.runs import holds_checkpoint
 from jaxreid.writer import Writer, write_json
+
+RERANK = ("k1", "k2", "weight", "squared", "normalize")
+TLIFT = ("tau", "sigma", "k", "alpha")
+SIGHTING = ("camid", "time")
 
 
 class Evaluation:
@@ -37,11 +51,16 @@ class Evaluation:
         junk: rule of `ranking.protocol`, or "auto".
         average_precision: "standard" or "trapezoid", as for `rank_queries`.
         rerank: evaluate re-ranked as well, with `rerank_options`, keywords of `ranking.rerank`.
+        shortlist: evaluate from coarse to fine as well, with so many images scored exactly for each
+            query, after those of maps pooled by `shortlist_window`; 0 for not.
         tlift: evaluate with TLift as well, with `tlift_options`, keywords of `ranking.tlift`.
         every_epochs: how often the caller is told to evaluate in between; 0 for never.
         loaded: step 0 has weights from a file; the results call it "loaded", not "untrained".
-        batch_size: as for `Evaluator`.
-        **tiles: the other keywords of `Evaluator`: tile sizes and `flip`.
+        batch_size: as for `Evaluator`; so are flip and dtype.
+        **tiles: the tile sizes of `Evaluator`.
+
+    Raises:
+        ValueError: a setting that cannot work.
     """
 
     def __init__(
@@ -57,19 +76,30 @@ class Evaluation:
         rerank_options: Mapping[str, Any],
         tlift: bool,
         tlift_options: Mapping[str, Any],
+        shortlist: int,
+        shortlist_window: tuple[int, int],
         every_epochs: int,
         batch_size: int,
+        flip: bool = False,
+        dtype: str = "float32",
         loaded: bool = False,
         **tiles: int,
     ) -> None:
-        self._evaluator = Evaluator(model, mesh, batch_size=batch_size, **tiles)
+        self._evaluator = Evaluator(
+            model, mesh, batch_size=batch_size, flip=flip, dtype=dtype, **tiles
+        )
         if junk != "auto":
             check_name(junk, RULES, "eval.junk")
         check_name(average_precision, PRECISIONS, "eval.average_precision")
+        _check_options(rerank_options, tlift_options)
+        # What makes other numbers of the same weights is part of the variant's name.
+        self._prefix = [n for n, on in (("flip", flip), (dtype, dtype != "float32")) if on]
         self._workdir, self._pictures, self._junk = workdir, pictures, junk
         self._precision = average_precision
         self._rerank = rerank_options if rerank else None
         self._tlift = tlift_options if tlift else None
+        window = {"size": shortlist, "window": tuple(shortlist_window)}
+        self._shortlist = window if shortlist else None
         self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(
@@ -99,18 +129,32 @@ class Evaluation:
             step: updates of the model.
             again: also if the run holds an evaluation on every set at this step.
         """
-        found = {e["set"] for e in writer.events if e["kind"] == "eval" and e["step"] == step}
-        if found >= tests.keys() and not again:
-            return
-        results, rules, lifts = {}, {}, {}
+        rules, lifts, told = {}, {}, []
         for name, splits in tests.items():
-            rules[name], told = protocol_of(name, splits["query"], splits["gallery"], self._junk)
-            timed = all(np.isfinite(split.time).all() for split in splits.values())
+            rules[name], sentences = protocol_of(
+                name, splits["query"], splits["gallery"], self._junk
+            )
+            timed = all(
+                np.isfinite(split.time).all() and (split.camid >= 0).all()
+                for split in splits.values()
+            )
             lifts[name] = self._tlift if timed else None
             if self._tlift is not None and not timed:
-                told.append(f"{name} has no times: it is evaluated without TLift.")
-            for sentence in told:
-                writer.say(sentence)
+                sentences.append(
+                    f"{name}: not every image has a time and a camera; evaluated without TLift."
+                )
+            told += sentences
+        wanted = {(name, self._name(v)) for name in tests for v in self._variants(lifts[name])}
+        found = {
+            (e["set"], e["variant"])
+            for e in writer.events
+            if e["kind"] == "eval" and e["step"] == step
+        }
+        if found >= wanted and not again:
+            return
+        for sentence in told:
+            writer.say(sentence)
+        results = {}
         for name, splits in tests.items():
             progress = lambda what, name=name, **keys: writer.progress(f"{name} {what}", **keys)  # noqa: E731
             results[name] = evaluate(
@@ -118,17 +162,21 @@ class Evaluation:
                 variables,
                 splits["query"],
                 splits["gallery"],
-                lambda split: self._batches(pipeline.ImageStore(split.image, split.name)),
+                self._load,
                 progress,
                 junk=rules[name],
                 precision=self._precision,
                 rerank=self._rerank,
                 tlift=lifts[name],
+                shortlist=self._shortlist,
             )
+            if self._shortlist is not None:
+                writer.say(shortlist_sentence(name, results[name]))
         for name, variants in results.items():
             rule = {"junk": rules[name], "average_precision": self._precision}
             for variant, result in variants.items():
-                writer.write("eval", step, {"variant": variant} | result.metrics | rule, name)
+                row = {"variant": self._name(variant)} | result.metrics | rule
+                writer.write("eval", step, row | self._options(variant), name)
         if jax.process_index() == 0:
             write_json(self._workdir / "results.json", {"results": self._results(writer)})
             plain = {name: variants["plain"] for name, variants in results.items()}
@@ -159,9 +207,9 @@ class Evaluation:
             [C, count] int32, the most alike first.
         """
         chosen = images.take(anchors)
-        store = pipeline.ImageStore(chosen.image, chosen.name)
+        batches = self._load((chosen,))
         graph = class_graph(
-            self._evaluator, variables, self._batches(store), len(chosen), count, writer.progress
+            self._evaluator, variables, batches, len(chosen), count, writer.progress
         )
         if save_as and jax.process_index() == 0:
             save_graph(self._workdir / "graphs" / save_as, graph, chosen)
@@ -172,12 +220,42 @@ class Evaluation:
         writer.say(results_table(self._results(writer)))
         writer.say(f"results.json, queries.jsonl, ranking.png{what} are in {self._workdir}")
 
+    def _load(self, splits: Sequence[Split]) -> Iterator[np.ndarray]:
+        """This process's parts of the batches of all images of some splits."""
+        images = [image for split in splits for image in split.image]
+        names = [name for split in splits for name in split.name]
+        return self._batches(pipeline.ImageStore(images, names))
+
+    def _variants(self, tlift: Mapping[str, Any] | None) -> list[str]:
+        """What `evaluate` gives."""
+        again = ["rerank"] if self._rerank is not None else []
+        lifted = ["+".join([*again, "tlift"])] if tlift is not None else []
+        return ["plain", *again, *lifted, *(["shortlist"] if self._shortlist else [])]
+
+    def _name(self, variant: str) -> str:
+        return "+".join([*self._prefix, *([variant] if variant != "plain" else [])]) or "plain"
+
+    def _options(self, variant: str) -> dict[str, Any]:
+        """The options that were given for a variant."""
+        given = {"rerank": self._rerank, "tlift": self._tlift, "shortlist": self._shortlist}
+        return {f"{p}_options": dict(given[p]) for p in variant.split("+") if given.get(p)}
+
     def _results(self, writer: Writer) -> list[dict[str, Any]]:
         return results_of(writer.events, initial=self._initial)
 
     def due(self, epoch: int) -> bool:
         """True if an evaluation is wanted after this many epochs: always before the first."""
         return epoch == 0 or bool(self._every) and epoch % self._every == 0
+
+
+def _check_options(rerank: Mapping[str, Any], tlift: Mapping[str, Any]) -> None:
+    """Raises ValueError now for what would stop the evaluation when all features are there."""
+    for name, given, valid in (("rerank", rerank, RERANK), ("tlift", tlift, TLIFT)):
+        for option in given:
+            check_name(option, valid, f"option in eval.{name}_options")
+    rerank_matrix(1 - np.eye(2), 1, **rerank)
+    one = {f"{of}_{what}": np.zeros(1, int) for of in ("query", "gallery") for what in SIGHTING}
+    lift(np.ones((1, 1)), **one, **tlift)
 
 
 def settings(config: dict[str, Any], workdir: str) -> dict[str, Any]:

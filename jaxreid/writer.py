@@ -76,6 +76,8 @@ class Writer:
     def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
         """One event; its numbers go to TensorBoard as `kind/name/key` as well.
 
+        Those of another "variant" than "plain" go to `kind/name/variant/key`.
+
         Args:
             kind: "train" or "eval".
             step: updates so far.
@@ -90,9 +92,11 @@ class Writer:
             return
         self._file.write(json.dumps(event, allow_nan=False) + "\n")
         self._file.flush()
+        variant = values.get("variant", "plain")
+        place = [part for part in (kind, name, variant if variant != "plain" else "") if part]
         for key, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar("/".join(filter(None, (kind, name, key))), value, step)
+                self._board.add_scalar("/".join([*place, key]), value, step)
 
     def say(self, text: str) -> None:
         """A line for the user, above any progress bar."""

@@ -10,6 +10,7 @@ import pytest
 from golden import nhwc
 
 from jaxreid import evaluate as evaluation
+from jaxreid.evaluator import Evaluator
 from jaxreid.matchers import make_matcher
 from jaxreid.mesh import make_mesh
 from jaxreid.model import make_model
@@ -67,15 +68,16 @@ def silence(what, *, total, unit="img"):
     yield Bar()
 
 
-def batches(split):
-    padded = np.pad(split.image, [(0, -len(split) % 8), (0, 0), (0, 0), (0, 0)])
+def batches(splits):
+    images = np.concatenate([split.image for split in splits])
+    padded = np.pad(images, [(0, -len(images) % 8), (0, 0), (0, 0), (0, 0)])
     return padded.reshape(-1, 8, *padded.shape[1:])
 
 
 @pytest.fixture(scope="module")
 def scored():
     model, mesh = make_model(**MODEL), make_mesh(jax.devices()[:2])
-    evaluator = evaluation.Evaluator(model, mesh, batch_size=8, query_tile=3, gallery_tile=6)
+    evaluator = Evaluator(model, mesh, batch_size=8, query_tile=3, gallery_tile=6)
     query, gallery = people(9, 1), people(17, 2)
     variables = jax.jit(model.init)(jax.random.key(0), query.image)
 
@@ -84,8 +86,7 @@ def scored():
             evaluator, variables, query, gallery, batches, silence, **options
         )
 
-    features = [evaluator.features(variables, batches(s), len(s)) for s in (query, gallery)]
-    everything = np.concatenate(features)
+    everything = evaluator.features(variables, batches((query, gallery)), 26)
     return query, gallery, run, evaluator.scores(variables, everything, everything)
 
 
@@ -165,12 +166,25 @@ def test_re_ranked_and_lifted_as_well(scored):
     assert alone["tlift"].metrics["mAP"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_shortlists_tell_what_they_kept(scored):
+    query, gallery, run, _ = scored
+    results = run(shortlist={"size": 17, "window": (2, 2)})  # the whole gallery
+    whole, plain = results["shortlist"].metrics, results["plain"].metrics
+    assert whole["top10_recall"] == 1
+    assert whole["mAP"] == pytest.approx(plain["mAP"])
+    assert min(whole["scoring_seconds"], whole["exact_seconds"]) > 0
+    few = run(shortlist={"size": 3, "window": (4, 4)})["shortlist"]
+    listed = (few.top_scores[:, :3] - results["plain"].top_scores[:, :1] <= 1e-5).all()
+    assert listed
+    assert 0 < few.metrics["top10_recall"] <= 0.3 + 0.05  # of ten at most three, some are junk
+
+
 @pytest.mark.parametrize(("devices", "query_tile", "gallery_tile"), [(1, 1, 5), (4, 9, 32)])
 def test_ranking_is_the_same_on_any_devices_and_tiles(scored, devices, query_tile, gallery_tile):
     query, gallery, run, _ = scored
     model, mesh = make_model(**MODEL), make_mesh(jax.devices()[:devices])
     variables = jax.jit(model.init)(jax.random.key(0), query.image)
-    evaluator = evaluation.Evaluator(
+    evaluator = Evaluator(
         model, mesh, batch_size=8, query_tile=query_tile, gallery_tile=gallery_tile
     )
     found = evaluation.evaluate(evaluator, variables, query, gallery, batches, silence)["plain"]
@@ -182,14 +196,18 @@ def test_ranking_is_the_same_on_any_devices_and_tiles(scored, devices, query_til
         assert value == pytest.approx(expected.metrics[key], abs=close, rel=0), key
 
 
-class OriginalMaps(evaluation.Evaluator):
+class OriginalMaps(Evaluator):
     """Scores given maps with a given matcher."""
 
     def __init__(self, maps, score):
-        self._maps, self._given, self.gallery_tile = iter(maps), score, 16
+        self._maps, self._given = np.concatenate(maps), score
+        self.query_tile, self.gallery_tile = 4, 16
 
     def features(self, variables, batches, count, on_progress):
-        return next(self._maps)
+        return self._maps
+
+    def hold(self, gallery):
+        return gallery
 
     def scores(self, variables, query, gallery, on_progress=None):
         return np.asarray(self._given(query, gallery))
@@ -227,7 +245,7 @@ def test_the_whole_chain_equals_the_originals(golden_dir):
     matcher = make_matcher("qaconv")
     evaluator = OriginalMaps(maps, lambda q, g: matcher.apply(variables, q, g))
     results = evaluation.evaluate(
-        evaluator, None, query, gallery, lambda split: [], silence, rerank={}, tlift={}
+        evaluator, None, query, gallery, lambda splits: [], silence, rerank={}, tlift={}
     )
     for ours in ("plain", "rerank", "rerank+tlift"):
         rank1, mean_ap = expected[ours.replace("+", "_")]

@@ -21,9 +21,11 @@ class Cosine:
         on_progress(count)
         return np.concatenate(list(batches))[:count]
 
-    def scores(self, variables, query, gallery, on_progress):
+    def nearest(self, variables, query, gallery, count, on_progress):
         on_progress(len(query) * len(gallery))
-        return (query @ gallery.T).astype(np.float32)
+        scores = (query @ gallery.T).astype(np.float32)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return best, np.take_along_axis(scores, best, axis=1)
 
 
 @contextlib.contextmanager
@@ -65,15 +67,21 @@ def make(vectors, count):
     return graph.class_graph(Cosine(), None, batches, CLASSES, count, silence)
 
 
-@pytest.mark.parametrize("block", [1, 4, 512])
-def test_neighbours_are_those_of_the_whole_matrix(vectors, monkeypatch, block):
-    monkeypatch.setattr(graph, "BLOCK", block)
+@pytest.mark.parametrize("length", [1.0, 0.1])  # a short vector is not most like itself
+def test_neighbours_are_the_most_alike_of_the_others(vectors, length):
+    vectors = vectors * np.where(np.arange(CLASSES) == 4, length, 1)[:, None]
     found = make(vectors, 3)
     scores = vectors @ vectors.T
     for c in range(CLASSES):
         others = [n for n in np.argsort(-scores[c], kind="stable") if n != c]
         np.testing.assert_array_equal(found.neighbours[c], others[:3])
         np.testing.assert_allclose(found.scores[c], scores[c, others[:3]], rtol=1e-6)
+
+
+def test_scores_that_are_no_numbers_end_the_training(vectors):
+    vectors = np.where(np.arange(CLASSES)[:, None] == 7, np.nan, vectors)
+    with pytest.raises(ValueError, match="hold NaN: did the training fail"):
+        make(vectors, 3)
 
 
 def test_a_graph_is_kept_as_numbers_and_as_a_picture(vectors, tmp_path):

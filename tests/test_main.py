@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -240,8 +241,33 @@ def test_evaluating_again_gives_the_same_numbers(place, finished):
     (finished[0] / "ranking.png").unlink()
     result = run(place, finished[0], "--mode=evaluate", "--config.eval.query_tile=5")
     assert f"checkpoint of step {STEPS}" in result.stdout
-    assert json.loads((finished[0] / "results.json").read_text()) == before
+    after = json.loads((finished[0] / "results.json").read_text())
+    for old, new in zip(before["results"], after["results"], strict=True):
+        # A score itself, rounded as the shape of the tile has it.
+        assert new.pop("equal_error_threshold") == pytest.approx(
+            old.pop("equal_error_threshold"), abs=1e-5
+        )
+    assert after == before
     assert (finished[0] / "ranking.png").exists()
+
+
+def test_each_way_of_evaluating_is_a_row_of_its_own(place, finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    plain = json.loads((workdir / "results.json").read_text())["results"][-1]
+    options = ["--config.eval.rerank=True", "--config.eval.rerank_options={'k1': 5}"]
+    options += ["--config.eval.tlift=True", "--config.eval.average_precision=trapezoid"]
+    result = run(place, workdir, "--mode=evaluate", "--config.eval.flip=True", *options)
+    rows = {r["variant"]: r for r in json.loads((workdir / "results.json").read_text())["results"]}
+    assert list(rows) == ["plain", "flip", "flip+rerank", "flip+rerank+tlift"]
+    assert rows["plain"] == plain
+    assert rows["flip+rerank"]["rerank_options"] == {"k1": 5}
+    assert {rows[name]["average_precision"] for name in list(rows)[1:]} == {"trapezoid"}
+    assert len({rows[name]["mAP"] for name in ("plain", "flip", "flip+rerank")}) == 3
+    for name, row in rows.items():
+        told = "market1501" + (name != "plain") * f" {name}"
+        line = next(t for t in result.stdout.splitlines() if t.split("  ")[0] == told)
+        assert f"{100 * row['mAP']:.1f}" in line
 
 
 def free_port():
@@ -291,7 +317,10 @@ def test_two_processes_equal_one(place, config):
     one, two = place / f"{config}-one", place / f"{config}-two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
     short = ["--config.epochs=1", "--config.model.dtype=float64"]
-    short += [] if config == "qaconv" else ["--config=configs/qaconv_gs.py:market1501,debug"]
+    if config == "qaconv":
+        short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
+    else:
+        short += ["--config=configs/qaconv_gs.py:market1501,debug"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -303,6 +332,7 @@ def test_two_processes_equal_one(place, config):
         np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10, err_msg=str(path))
     results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
     for a, b in zip(*results, strict=True):
+        assert b["variant"] == a["variant"]
         assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
         assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
     assert "mAP" in outputs[0]
@@ -397,6 +427,8 @@ REFUSALS = [
     (["--config.checkpoint.every_steps=0"], "checkpoint.every_steps is 0"),
     (["--config.data.test=('market1501', 'synthetic_people/plazza')"], "synthetic_people/plaza"),
     (["--config.sampler.name=rand"], "random"),
+    (["--config.eval.rerank_options={'k': 5}"], "unknown option in eval.rerank_options 'k'"),
+    (["--config.eval.tlift_options={'tau': 0}"], "needed are tau > 0"),
     (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
     (["--config.objective.name=triplet"], "objective 'triplet' has no option 'valid_flags'"),
     (

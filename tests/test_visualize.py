@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import numpy as np
+import pytest
 from people import draw
 from PIL import Image
 
@@ -70,6 +71,35 @@ def test_results_are_told_from_events():
     assert "50.0" in results_table(rows).splitlines()[-1]
 
 
+def test_a_variant_of_older_weights_is_not_told():
+    metrics = dict.fromkeys(("rank1", "rank5", "rank10", "mAP", "mINP"), 0.25)
+    told = [(0, "plain"), (5, "plain"), (5, "rerank"), (9, "plain")]
+    events = [
+        {"kind": "eval", "step": step, "time": 1.0, "set": "a", "variant": variant, **metrics}
+        for step, variant in told
+    ]
+    assert [(row["step"], row["variant"]) for row in results_of(events)] == [
+        (0, "plain"),
+        (9, "plain"),
+    ]
+    assert [row["variant"] for row in results_of(events[:-1])] == ["plain", "plain", "rerank"]
+
+
+def test_nothing_to_evaluate_is_an_error():
+    with pytest.raises(ValueError, match="tiny has 1 queries and a gallery of 0 images"):
+        protocol_of("tiny", people([1], 0), people([], 1))
+    with pytest.raises(ValueError, match="none of the 2 queries has a match .* 0 have some"):
+        protocol_of("tiny", people([1, 2], 0), people([3], 1))
+    gallery = people([1], 0)
+    with pytest.raises(ValueError, match="1 have some in their own camera"):
+        protocol_of("tiny", people([1], 0), gallery, "camera")
+    gallery.camid[:] = -1
+    alike = people([1], 0)
+    alike.camid[:] = -1
+    with pytest.raises(ValueError, match="Some cameras are unknown: --config.eval.junk=auto"):
+        protocol_of("tiny", alike, gallery, "camera")
+
+
 def test_what_a_test_set_lacks_is_said_before():
     query, gallery = people([1, 2, 3, 9], 0), people([1, 2, 5], 1)
     gallery.camid[1] = 0  # person 2 is seen by one camera only
@@ -81,6 +111,7 @@ def test_what_a_test_set_lacks_is_said_before():
     ]
     assert protocol_of("tiny", people([1], 0), people([1], 1)) == ("camera", [])
     gallery.camid[:] = -1
+    gallery.pid[2] = 3  # the others are the very images of the queries
     rule, told = protocol_of("tiny", query, gallery)
     assert rule == "same-image"
     assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in told[0]

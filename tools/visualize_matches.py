@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxreid.checkpoint import Checkpoints
 from jaxreid.correspondence import Pair, correspondence_picture
 from jaxreid.data.datasets import available, load_sets
-from jaxreid.evaluate import Evaluator
+from jaxreid.evaluator import Evaluator
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.model import init_variables, make_model
 from jaxreid.pretrained import load_weights, read_card

@@ -14,43 +14,6 @@ import numpy as np
 _INITIAL_LISTS, _ANCHORS, _LISTS, _BATCHES = 4, 5, 6, 7
 
 
-def nearest_classes(scores: np.ndarray, count: int, first_row: int = 0) -> np.ndarray:
-    """The classes that look most like each class.
-
-    Args:
-        scores: float [R, C], larger = more alike; row r is class ``first_row + r`` as query.
-        count: neighbours per class, 1 to C - 1.
-        first_row: class of the first row, where ``scores`` is a block of rows of [C, C].
-
-    Returns:
-        int32 [R, count], the nearest class first, of equals the lower one; never the class itself.
-
-    Raises:
-        ValueError: wrong shape or type, NaN, or more neighbours than there are other classes.
-
-    Source: arXiv 2104.01546 (CVPR 2022), section 3.
-    """
-    scores = np.asarray(scores)
-    if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating):
-        raise ValueError(f"scores must be floats [R, C], not {scores.dtype} {scores.shape}")
-    rows, classes = scores.shape
-    if not 0 <= first_row <= classes - rows:
-        raise ValueError(f"{rows} rows from class {first_row} on: there are {classes} classes")
-    if not 1 <= count < classes:
-        raise ValueError(f"{count} neighbours: {classes} classes allow 1 to {classes - 1}")
-    nearest = np.empty((rows, count), np.int32)
-    for row in range(rows):
-        distance = -scores[row]
-        distance[first_row + row] = 0
-        if np.isnan(distance).any():
-            raise ValueError(f"the scores of class {first_row + row} hold NaN: did training fail?")
-        distance[first_row + row] = np.nan  # sorts last and compares false: never chosen
-        farthest = np.partition(distance, count - 1)[count - 1]
-        candidates = np.flatnonzero(distance <= farthest)  # more than count where classes tie
-        nearest[row] = candidates[np.argsort(distance[candidates], kind="stable")[:count]]
-    return nearest
-
-
 def draw_batches(
     lists: list[list[int]],
     pointer: np.ndarray,

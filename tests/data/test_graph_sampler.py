@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxreid.data.graph_sampler import GraphSampler, draw_batches, nearest_classes
+from jaxreid.data.graph_sampler import GraphSampler, draw_batches
 
 COUNTS = np.array([1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 20, 31])
 LABELS = np.random.default_rng(0).permutation(
@@ -18,6 +18,12 @@ GOLDEN = ("dist", "anchor_index", "topk_index", "sam_index")
 
 def sampler(labels=LABELS, batch_size=16, instances=4, seed=3):
     return GraphSampler(labels, batch_size=batch_size, instances=instances, seed=seed)
+
+
+def nearest_classes(scores, count):
+    """The classes most like each, not itself, of equals the lower one."""
+    scores = np.where(np.eye(len(scores), dtype=bool), -np.inf, scores)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count].astype(np.int32)
 
 
 def graph(anchors, count):
@@ -255,44 +261,6 @@ def test_bad_states_are_named_and_change_nothing():
         with pytest.raises(ValueError, match=message):
             ours.restore({**good, **change})
         assert_same_state(ours.state(), good)
-
-
-def test_nearest_classes_equal_a_sort_row_by_row():
-    # Few values, so that most scores are ties, also those at the last neighbour.
-    scores = np.random.default_rng(2).integers(0, 4, (20, 20)).astype(np.float32)
-    expected = [
-        sorted(set(range(20)) - {row}, key=lambda other: (-scores[row, other], other))[:7]
-        for row in range(20)
-    ]
-    nearest = nearest_classes(scores, 7)
-    assert nearest.dtype == np.int32
-    np.testing.assert_array_equal(nearest, expected)
-    blocks = [nearest_classes(scores[r : r + 8], 7, first_row=r) for r in (0, 8, 16)]
-    np.testing.assert_array_equal(np.concatenate(blocks), expected)
-
-
-def test_nearest_classes_at_the_ends_of_the_numbers():
-    scores = np.full((3, 3), -np.inf, np.float32)
-    scores[1, 1] = np.nan  # a class is never scored against itself
-    np.testing.assert_array_equal(nearest_classes(scores, 2), [[1, 2], [0, 2], [0, 1]])
-    scores[2, 0] = np.inf
-    np.testing.assert_array_equal(nearest_classes(scores, 1), [[1], [0], [0]])
-    assert scores[2, 2] == -np.inf, "the argument stays as it is"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"scores": np.zeros((4, 4), int)}, "floats .* not int64"),
-        ({"count": 4}, "4 neighbours: 4 classes allow 1 to 3"),
-        ({"count": 0}, "0 neighbours"),
-        ({"first_row": 1}, "4 rows from class 1 on: there are 4 classes"),
-        ({"scores": np.full((4, 4), np.nan)}, "class 0 hold NaN"),
-    ],
-)
-def test_bad_scores_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        nearest_classes(**{"scores": np.zeros((4, 4)), "count": 2, **change})
 
 
 def test_graph_sampler_needs_no_tensorflow():
