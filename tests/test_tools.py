@@ -40,9 +40,9 @@ def test_tools_explain_themselves_and_their_errors(tool, tmp_path):
 def test_benchmark_compares_the_same_network_with_pytorch(tmp_path):
     pytest.importorskip("torch")
     small = ["--arch", "resnet18", "--size", "64x32", "--batch", 2, "--repeats", 1]
-    result = run("benchmark.py", "backbones", *small, "--out", tmp_path / "record.json")
+    result = run("benchmark.py", "backbones", *small, "--json", tmp_path / "records.jsonl")
     assert result.returncode == 0, result.stderr
-    record = json.loads((tmp_path / "record.json").read_text())
+    record = json.loads((tmp_path / "records.jsonl").read_text())
     forward, backward = record["results"]
     assert forward["difference"] < 1e-4  # the very same function
     assert backward["difference"] < 1e-2
@@ -55,11 +55,43 @@ def test_benchmark_compares_the_same_network_with_pytorch(tmp_path):
 
 def test_benchmark_compares_rankings_with_plain_loops(tmp_path):
     small = ["--images", 40, 160, "--repeats", 1]
-    result = run("benchmark.py", "ranking", *small, "--out", tmp_path / "record.json")
+    result = run("benchmark.py", "ranking", *small, "--json", tmp_path / "records.jsonl")
     assert result.returncode == 0, result.stderr
-    records = json.loads((tmp_path / "record.json").read_text())["results"]
-    assert [record["what"] for record in records] == ["metrics", "rerank", "tlift"]
+    records = json.loads((tmp_path / "records.jsonl").read_text())["results"]
+    names = ["metrics", "evaluation", "rerank", "rerank streamed", "tlift"]
+    assert [record["what"] for record in records] == names
     for record in records:
+        if record["what"] == "rerank streamed":  # nothing to compare it with
+            assert record["ratio"] is None
+            assert set(record["peak_bytes"]) == {"jaxreid"}
+            continue
         assert record["difference"] < 1e-5  # the very same numbers
         assert record["ratio"] > 0
         assert set(record["peak_bytes"]) == {"jaxreid", "plain"}
+
+
+@pytest.mark.parametrize("benchmark", ["scoring", "step"])
+def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
+    pytest.importorskip("torch")
+    path = tmp_path / "records.jsonl"
+    small = ["--images", 3, 5, "--maps", "3x2x8", "--types", "float32", "--repeats", 1]
+    small += ["--contenders", "ours", "original", "--json", path]
+    for _ in range(2 if benchmark == "scoring" else 1):  # lines are added
+        result = run("benchmark.py", benchmark, *small)
+        assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == (2 if benchmark == "scoring" else 1)
+    for record in lines[-1]["results"]:
+        assert record["difference"]["PyTorch, original"] < 1e-3  # the very same function
+        assert record["pairs_per_second"]["jaxreid"] > 0
+    table = run("benchmark.py", "table", path)
+    assert table.stdout.count("| PyTorch, original |") == len(lines[-1]["results"])
+    assert f"`{benchmark}`:" in table.stdout
+
+
+def test_a_file_without_results_makes_no_table(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    for name, message in (("other.jsonl", "holds no results"), ("none.jsonl", "there is no file")):
+        result = run("benchmark.py", "table", tmp_path / name)
+        assert result.returncode == 2
+        assert message in result.stderr

@@ -1,8 +1,10 @@
 """Measures this package against the obvious alternative, on the same cores and in the same run.
 
-    python tools/benchmark.py backbones
+    python tools/benchmark.py scoring
+    python tools/benchmark.py step --json speed.jsonl
+    python tools/benchmark.py encode --arch resnet50 osnet_x1_0 --batch 4
     python tools/benchmark.py ranking --repeats 3
-    python tools/benchmark.py backbones --arch resnet50 osnet_x1_0 --batch 4 --out speed.json
+    python tools/benchmark.py table speed.jsonl
 
 Absolute times say little about another machine. What counts is the ratio of the medians of
 contenders that take turns. Keep the machine otherwise idle.
@@ -18,9 +20,10 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import benchmark_tables
 import numpy as np
 from tqdm import tqdm
 
@@ -38,8 +41,15 @@ NETWORKS = (
     "osnet_x1_0",
     "osnet_ain_x1_0",
 )
-RANKINGS = ("metrics", "rerank", "tlift")
+RANKINGS = ("metrics", "evaluation", "rerank", "rerank streamed", "tlift")
 PASSES = ("forward", "forward and backward")
+CONTENDERS = {  # name on the command line: name in the table
+    "ours": "jaxreid",
+    "original": "PyTorch, original",
+    "tiled": "PyTorch, tiled",
+    "plain": "JAX, plain",
+}
+TYPES = ("float32", "bfloat16")
 LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
 MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # of a ResNet, as in QAConv 2.1
 OURS = "jaxreid"
@@ -55,37 +65,71 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--threads", type=_positive, help="cores to use, the same for all (default: all)"
     )
     common.add_argument(
-        "--out", type=pathlib.Path, help="JSON file for the results and what they were measured on"
+        "--json",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="append the results, and what they were measured on, to a file of JSON lines",
     )
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    backbones = benchmarks.add_parser(
-        "backbones",
-        parents=[common],
-        help="forward and backward passes, against PyTorch",
-        description="Times forward passes (evaluation mode) and forward and backward passes "
-        "(training mode, gradients of all weights) of backbones, with the same weights in this "
-        "package and in eager PyTorch. A ResNet gives QAConv's maps, OSNet its embeddings.",
+    matching = argparse.ArgumentParser(add_help=False)
+    matching.add_argument(
+        "--maps", type=_sizes, metavar="HxWxD", default=(24, 8, 128), help="(default: 24x8x128)"
     )
-    backbones.add_argument(
-        "--arch",
+    matching.add_argument(
+        "--contenders",
         nargs="+",
-        default=NETWORKS,
-        metavar="NAME",
-        help=f"names of backbones, or all (default: {' '.join(NETWORKS)})",
+        choices=CONTENDERS,
+        default=list(CONTENDERS),
+        help="in short; ours and the original are the default's core (default: all)",
     )
-    backbones.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
+    matching.add_argument(
+        "--types",
+        nargs="+",
+        choices=TYPES,
+        default=list(TYPES),
+        help="of the maps (default: both)",
     )
-    backbones.add_argument(
-        "--batch", type=_positive, help="images (default: 8 for ResNets, 16 for OSNets)"
-    )
-    backbones.set_defaults(run=compare_backbones)
+    for name, images, what in (
+        ("scoring", (64, 128), "scores all pairs of query and gallery maps, in evaluation mode"),
+        (
+            "step",
+            (64, 64),
+            "a loss on all scores, in training mode, with gradients of the matcher "
+            "and of both maps (a batch with itself) or of the queries alone (a class memory)",
+        ),
+    ):
+        parser_of = benchmarks.add_parser(
+            name,
+            parents=[common, matching],
+            help=f"QAConv's matching: {what.split(',')[0]}",
+            description=f"Times {what}, against the original formulation written plainly in "
+            "PyTorch, the same tiles in PyTorch, and the plain formulation in JAX; with a large "
+            "matrix product as the limit, and the memory each needs.",
+        )
+        parser_of.add_argument(
+            "--images",
+            type=_positive,
+            nargs=2,
+            metavar=("QUERIES", "GALLERY"),
+            default=images,
+            help="how many (default: {} {})".format(*images),
+        )
+        parser_of.set_defaults(run=compare_matching)
+    for name, passes in (("backbones", PASSES), ("encode", PASSES[:1])):
+        backbones = benchmarks.add_parser(
+            name,
+            parents=[common],
+            help=f"{' and '.join(f'{p} passes' for p in passes)} of backbones, against PyTorch",
+            description="Times forward passes (evaluation mode) and, if not `encode`, forward and "
+            "backward passes (training mode, gradients of all weights) of backbones, with the same "
+            "weights in this package and in eager PyTorch. A ResNet gives QAConv's maps, OSNet its "
+            "embeddings.",
+        )
+        _add_networks(backbones)
+        backbones.set_defaults(run=compare_backbones, passes=passes)
     ranking = benchmarks.add_parser(
         "ranking",
         parents=[common],
@@ -105,19 +149,51 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=_positive,
         nargs=2,
         metavar=("QUERIES", "GALLERY"),
-        help="how many (default: 3368 19732, those of Market-1501; 1000 10000 for re-ranking)",
+        help="how many (default: 3368 19732, those of Market-1501; 1000 10000 for rerank, whose "
+        "plain form holds them all)",
     )
     ranking.set_defaults(run=compare_rankings)
+    shown = benchmarks.add_parser(
+        "table", help="the newest results of each benchmark in a file, as Markdown"
+    )
+    shown.add_argument("file", type=pathlib.Path, help="of JSON lines, from --json")
+    shown.set_defaults(run=show_tables, threads=None, json=None)
     given = parser.parse_args(arguments)
-    if given.out and not given.out.absolute().parent.is_dir():
-        parser.error(f"--out: there is no folder {given.out.absolute().parent}.")
+    if given.json and not given.json.absolute().parent.is_dir():
+        parser.error(f"--json: there is no folder {given.json.absolute().parent}.")
     return given
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        default=NETWORKS,
+        metavar="NAME",
+        help=f"names of backbones, or all (default: {' '.join(NETWORKS)})",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
+    )
+    parser.add_argument(
+        "--batch", type=_positive, help="images (default: 8 for ResNets, 16 for OSNets)"
+    )
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: needed is a whole number of at least 1.")
     return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: needed is HxWxD, for example 24x8x128.")
+    return tuple(map(int, parts))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -175,11 +251,6 @@ def take_turns(
     return summary
 
 
-def spread(times: Mapping[str, Mapping[str, float]]) -> float:
-    """Returns the widest distance between quartiles, relative to the median, of `take_turns`."""
-    return max((t["upper"] - t["lower"]) / t["median"] for t in times.values())
-
-
 def machine() -> dict[str, Any]:
     """Where and with what the measurements are made."""
     model = platform.processor() or platform.machine()
@@ -206,45 +277,78 @@ def machine() -> dict[str, Any]:
     }
 
 
-def compare_rankings(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """Metrics, re-ranking and TLift here and as they are usually written: records and a table."""
-    import benchmark_ranking
-
-    return benchmark_ranking.compare(given.what, given.images, given.repeats, take_turns)
-
-
-def compare_backbones(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """Forward and backward passes of backbones here and in PyTorch.
-
-    Args:
-        given: the command line.
-
-    Returns:
-        A record for each network and pass, and a table of them.
+def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Scores, or losses with gradients, of many pairs of maps: a record for each kind and type.
 
     Raises:
-        ValueError: PyTorch is missing, or a network is unknown.
+        ValueError: PyTorch is missing, where it is a contender.
     """
+    names = [name for short, name in CONTENDERS.items() if short in given.contenders]
+    if {"original", "tiled"} & set(given.contenders):
+        _need_torch(given.threads)
+    import benchmark_matching
+
+    tasks = ("scores",) if given.benchmark == "scoring" else benchmark_matching.TASKS
+    problems = [
+        benchmark_matching.Problem(*given.images, *given.maps, dtype=dtype, task=task)
+        for task in tasks
+        for dtype in given.types
+    ]
+    runs = len(problems) * (1 + len(names)) * (WARM_UP + given.repeats)
+    records = []
+    with tqdm(total=runs, unit="run") as progress:
+        for problem in problems:
+            progress.set_description(f"{problem.task} {problem.dtype}")
+            records.append(
+                benchmark_matching.compare(
+                    problem, names, given.repeats, given.threads, take_turns, progress
+                )
+            )
+    return records
+
+
+def _need_torch(threads: int | None) -> None:
     try:
         import torch
     except ModuleNotFoundError as error:
         raise ValueError(
             "the baseline, PyTorch, is not installed: pip install 'jaxreid[torch]'"
         ) from error
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def compare_rankings(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Metrics, re-ranking and TLift here and as they are usually written."""
+    import benchmark_ranking
+
+    return benchmark_ranking.compare(given.what, given.images, given.repeats, take_turns)
+
+
+def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Forward and backward passes of backbones here and in PyTorch.
+
+    Args:
+        given: the command line.
+
+    Returns:
+        A record for each network and pass.
+
+    Raises:
+        ValueError: PyTorch is missing, or a network is unknown.
+    """
+    _need_torch(given.threads)
     import torch_networks
 
     from jaxreid.names import check_name
-    from jaxreid.writer import table
 
     if given.arch == ["all"]:
         given.arch = torch_networks.NAMES
     for arch in given.arch:
         check_name(arch, torch_networks.NAMES, "backbone")
-    if given.threads:
-        torch.set_num_threads(given.threads)
     results = []
     contenders = 1 + len(LAYOUTS)
-    runs = len(given.arch) * len(PASSES) * contenders * (WARM_UP + given.repeats)
+    runs = len(given.arch) * len(given.passes) * contenders * (WARM_UP + given.repeats)
     with tqdm(total=runs, unit="run") as progress:
         for arch in given.arch:
             progress.set_description(arch)
@@ -254,19 +358,13 @@ def compare_backbones(given: argparse.Namespace) -> tuple[list[dict[str, Any]], 
             model = torch_networks.make(arch, **(MAP if resnet else {}))
             torch_networks.randomize(model)
             x = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
-            for record in compare_backbone(arch, model, x, given.repeats, progress):
+            for record in compare_backbone(arch, model, x, given.passes, given.repeats, progress):
                 results.append({"network": arch, "images": f"{batch}x{height}x{width}", **record})
-    header = ("network", "images", "pass", *(f"{name} ms" for name in results[0]["ms"]))
-    rows = [
-        (r["network"], r["images"], r["pass"], *(f"{t['median']:.1f}" for t in r["ms"].values()))
-        + (f"{r['times_as_fast']:.2f}", f"{spread(r['ms']):.0%}", f"{r['difference']:.0e}")
-        for r in results
-    ]
-    return results, table((*header, "times as fast as PyTorch", "spread", "difference"), rows)
+    return results
 
 
 def compare_backbone(
-    arch: str, model: Any, x: np.ndarray, repeats: int, progress: tqdm
+    arch: str, model: Any, x: np.ndarray, passes: Sequence[str], repeats: int, progress: tqdm
 ) -> list[dict[str, Any]]:
     """Times the passes of one network.
 
@@ -277,6 +375,7 @@ def compare_backbone(
         arch: its name.
         model: the network of `torch_networks` whose weights both sides use.
         x: [B, 3, H, W] float32 images.
+        passes: of `PASSES`.
         repeats: timed runs of each contender.
         progress: moves on by one for each run.
 
@@ -292,7 +391,7 @@ def compare_backbone(
         shape = model.eval()(torch.from_numpy(x)).shape
     weight = np.random.default_rng(1).standard_normal(shape, np.float32)
     records = []
-    for name in PASSES:
+    for name in passes:
         train = name != "forward"
         contenders = {OURS: jax_pass(arch, model, x, weight, train)}
         for layout, memory_format in LAYOUTS.items():
@@ -422,25 +521,41 @@ def torch_pass(
     return run
 
 
+def show_tables(given: argparse.Namespace) -> None:
+    """Prints the newest results of each benchmark in a file, as Markdown.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not given.file.is_file():
+        raise ValueError(f"there is no file {given.file}.")
+    print(benchmark_tables.markdown(given.file))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
     given = parse(arguments)
     try:
         use_cores(given.threads)
-        results, text = given.run(given)
+        results = given.run(given)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(text)
-    if max(spread(record["ms"]) for record in results) > BUSY:
+    if results is None:
+        return 0
+    from jaxreid.writer import table
+
+    print(table(*benchmark_tables.rows(given.benchmark, results)))
+    if max(benchmark_tables.spread(record["ms"]) for record in results) > BUSY:
         print("The spread between quartiles is wide: the machine was busy. Measure again.")
-    if given.out:
+    if given.json:
         from jaxreid.files import replace_file
 
-        settings = {k: v for k, v in vars(given).items() if k not in ("run", "out")}
+        settings = {k: v for k, v in vars(given).items() if k not in ("run", "json")}
         record = {"settings": settings, "machine": machine(), "results": results}
-        replace_file(given.out, json.dumps(record, indent=1).encode())
-        print(f"wrote {given.out}")
+        before = given.json.read_text() if given.json.exists() else ""
+        replace_file(given.json, (before + json.dumps(record) + "\n").encode())
+        print(f"appended to {given.json}")
     return 0
 
 

@@ -1,14 +1,41 @@
 """Baselines and data of `benchmark.py ranking`: the algorithms as they are usually written."""
 
+import pathlib
 import tracemalloc
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from jaxreid.ranking import rank_queries, summarize
+from jaxreid.ranking.rerank import rerank_blocks, rerank_matrix
+from jaxreid.ranking.tlift import tlift
+
 # Queries and gallery: those of Market-1501, with its distractors; what a dense re-ranking can hold.
-SIZES = {"metrics": (3368, 19732), "rerank": (1000, 10000), "tlift": (3368, 19732)}
+SIZES = {
+    "metrics": (3368, 19732),
+    "evaluation": (3368, 19732),
+    "rerank": (1000, 10000),
+    "rerank streamed": (3368, 19732),
+    "tlift": (3368, 19732),
+}
+ALONE = ("rerank streamed",)  # what the plain algorithm would need tens of GB for
+TILE = 512  # images whose distances are computed at a time, as in configs' eval.gallery_tile
+FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
+HEADER = (
+    "",
+    "images",
+    "jaxreid s",
+    "plain s",
+    "times as fast",
+    "jaxreid MiB",
+    "plain MiB",
+    "jaxreid resident MiB",
+    "matrix MiB",
+    "difference",
+)
 
 
 def plain_metrics(
@@ -30,6 +57,28 @@ def plain_metrics(
         precisions.append((hits / np.arange(1, match.size + 1))[match].mean())
         firsts.append(match[0])
     return float(np.mean(precisions)), float(np.mean(firsts))
+
+
+def plain_roc(
+    scores: np.ndarray,
+    query_pid: np.ndarray,
+    query_camid: np.ndarray,
+    gallery_pid: np.ndarray,
+    gallery_camid: np.ndarray,
+) -> tuple[float, ...]:
+    """True-positive rates at `FALSE_POSITIVE_RATES`, equal-error rate, by sorting all pairs."""
+    same = query_pid[:, None] == gallery_pid
+    keep = ~same | (query_camid[:, None] != gallery_camid)
+    score, match = scores[keep], same[keep]
+    order = np.argsort(-score)
+    hits = match[order].cumsum()
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # of those which tie
+    found = np.append(0, hits[last] / hits[-1])
+    wrong = np.append(0, (1 + last - hits[last]) / (score.size - hits[-1]))
+    rates = [found[np.searchsorted(wrong, f, side="right") - 1] for f in FALSE_POSITIVE_RATES]
+    at = np.argmax(wrong >= 1 - found)
+    (a, b), (c, d) = wrong[at - 1 : at + 1], 1 - found[at - 1 : at + 1]
+    return *map(float, rates), float(a + (b - a) * (c - a) / (c - a + b - d))
 
 
 def plain_rerank(
@@ -149,66 +198,126 @@ def walkers(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.n
     return embedding, pid, {"camid": camid, "time": seconds}
 
 
-def contenders(
-    what: str, queries: int, gallery: int
-) -> tuple[dict[str, Callable[[], Any]], Callable[[Any, Any], float], int]:
+def contenders(what: str, queries: int, gallery: int) -> tuple[dict[str, Callable[[], Any]], int]:
     """What is measured.
 
     Args:
-        what: "metrics", "rerank" or "tlift".
+        what: a key of `SIZES`.
         queries: Q.
         gallery: G.
 
     Returns:
-        Two functions by name, "jaxreid" and "plain"; a function of their two results that tells how
-        far they are apart; and the bytes of the score (or distance) matrix both begin with.
+        Functions by name, "jaxreid" and, but for those `ALONE`, "plain", that return arrays of the
+        same numbers; and the bytes of the matrix of scores or distances they begin with, or would
+        begin with if it were not streamed.
     """
-    from jaxreid.ranking import rank_queries, summarize
-    from jaxreid.ranking.rerank import rerank_matrix
-    from jaxreid.ranking.tlift import tlift
-
     embedding, pid, seen = walkers(queries, gallery)
     q, g = slice(queries), slice(queries, None)
-    largest = lambda a, b: float(np.abs(a - b).max())  # noqa: E731
+    if what == "rerank streamed":
+        return {"jaxreid": lambda: _streamed(embedding, queries)}, 4 * len(pid) ** 2
     if what == "rerank":
         distance = 1 - embedding @ embedding.T
         np.fill_diagonal(distance, 0)
-        runs = {
+        return {
             "jaxreid": lambda: rerank_matrix(distance, queries),
             "plain": lambda: plain_rerank(distance, queries),
-        }
-        return runs, largest, distance.nbytes
+        }, distance.nbytes
     score = embedding[q] @ embedding[g].T
     if what == "tlift":
         score = 1 / (1 + np.exp(-10 * score))
         parts = (("query", q), ("gallery", g))
         images = {f"{name}_{key}": seen[key][part] for name, part in parts for key in seen}
-        runs = {
+        return {
             "jaxreid": lambda: tlift(score, **images),
             "plain": lambda: plain_tlift(score, **images),
-        }
-        return runs, largest, score.nbytes
+        }, score.nbytes
     ids = pid[q], seen["camid"][q], pid[g], seen["camid"][g]
+    if what == "metrics":
+        return {
+            "jaxreid": lambda: _metrics(score, ids),
+            "plain": lambda: np.array(plain_metrics(score, *ids)),
+        }, score.nbytes
+    return {
+        "jaxreid": _evaluation(score, ids),
+        "plain": lambda: np.array(plain_metrics(score, *ids) + plain_roc(score, *ids)),
+    }, score.nbytes
 
-    def ours() -> np.ndarray:
-        summary = summarize(rank_queries(score, *ids))
-        return np.array([summary["mAP"], summary["rank1"]])
 
-    return (
-        {"jaxreid": ours, "plain": lambda: np.array(plain_metrics(score, *ids))},
-        largest,
-        (score.nbytes),
+def _streamed(embedding: np.ndarray, queries: int) -> np.ndarray:
+    """Re-ranked distance of each query's nearest gallery image; [Q]."""
+
+    def distances(images: np.ndarray) -> np.ndarray:
+        rows = embedding[images] @ embedding.T
+        np.subtract(1, rows, out=rows)
+        rows[np.arange(images.size), images] = 0
+        return rows
+
+    blocks = rerank_blocks(distances, queries, len(embedding) - queries, block=TILE)
+    return np.concatenate([tile.min(axis=1) for _, tile in blocks])
+
+
+def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
+    """What `plain_metrics` returns."""
+    summary = summarize(rank_queries(score, *ids))
+    return np.array([summary["mAP"], summary["rank1"]])
+
+
+def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    """Makes what returns the numbers of `plain_metrics` and `plain_roc`, and lists each's best."""
+    from jaxreid.evaluate import BLOCK_SIZE, Ranking  # with JAX, which counts the cores
+
+    class Images(types.SimpleNamespace):
+        def __len__(self) -> int:
+            return len(self.pid)
+
+    query, gallery = (
+        Images(pid=pid, camid=camid, name=[""] * len(pid)) for pid, camid in (ids[:2], ids[2:])
     )
+    size = max(1, BLOCK_SIZE // len(gallery))
+    rates = [f"tpr_at_fpr_{f:g}" for f in FALSE_POSITIVE_RATES]
+
+    def run() -> np.ndarray:
+        ranking = Ranking(query, gallery, "camera", "standard")
+        for part in np.split(np.arange(len(query)), range(size, len(query), size)):
+            ranking.add(part, score[part[0] : part[-1] + 1])
+        metrics = ranking.result().metrics
+        return np.array([metrics[name] for name in ("mAP", "rank1", *rates, "equal_error_rate")])
+
+    return run
 
 
-def peak_memory(run: Callable[[], Any]) -> int:
-    """Bytes that a call holds at most beyond what was there before it."""
+def measure_memory(run: Callable[[], Any]) -> tuple[Any, int, int | None]:
+    """Calls a function and watches its memory.
+
+    Returns:
+        Its result; the bytes of arrays and objects that it holds at most; and those by which the
+        memory of the process grows at most, with the libraries' own: None if the system does not
+        tell. Freed memory which the process has kept makes the latter smaller.
+    """
+    before = _resident("VmRSS") if _reset_peak() else None
     tracemalloc.start()
     try:
-        run()
-        return tracemalloc.get_traced_memory()[1]
+        result = run()
+        traced = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    return result, traced, None if before is None else _resident("VmHWM") - before
+
+
+def _reset_peak() -> bool:
+    """Lets the process's peak of resident memory begin anew; False where only Linux could."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    """Bytes of the process in memory: "VmRSS" now, "VmHWM" at the peak."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (size,) = (line.split()[1] for line in lines if line.startswith(field + ":"))
+    return 1024 * int(size)
 
 
 def compare(
@@ -216,7 +325,7 @@ def compare(
     images: Sequence[int] | None,
     repeats: int,
     take_turns: Callable[..., dict[str, dict[str, float]]],
-) -> tuple[list[dict[str, Any]], str]:
+) -> list[dict[str, Any]]:
     """Times and memory of what is asked for.
 
     Args:
@@ -226,42 +335,59 @@ def compare(
         take_turns: times functions in turn, as that of `benchmark.py`.
 
     Returns:
-        A record for each, and a table of them.
+        A record for each. By contender, a record holds "ms", the times;
+        "peak_bytes" and "resident_bytes", as of `measure_memory`. "ratio" and "difference" of the
+        two are None for one `ALONE`.
     """
-    from jaxreid.writer import table
-
-    results, rows = [], []
-    with tqdm(total=2 * len(what) * (2 + repeats), unit="run") as progress:
+    results = []
+    runs = sum(1 if name in ALONE else 2 for name in what) * (2 + repeats)
+    with tqdm(total=runs, unit="run") as progress:
         for name in what:
-            queries, gallery = images or SIZES[name]
             progress.set_description(name)
-            runs, apart, size = contenders(name, queries, gallery)
-            difference = apart(*(run() for run in runs.values()))
-            memory = {key: peak_memory(run) for key, run in runs.items()}
-            times = take_turns(runs, repeats, progress)
-            ratio = times["plain"]["median"] / times["jaxreid"]["median"]
-            results.append(
-                {
-                    "what": name,
-                    "queries": queries,
-                    "gallery": gallery,
-                    "ms": times,
-                    "ratio": ratio,
-                    "peak_bytes": memory,
-                    "matrix_bytes": size,
-                    "difference": difference,
-                }
+            queries, gallery = images or SIZES[name]
+            record = _compare_one(
+                *contenders(name, queries, gallery), repeats, take_turns, progress
             )
-            rows.append(
-                (
-                    name,
-                    f"{queries} x {gallery}",
-                    *(f"{times[key]['median'] / 1e3:.2f}" for key in runs),
-                    f"{ratio:.1f}",
-                    *(f"{memory[key] / 2**20:.0f}" for key in runs),
-                    f"{size / 2**20:.0f}",
-                    f"{difference:.0e}",
-                )
-            )
-    header = ("", "images", "jaxreid s", "plain s", "times as fast", "jaxreid MiB", "plain MiB")
-    return results, table((*header, "matrix MiB", "difference"), rows)
+            results.append({"what": name, "queries": queries, "gallery": gallery, **record})
+    return results
+
+
+def _compare_one(
+    runs: dict[str, Callable[[], Any]],
+    matrix_bytes: int,
+    repeats: int,
+    take_turns: Callable[..., dict[str, dict[str, float]]],
+    progress: tqdm,
+) -> dict[str, Any]:
+    """The measured part of a record of `compare`."""
+    # First of all, before freed memory is left over from other runs.
+    output, traced, resident = zip(*map(measure_memory, runs.values()), strict=True)
+    times = take_turns(runs, repeats, progress)
+    alone = len(runs) == 1
+    return {
+        "ms": times,
+        "ratio": None if alone else times["plain"]["median"] / times["jaxreid"]["median"],
+        "peak_bytes": dict(zip(runs, traced, strict=True)),
+        "resident_bytes": dict(zip(runs, resident, strict=True)),
+        "matrix_bytes": matrix_bytes,
+        "difference": None if alone else float(np.abs(output[0] - output[1]).max()),
+    }
+
+
+def row(record: dict[str, Any]) -> tuple[str, ...]:
+    """A record of `compare` as a row under `HEADER`; "-" for what was not measured."""
+
+    def text(value: float | None, form: str, unit: float = 1) -> str:
+        return "-" if value is None else format(value / unit, form)
+
+    seconds = (record["ms"].get(key, {}).get("median") for key in ("jaxreid", "plain"))
+    return (
+        record["what"],
+        f"{record['queries']} x {record['gallery']}",
+        *(text(value, ".2f", 1e3) for value in seconds),
+        text(record["ratio"], ".1f"),
+        *(text(record["peak_bytes"].get(key), ".0f", 2**20) for key in ("jaxreid", "plain")),
+        text(record["resident_bytes"]["jaxreid"], ".0f", 2**20),
+        text(record["matrix_bytes"], ".0f", 2**20),
+        text(record["difference"], ".0e"),
+    )

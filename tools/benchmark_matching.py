@@ -1,0 +1,318 @@
+"""Contenders of `benchmark.py scoring` and `benchmark.py step`: QAConv's matching, in several ways.
+
+The original formulation is written here plainly, from its definition: the correlation of all pairs
+and positions, two maxima, batch normalisation, one linear layer, batch normalisation.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from tqdm import tqdm
+
+ORIGINAL = "PyTorch, original"
+TILED = "PyTorch, tiled"
+PLAIN = "JAX, plain"
+OURS = "jaxreid"
+TYPES = ("float32", "bfloat16")
+SAVED = 64  # pairs in a tile of the tiled form in PyTorch: 8 x 8
+BLOCK = (64, 128)  # queries and gallery maps of a block of the plain forms: what was fastest
+TASKS = ("pairs", "memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Maps to be matched, drawn at random.
+
+    Attributes:
+        queries: Q.
+        gallery: G.
+        height: h of a map.
+        width: w.
+        channels: d.
+        dtype: "float32" or "bfloat16", of the maps; scores are float32 where we make them.
+        task: "scores"; or a loss with its gradients, for "pairs" of both maps, as of a batch with
+            itself, for "memory" of the queries alone, as with a class memory. Both of the matcher.
+    """
+
+    queries: int
+    gallery: int
+    height: int
+    width: int
+    channels: int
+    dtype: str = "float32"
+    task: str = "scores"
+
+    @property
+    def flops(self) -> float:
+        """Of the correlations of all pairs, once."""
+        return 2.0 * self.queries * self.gallery * (self.height * self.width) ** 2 * self.channels
+
+    def maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """[Q, h, w, d] and [G, h, w, d] float32, unit norm along d."""
+        generator = np.random.default_rng(0)
+        maps = []
+        for count in (self.queries, self.gallery):
+            shape = count, self.height, self.width, self.channels
+            x = generator.standard_normal(shape, np.float32)
+            maps.append(x / np.linalg.norm(x, axis=-1, keepdims=True))
+        return tuple(maps)
+
+    def same(self) -> np.ndarray:
+        """[Q, G] float32, 1 for pairs that are to be learned as one person."""
+        generator = np.random.default_rng(1)
+        return (generator.random((self.queries, self.gallery)) < 1 / 8).astype(np.float32)
+
+
+def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
+    """Ours, or the same with every correlation in memory."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxreid.matchers import qaconv
+    from jaxreid.ops.correlation import match_pair
+
+    matcher = qaconv.QAConv()
+    query, gallery = (jnp.asarray(x, problem.dtype) for x in problem.maps())
+    variables = matcher.init(jax.random.key(0), query[:1], gallery[:1])
+    stats, params = variables["batch_stats"], variables["params"] | {"bias": jnp.zeros(())}
+
+    def every_pair(query: Any, gallery: Any, **_: Any) -> Any:
+        pair = jax.vmap(jax.vmap(match_pair, (None, 0)), (0, None))
+        return [m.astype(jnp.float32) for m in pair(query, gallery)]
+
+    def every_score(query: Any, gallery: Any, of_query: Any, of_gallery: Any) -> Any:
+        matches = every_pair(query, gallery)
+        return matches[0] @ of_query + matches[1] @ of_gallery
+
+    def score(params: Any, query: Any, gallery: Any) -> Any:
+        return matcher.apply({"params": params, "batch_stats": stats}, query, gallery)
+
+    def loss(params: Any, query: Any, gallery: Any) -> Any:
+        given = {"params": params, "batch_stats": stats}
+        logit, _ = matcher.apply(given, query, gallery, train=True, mutable=["batch_stats"])
+        return optax.losses.sigmoid_binary_cross_entropy(logit, problem.same()).mean()
+
+    if problem.task == "scores":
+        function = score
+    else:
+        function = jax.value_and_grad(loss, (0, 1, 2) if problem.task == "pairs" else (0, 1))
+    blocks = [(0, 0, problem.queries, problem.gallery)]
+    if plain and problem.task == "scores":
+        blocks = _blocks(problem)
+    compiled = {}
+    ours = qaconv.best_matches, qaconv.match_scores
+    matches, scores = (every_pair, every_score) if plain else ours
+    instead = mock.patch.multiple(qaconv, best_matches=matches, match_scores=scores)
+    with jax.default_matmul_precision("highest"), instead:
+        for q, g, rows, columns in blocks:
+            if (rows, columns) not in compiled:
+                given = params, query[q : q + rows], gallery[g : g + columns]
+                compiled[rows, columns] = jax.jit(function).lower(*given).compile()
+
+    def run() -> Any:
+        out = [
+            compiled[rows, columns](params, query[q : q + rows], gallery[g : g + columns])
+            for q, g, rows, columns in blocks
+        ]
+        return jax.block_until_ready(out)
+
+    return run
+
+
+def torch_contender(problem: Problem, tiled: bool) -> Callable[[], Any]:
+    """The original formulation in eager PyTorch; or, tiled, with our tiles."""
+    import torch
+
+    n, d = problem.height * problem.width, problem.channels
+    dtype = getattr(torch, problem.dtype)
+    query, gallery = (torch.from_numpy(x.reshape(-1, n, d)).to(dtype) for x in problem.maps())
+    norm_in, norm_out = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    linear = torch.nn.Linear(n, 1)
+    torch.nn.init.constant_(linear.weight, 1 / n)
+    torch.nn.init.zeros_(linear.bias)
+    modules = [module.to(dtype) for module in (norm_in, linear, norm_out)]
+
+    def matches(query: Any, gallery: Any) -> tuple[Any, Any]:
+        correlation = torch.einsum("qrd,gsd->qgrs", query, gallery)
+        return correlation.max(dim=2)[0], correlation.max(dim=3)[0]
+
+    def in_tiles(query: Any, gallery: Any) -> tuple[Any, Any]:
+        side = int(SAVED**0.5)
+        over_gallery, over_query = [], []
+        for q in range(0, len(query), side):
+            columns = query[q : q + side].reshape(-1, d).T
+            rows = []
+            for g in range(0, len(gallery), side):
+                part = gallery[g : g + side]
+                tile = (part.reshape(-1, d) @ columns).view(len(part), n, -1, n)
+                rows.append((tile.amax(3).transpose(1, 2), tile.amax(1)))
+            over_gallery.append(torch.cat([row[0] for row in rows]))
+            over_query.append(torch.cat([row[1] for row in rows]))
+        return torch.cat(over_gallery, 1).swapaxes(0, 1), torch.cat(over_query, 1).swapaxes(0, 1)
+
+    def score(query: Any, gallery: Any) -> Any:
+        both = torch.stack((in_tiles if tiled else matches)(query, gallery), dim=2)
+        response = norm_in(both.reshape(-1, 1)).view(-1, 2, n)
+        return norm_out(linear(response).sum(1)).view(len(query), len(gallery))
+
+    if problem.task == "scores":
+        for module in modules:
+            module.eval()
+        blocks = _blocks(problem)
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return [score(query[q : q + r], gallery[g : g + c]) for q, g, r, c in blocks]
+
+        return run
+
+    query.requires_grad_()
+    gallery.requires_grad_(problem.task == "pairs")
+    same = torch.from_numpy(problem.same()).to(dtype)
+
+    def step() -> Any:
+        for x in (query, gallery, *(p for module in modules for p in module.parameters())):
+            x.grad = None
+        cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+        loss = cross_entropy(score(query, gallery), same)
+        loss.backward()
+        return loss.detach(), query.grad
+
+    return step
+
+
+def _blocks(problem: Problem) -> list[tuple[int, int, int, int]]:
+    """First query, first gallery map, and how many of each, of the plain forms' blocks."""
+    rows, columns = BLOCK
+    return [
+        (q, g, min(rows, problem.queries - q), min(columns, problem.gallery - g))
+        for q in range(0, problem.queries, rows)
+        for g in range(0, problem.gallery, columns)
+    ]
+
+
+def contender(name: str, problem: Problem) -> Callable[[], Any]:
+    """A function that does the work once and returns when it is done.
+
+    Its result is a list of blocks of scores, or (loss, gradients).
+    """
+    if name in (ORIGINAL, TILED):
+        return torch_contender(problem, tiled=name == TILED)
+    return jax_contender(problem, plain=name == PLAIN)
+
+
+def product(dtype: str) -> tuple[Callable[[], Any], float]:
+    """A large matrix product of JAX, the most that can be reached, and its operations."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 4096
+    a, b = (
+        jnp.asarray(np.random.default_rng(seed).standard_normal((size, size), np.float32), dtype)
+        for seed in (0, 1)
+    )
+    multiply = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    return lambda: multiply(a, b).block_until_ready(), 2.0 * size**3
+
+
+def memory(name: str, problem: Problem, threads: int | None) -> int | None:
+    """Bytes by which one run raises the resident memory of a process that has its inputs ready.
+
+    None where the system does not tell.
+    """
+    context = multiprocessing.get_context("spawn")  # another process: nothing is there to be reused
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_memory, name, problem, threads).result()
+
+
+def _memory(name: str, problem: Problem, threads: int | None) -> int | None:
+    if threads and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    small = dataclasses.replace(problem, queries=2, gallery=2)
+    contender(name, small)()  # libraries load what they need
+    run = contender(name, problem)
+    reset, status = pathlib.Path("/proc/self/clear_refs"), pathlib.Path("/proc/self/status")
+    if not reset.exists():
+        return None
+    reset.write_text("5")
+    before = _kilobytes(status, "VmRSS")
+    result = run()
+    peak = _kilobytes(status, "VmHWM")
+    del result
+    return 1024 * (peak - before)
+
+
+def _kilobytes(status: pathlib.Path, key: str) -> int:
+    line = next(t for t in status.read_text().splitlines() if t.startswith(key + ":"))
+    return int(line.split()[1])
+
+
+def compare(
+    problem: Problem,
+    names: Sequence[str],
+    repeats: int,
+    threads: int | None,
+    take_turns: Callable[..., dict[str, dict[str, float]]],
+    progress: tqdm,
+) -> dict[str, Any]:
+    """Times contenders in turn, with a large product as the limit, and checks that they agree.
+
+    Returns:
+        "ms" by contender, with "product"; "pairs_per_second"; "of_product", the share of the
+        product's rate; "peak_bytes"; "times_as_fast" as the original; and "difference" of the
+        results from the first one's, relative to their spread.
+    """
+    runs: dict[str, Callable[[], Any]] = {name: contender(name, problem) for name in names}
+    results = {name: _plain(problem, run()) for name, run in runs.items()}
+    multiply, flops = product(problem.dtype)
+    ms = take_turns({**runs, "product": multiply}, repeats, progress)
+    pairs = problem.queries * problem.gallery
+    first = results[names[0]]
+    peak = {}
+    for name in names:
+        time.sleep(0.1)
+        peak[name] = memory(name, problem, threads)
+    rate = flops / ms["product"]["median"]
+    return {
+        "problem": dataclasses.asdict(problem),
+        "ms": ms,
+        "pairs_per_second": {name: 1e3 * pairs / ms[name]["median"] for name in names},
+        "product_gflops": rate / 1e6,
+        "of_product": {name: problem.flops / ms[name]["median"] / rate for name in names},
+        "peak_bytes": peak,
+        "times_as_fast": {
+            name: ms[ORIGINAL]["median"] / ms[name]["median"] for name in names if ORIGINAL in names
+        },
+        "difference": {
+            name: float(np.abs(result - first).max() / first.std())
+            for name, result in results.items()
+        },
+    }
+
+
+def _plain(problem: Problem, result: Any) -> np.ndarray:
+    """Scores [Q, G], or the gradient of the queries, as float64."""
+
+    def array(x: Any) -> np.ndarray:
+        x = x.float() if hasattr(x, "float") else x
+        return np.asarray(x, np.float32).astype(np.float64)
+
+    if problem.task != "scores":
+        gradient = result[1] if not isinstance(result, list) else result[0][1][1]
+        return array(gradient).reshape(problem.queries, -1)
+    if len(result) == 1:
+        return array(result[0])
+    whole = np.empty((problem.queries, problem.gallery))
+    for (q, g, rows, columns), block in zip(_blocks(problem), result, strict=True):
+        whole[q : q + rows, g : g + columns] = array(block)
+    return whole

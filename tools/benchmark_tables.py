@@ -1,0 +1,88 @@
+"""Results of `benchmark.py` as tables: for the terminal and, from its file, for the README."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+Rows = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def spread(times: Mapping[str, Mapping[str, float]]) -> float:
+    """The widest distance between quartiles, relative to the median, of `take_turns`."""
+    return max((t["upper"] - t["lower"]) / t["median"] for t in times.values())
+
+
+def rows(benchmark: str, results: Sequence[Record]) -> Rows:
+    """Header and rows of the results of a benchmark."""
+    return {"scoring": _matching, "step": _matching, "ranking": _ranking}.get(benchmark, _networks)(
+        results
+    )
+
+
+def markdown(path: pathlib.Path) -> str:
+    """The newest results of each benchmark in a file of JSON lines, as Markdown.
+
+    Raises:
+        ValueError: the file holds no results.
+    """
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines() if line]
+        newest = {record["settings"]["benchmark"]: record for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no results of --json: {error}") from error
+    if not newest:
+        raise ValueError(f"{path} is empty; measure with --json={path} first.")
+    parts = []
+    for name, record in newest.items():
+        where = record["machine"]
+        head, body = rows(name, record["results"])
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+        told = f"`{name}`: {where['cores']} cores of {where['cpu']}, {where['date'][:10]}"
+        parts.append("\n".join([told, "", *lines]))
+    return "\n\n".join(parts)
+
+
+def _matching(results: Sequence[Record]) -> Rows:
+    header = ("what", "maps", "contender", "ms", "pairs/s", "times as fast", "of product rate")
+    tasks = {"scores": "scores", "pairs": "loss, both maps", "memory": "loss, class memory"}
+    found = []
+    for r in results:
+        p = r["problem"]
+        size = f"{p['queries']} x {p['gallery']} of {p['height']}x{p['width']}x{p['channels']}"
+        for name in r["pairs_per_second"]:
+            fast = r["times_as_fast"].get(name)
+            share = f"{r['of_product'][name]:.0%}" if p["task"] == "scores" else "-"
+            bytes_ = r["peak_bytes"][name]
+            found.append(
+                (
+                    f"{tasks[p['task']]}, {p['dtype']}",
+                    size,
+                    name,
+                    f"{r['ms'][name]['median']:.0f}",
+                    f"{r['pairs_per_second'][name]:,.0f}",
+                    "-" if fast is None else f"{fast:.2f}",
+                    share,
+                    "-" if bytes_ is None else f"{bytes_ / 1e6:,.0f} MB",
+                    f"{r['difference'][name]:.0e}",
+                    f"{spread(r['ms']):.0%}",
+                )
+            )
+    return (*header, "memory", "difference", "spread"), found
+
+
+def _networks(results: Sequence[Record]) -> Rows:
+    header = ("network", "images", "pass", *(f"{name} ms" for name in results[0]["ms"]))
+    found = [
+        (r["network"], r["images"], r["pass"], *(f"{t['median']:.1f}" for t in r["ms"].values()))
+        + (f"{r['times_as_fast']:.2f}", f"{spread(r['ms']):.0%}", f"{r['difference']:.0e}")
+        for r in results
+    ]
+    return (*header, "times as fast as PyTorch", "spread", "difference"), found
+
+
+def _ranking(results: Sequence[Record]) -> Rows:
+    from benchmark_ranking import HEADER, row
+
+    return HEADER, [row(record) for record in results]
