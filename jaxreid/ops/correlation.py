@@ -9,6 +9,7 @@ where the maxima were.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 from jaxreid.names import check_name
 from jaxreid.ops.scatter import gathered, one_hot
 
-# Numbers in a correlation tile. CPU: about the fastest, forward and backward, on two cores; smaller
-# ones pay for calls, larger ones leave the cache. Others: 32 MiB fit the cache of a large GPU; not
-# measured.
-TILE_SIZE = {"cpu": 2**21}
-OTHER_TILE_SIZE = 2**23
+# Numbers in a correlation tile, in scoring and in training, where a pair needs more beside them.
+# CPU: the fastest of 2^19 to 2^24 on two cores, for 192 and 32 positions. Others: not measured;
+# 32 MiB fit the cache of a large GPU.
+TILE_SIZE = {"cpu": (2**22, 2**20)}
+OTHER_TILE_SIZE = 2**23, 2**23
 ENGINES = ("auto", "xla", "pallas")
 ENGINE = "JAXREID_ENGINE"  # environment variable: the engine for the calls that name none
 
@@ -68,9 +69,10 @@ def best_matches(
         positions: return where the best matches are, too.
         tile: numbers in a correlation tile; default by device. It changes no result but by
             rounding.
-        engine: "xla"; "pallas", a kernel that keeps the tile on the chip (TPU, or anywhere, slowly,
-            in Pallas' interpreter); "auto", the faster one where that has been measured, which so
-            far is "xla" everywhere. Default: the environment variable JAXREID_ENGINE, else "auto".
+        engine: "xla"; "pallas", a kernel that keeps the tile on the chip (TPU and Hopper GPU; on a
+            CPU in Pallas' interpreter, slowly); "auto", the faster one where that has been
+            measured, which so far is "xla" everywhere. Default: the environment variable
+            JAXREID_ENGINE, else "auto".
 
     Returns:
         [Q, G, r] over gallery positions and [Q, G, s] over query positions, as `match_pair`,
@@ -80,11 +82,13 @@ def best_matches(
         or uint32.
 
     Raises:
-        ValueError: an unknown engine, shapes that do not fit, or maps without positions.
+        ValueError: an unknown engine, maps that the kernel asked for cannot take, shapes that do
+            not fit, or maps without positions.
     """
     _check(query, gallery)
     run = _engine(engine)
     query, gallery = _equally_varying(query, gallery)
+    tile = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
     if positions:
         return _forward(query, gallery, tile, run, True)
     return _matches(query, gallery, tile, run)
@@ -119,8 +123,10 @@ def match_scores(
     arrays = _equally_varying(query, gallery, query_weight, gallery_weight)
     query, gallery, query_weight, gallery_weight = arrays
     if _engine(engine) == "pallas":
-        of_query, of_gallery = _forward(query, gallery, tile, "pallas", False)
+        of_query, of_gallery = _on_chip(query, gallery, False)
         return of_query @ query_weight + of_gallery @ gallery_weight
+
+    tile = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[0]
 
     def score(correlation: Array) -> Array:
         of_gallery, of_query = correlation.max(3), correlation.max(1)
@@ -176,17 +182,18 @@ def _zeros_like(x: Array) -> Array:
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
-def _tile_shape(query: Array, gallery: Array, tile: int | None) -> tuple[int, int]:
-    """Queries and gallery maps per tile: about square, and no more padding than needed."""
-    size = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)
+def _tile_shape(query: Array, gallery: Array, size: int) -> tuple[int, int]:
+    """Queries and gallery maps per tile of so many numbers, with as little padding as can be."""
     pairs = max(1, size // (query.shape[1] * gallery.shape[1]))
-    columns = min(len(query), max(int(pairs**0.5), pairs // max(1, len(gallery))))
-    rows = min(len(gallery), max(1, pairs // max(1, columns)))
+    power = round(math.log2(pairs))  # products of round sizes are faster
+    columns = min(2 ** (power // 2), max(1, len(query)))
+    rows = min(2**power // columns, max(1, len(gallery)))
+    columns = min(max(columns, 2**power // rows), max(1, len(query)))
 
     def evenly(count: int, at_most: int) -> int:
         return -(-count // -(-count // at_most)) if count else 1
 
-    return evenly(len(query), columns or 1), evenly(len(gallery), rows or 1)
+    return evenly(len(query), columns), evenly(len(gallery), rows)
 
 
 def _cut(x: Array, size: int) -> Array:
@@ -196,9 +203,7 @@ def _cut(x: Array, size: int) -> Array:
     return padded.reshape(tiles, size, *x.shape[1:])
 
 
-def _over_tiles(
-    query: Array, gallery: Array, tile: int | None, reduce: Callable[[Array], Any]
-) -> Any:
+def _over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array], Any]) -> Any:
     """What `reduce` makes of each tile of the correlation, [j, s, i, r], stacked as [b, a, ...].
 
     There are a tiles of i queries and b tiles of j gallery maps.
@@ -221,14 +226,11 @@ def _over_tiles(
 
 
 def _forward(
-    query: Array, gallery: Array, tile: int | None, engine: str, positions: bool
+    query: Array, gallery: Array, tile: int, engine: str, positions: bool
 ) -> tuple[Array, ...]:
     """Maxima and positions as `best_matches` returns them; without a gradient."""
     if engine == "pallas":
-        # Here, so that only those who ask for it need a JAX that has it.
-        from jaxreid.ops.correlation_kernel import best_matches_kernel
-
-        return best_matches_kernel(query, gallery, positions=positions)
+        return _on_chip(query, gallery, positions)
 
     def reduce(correlation: Array) -> list[Array]:
         of_gallery, of_query = correlation.max(3), correlation.max(1)
@@ -246,6 +248,25 @@ def _forward(
     return tuple(whole(x) for x in _over_tiles(query, gallery, tile, reduce))
 
 
+def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
+    # Here, so that only those who ask for it load Pallas.
+    from jaxreid.ops.correlation_kernel import best_matches_kernel
+
+    backend = jax.default_backend()
+    interpret = backend == "cpu"
+    of_gallery, of_query, *found = best_matches_kernel(
+        query,
+        gallery,
+        backend="tpu" if interpret else backend,
+        positions=positions,
+        interpret=interpret,
+    )
+    places = zip(
+        found[::-1], (gallery, query), strict=False
+    )  # in the gallery, in the query; or none
+    return of_query, of_gallery, *(x.astype(position_dtype(m.shape[1])) for x, m in places)
+
+
 def _first(x: Array, best: Array, axis: int) -> Array:
     """Where along an axis the maximum is. Four times as fast as `argmax` on a CPU."""
     dtype = position_dtype(x.shape[axis])
@@ -260,16 +281,16 @@ def position_dtype(count: int) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matches(query: Array, gallery: Array, tile: int | None, engine: str) -> tuple[Array, Array]:
+def _matches(query: Array, gallery: Array, tile: int, engine: str) -> tuple[Array, Array]:
     return _forward(query, gallery, tile, engine, False)
 
 
-def _matches_forward(query: Array, gallery: Array, tile: int | None, engine: str) -> Any:
+def _matches_forward(query: Array, gallery: Array, tile: int, engine: str) -> Any:
     of_query, of_gallery, *found = _forward(query, gallery, tile, engine, True)
     return (of_query, of_gallery), (query, gallery, *found)
 
 
-def _matches_backward(tile: int | None, engine: str, kept: Any, cotangents: Any) -> Any:
+def _matches_backward(tile: int, engine: str, kept: Any, cotangents: Any) -> Any:
     """Gradients of both maps, a tile of pairs at a time.
 
     What arrives at a position's best match goes on to the position, times the feature it matched,

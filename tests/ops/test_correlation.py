@@ -136,6 +136,26 @@ def test_gradients_over_a_mesh_equal_those_of_one_device(scattered, monkeypatch)
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_the_kernel_gives_the_same_matches_scores_and_gradients(monkeypatch):
+    query, gallery = maps(0, 2, 5, 4), maps(1, 3, 6, 4)
+    weights = maps(2, 2, 3, 5), maps(3, 2, 3, 6)
+    per_position = maps(4, 5), maps(5, 6)
+
+    def everything():
+        return (
+            *best_matches(query, gallery, positions=True),
+            match_scores(query, gallery, *per_position),
+            *gradients(best_matches, query, gallery, weights),
+        )
+
+    expected = everything()
+    monkeypatch.setenv("JAXREID_ENGINE", "pallas")
+    monkeypatch.setattr(correlation, "_over_tiles", None)  # not the other one again
+    for a, b in zip(everything(), expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_training_keeps_no_correlation():
     n, count = 64, 16  # the correlation: 4 MiB
     shapes = [jax.ShapeDtypeStruct((count, n, 8), jnp.float32)] * 2
@@ -158,6 +178,7 @@ def test_training_keeps_no_correlation():
         ((2, 3, 4), (2, 3, 5), {}, r"needed are \[Q, r, d\] and \[G, s, d\]"),
         ((2, 0, 4), (2, 3, 4), {}, "without positions"),
         ((2, 3, 4), (2, 3, 4), {"engine": "xls"}, "unknown matching engine 'xls'.*xla"),
+        ((2, 9000, 4), (2, 3, 4), {"engine": "pallas"}, "too large for on-chip memory"),
     ],
 )
 def test_what_cannot_be_matched_is_refused(query, gallery, options, message):
