@@ -108,12 +108,20 @@ class Evaluator:
                 to full size.
             count: images without the padding, at least 1.
             on_progress: called with the number of images of each finished batch.
+
+        Raises:
+            ValueError: fewer images came, or features are not finite.
         """
         features, done = None, 0
         for batch in _one_ahead(
             self._encode(variables, to_devices(self._mesh, batch)) for batch in batches
         ):
             rows = to_host(batch)[: count - done]
+            if not np.isfinite(rows).all():  # maxima would hide it
+                raise ValueError(
+                    f"the features of images {done} to {done + len(rows) - 1} are not all finite: "
+                    "did the training fail, or are the weights damaged?"
+                )
             if features is None:  # at once and once: parts and their sum would be twice as much
                 features = np.empty((count, *rows.shape[1:]), self._dtype)
             features[done : done + len(rows)] = rows
@@ -178,6 +186,9 @@ class Evaluator:
         Returns:
             [Q, count] int64 gallery images, the best first, of equals the lower one, and [Q, count]
             float32, their scores.
+
+        Raises:
+            ValueError: a count out of range, or scores that are NaN.
         """
         gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
         if not 1 <= count <= len(gallery):
@@ -193,6 +204,8 @@ class Evaluator:
             here = slice(q, q + self.query_tile)
             rows = len(image[here])
             new_score, new_image = (x[:rows] for x in to_host(found))
+            if np.isnan(new_score).any():
+                raise ValueError("scores are NaN: did the training fail?")
             scores = np.concatenate([score[here], new_score], axis=1)
             images = np.concatenate([image[here], new_image + g], axis=1)
             order = np.lexsort((images, -scores), axis=1)[:, :count]

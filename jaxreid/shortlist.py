@@ -39,8 +39,7 @@ class Shortlist:
         size: int,
         window: tuple[int, int],
     ) -> None:
-        if size < 1:
-            raise ValueError(f"a shortlist of {size} images; needed is at least 1.")
+        check_window(gallery.shape, size=size, window=window)
         self._evaluator, self._variables, self._window = evaluator, variables, window
         self._gallery, self._size = gallery, min(size, len(gallery))
         self._coarse: Gallery = evaluator.hold(pool_maps(gallery, window))
@@ -75,29 +74,35 @@ class Shortlist:
         return scores, chosen
 
 
+def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
+    """Raises ValueError where features of a shape [N, ...] cannot be scored from coarse to fine."""
+    if len(shape) != 4:
+        raise ValueError(
+            f"a shortlist needs feature maps, and this model gives embeddings [{shape[-1]}]: only "
+            "the matcher 'qaconv' has coarse and fine; set eval.shortlist=0."
+        )
+    if size < 1:
+        raise ValueError(f"eval.shortlist is {size}; needed is at least 1 image, or 0 for none.")
+    h, w = shape[1:3]
+    if len(window) != 2 or min(window) < 1 or h % window[0] or w % window[1]:
+        raise ValueError(
+            f"maps of {h}x{w} cannot be pooled by eval.shortlist_window={window}; needed are a "
+            "number of rows and one of columns that divide them."
+        )
+
+
 def pool_maps(features: np.ndarray, window: tuple[int, int]) -> np.ndarray:
     """Maps whose cells are means of several, of unit length again.
 
     Args:
         features: [N, h, w, d] float.
-        window: rows and columns that become one.
+        window: rows and columns that become one; they divide h and w.
 
     Returns:
         [N, h / rows, w / columns, d], of the same type.
-
-    Raises:
-        ValueError: no maps, or a window that does not divide them.
     """
     rows, columns = window
-    if features.ndim != 4:
-        raise ValueError(
-            f"features {features.shape} are no maps: only the matcher 'qaconv' has coarse and fine."
-        )
     n, h, w, d = features.shape
-    if min(window) < 1 or h % rows or w % columns:
-        raise ValueError(
-            f"maps of {h}x{w} cannot be pooled by {rows}x{columns}; a window must divide them."
-        )
     pooled = np.empty((n, h // rows, w // columns, d), features.dtype)
     step = max(1, BLOCK // (h * w * d))
     for first in range(0, n, step):

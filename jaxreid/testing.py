@@ -33,6 +33,7 @@ from jaxreid.report import (
     write_ranking,
 )
 from jaxreid.runs import holds_checkpoint
+from jaxreid.shortlist import check_window
 from jaxreid.writer import Writer, write_json
 
 RERANK = ("k1", "k2", "weight", "squared", "normalize")
@@ -100,6 +101,11 @@ class Evaluation:
         self._tlift = tlift_options if tlift else None
         window = {"size": shortlist, "window": tuple(shortlist_window)}
         self._shortlist = window if shortlist else None
+        if shortlist:
+            variables = jax.eval_shape(lambda: init_variables(model, 0))
+            image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), np.uint8)
+            encode = functools.partial(model.apply, method="encode")
+            check_window(jax.eval_shape(encode, variables, image).shape, **window)
         self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(

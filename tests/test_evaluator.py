@@ -3,11 +3,13 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxreid import evaluator as evaluator_module
 from jaxreid.evaluator import Evaluator, Gallery
+from jaxreid.matchers import make_matcher
 from jaxreid.mesh import make_mesh, to_host
 from jaxreid.model import init_variables, make_model
 
@@ -86,6 +88,31 @@ def test_bfloat16_features_are_half_as_large_and_score_nearly_the_same(variables
     assert (scores[1] != scores[0]).any()
     with pytest.raises(ValueError, match=r"eval\.dtype 'float61'.*float32"):
         make(dtype="float61")
+
+
+@pytest.mark.parametrize("matcher", ["cosine", "euclidean"])
+def test_bfloat16_embeddings_are_scored_in_float32(matcher):
+    x = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)
+    score = make_matcher("embedding", metric=matcher).apply
+    half = score({}, jnp.asarray(x[:5], jnp.bfloat16), jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, score({}, x[:5], x), rtol=0.05, atol=0.5)
+    assert len(np.unique(half[0])) == 50
+
+
+def test_features_that_are_no_numbers_are_refused(variables):
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 16, 3), np.uint8)
+    damaged = jax.tree.map(lambda x: x * np.nan, variables["params"]["neck"])
+    params = {**variables["params"], "neck": damaged}
+    with pytest.raises(ValueError, match="images 0 to 6 are not all finite: did the training"):
+        make().features({**variables, "params": params}, [images], 7)
+
+
+def test_scores_that_are_no_numbers_are_not_the_nearest(variables):
+    matcher = jax.tree.map(lambda x: x * np.nan, variables["params"]["matcher"])
+    params = {**variables["params"], "matcher": matcher}
+    with pytest.raises(ValueError, match="NaN: did the training fail"):
+        make().nearest({**variables, "params": params}, maps(2), maps(9), 3)
 
 
 def test_images_that_do_not_come_are_missed(variables):

@@ -257,16 +257,22 @@ def test_each_way_of_evaluating_is_a_row_of_its_own(place, finished, tmp_path):
     plain = json.loads((workdir / "results.json").read_text())["results"][-1]
     options = ["--config.eval.rerank=True", "--config.eval.rerank_options={'k1': 5}"]
     options += ["--config.eval.tlift=True", "--config.eval.average_precision=trapezoid"]
+    options += ["--config.eval.shortlist=12", "--config.eval.dtype=bfloat16"]
     result = run(place, workdir, "--mode=evaluate", "--config.eval.flip=True", *options)
     rows = {r["variant"]: r for r in json.loads((workdir / "results.json").read_text())["results"]}
-    assert list(rows) == ["plain", "flip", "flip+rerank", "flip+rerank+tlift"]
+    flip = "flip+bfloat16"
+    ways = ["rerank", "rerank+tlift", "shortlist"]
+    assert list(rows) == ["plain", flip, *(f"{flip}+{way}" for way in ways)]
     assert rows["plain"] == plain
-    assert rows["flip+rerank"]["rerank_options"] == {"k1": 5}
+    assert rows[f"{flip}+rerank"]["rerank_options"] == {"k1": 5}
+    assert 0 < rows[f"{flip}+shortlist"]["top10_recall"] <= 1
+    assert "shortlists took" in result.stdout
     assert {rows[name]["average_precision"] for name in list(rows)[1:]} == {"trapezoid"}
-    assert len({rows[name]["mAP"] for name in ("plain", "flip", "flip+rerank")}) == 3
+    assert len({rows[name]["mAP"] for name in ("plain", flip, f"{flip}+rerank")}) == 3
     for name, row in rows.items():
         told = "market1501" + (name != "plain") * f" {name}"
-        line = next(t for t in result.stdout.splitlines() if t.split("  ")[0] == told)
+        lines = [t for t in result.stdout.splitlines() if t.split("  ")[0] == told]
+        line = next(t for t in lines if " trained" in t)
         assert f"{100 * row['mAP']:.1f}" in line
 
 
@@ -319,6 +325,7 @@ def test_two_processes_equal_one(place, config):
     short = ["--config.epochs=1", "--config.model.dtype=float64"]
     if config == "qaconv":
         short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
+        short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     else:
         short += ["--config=configs/qaconv_gs.py:market1501,debug"]
     run(place, one, *short, double=True)
@@ -429,6 +436,10 @@ REFUSALS = [
     (["--config.sampler.name=rand"], "random"),
     (["--config.eval.rerank_options={'k': 5}"], "unknown option in eval.rerank_options 'k'"),
     (["--config.eval.tlift_options={'tau': 0}"], "needed are tau > 0"),
+    (
+        ["--config.eval.shortlist=5", "--config.eval.shortlist_window=(3, 4)"],
+        "8x4 cannot be pooled",
+    ),
     (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
     (["--config.objective.name=triplet"], "objective 'triplet' has no option 'valid_flags'"),
     (

@@ -88,10 +88,19 @@ def test_pooled_weights_sum_up():
 @pytest.mark.parametrize(
     ("features", "options", "message"),
     [
-        (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (3, 2)}, "8x4 cannot be pooled by 3x2"),
-        (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (0, 2)}, "cannot be pooled by 0x2"),
-        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "are no maps"),
-        (np.zeros((3, 8, 4, 6)), {"size": 0, "window": (2, 2)}, "shortlist of 0 images"),
+        (
+            np.zeros((3, 8, 4, 6)),
+            {"size": 2, "window": (3, 2)},
+            "8x4 cannot be pooled by",
+        ),
+        (
+            np.zeros((3, 8, 4, 6)),
+            {"size": 2, "window": (0, 2)},
+            "window=.0, 2.",
+        ),
+        (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (2,)}, "cannot be pooled by"),
+        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "gives embeddings \\[8\\]"),
+        (np.zeros((3, 8, 4, 6)), {"size": -1, "window": (2, 2)}, "eval.shortlist is -1"),
     ],
 )
 def test_what_has_no_coarse_form_is_refused(evaluator, variables, features, options, message):

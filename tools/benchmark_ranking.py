@@ -25,7 +25,7 @@ ALONE = ("rerank streamed",)  # what the plain algorithm would need tens of GB f
 TILE = 512  # images whose distances are computed at a time, as in configs' eval.gallery_tile
 FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 HEADER = (
-    "",
+    "what",
     "images",
     "jaxreid s",
     "plain s",

@@ -21,6 +21,16 @@ def rows(benchmark: str, results: Sequence[Record]) -> Rows:
     )
 
 
+# Columns for readers; those who measure see all of them.
+SHOWN = {
+    "scoring": ("what", "contender", "pairs/s", "times as fast", "of product rate", "memory"),
+    "step": ("what", "contender", "ms", "times as fast", "memory"),
+    "backbones": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
+    "encode": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
+    "ranking": ("what", "images", "jaxreid s", "times as fast", "jaxreid MiB", "plain MiB"),
+}
+
+
 def markdown(path: pathlib.Path) -> str:
     """The newest results of each benchmark in a file of JSON lines, as Markdown.
 
@@ -31,16 +41,19 @@ def markdown(path: pathlib.Path) -> str:
         records = [json.loads(line) for line in path.read_text().splitlines() if line]
         newest = {record["settings"]["benchmark"]: record for record in records}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no results of --json: {error}") from error
+        raise ValueError(f"{path} holds no results of --json: {error!r}") from error
     if not newest:
         raise ValueError(f"{path} is empty; measure with --json={path} first.")
     parts = []
-    for name, record in newest.items():
-        where = record["machine"]
+    for name, record in sorted(newest.items()):
         head, body = rows(name, record["results"])
-        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
-        told = f"`{name}`: {where['cores']} cores of {where['cpu']}, {where['date'][:10]}"
-        parts.append("\n".join([told, "", *lines]))
+        shown = [head.index(column) for column in SHOWN[name]]
+        table = [[row[i] for i in shown] for row in (head, ["---"] * len(head), *body)]
+        where = record["machine"]
+        told = (
+            f"`benchmark.py {name}`, {where['cores']} cores, {where['cpu']}, {where['date'][:10]}:"
+        )
+        parts.append("\n".join([told, "", *("| " + " | ".join(row) + " |" for row in table)]))
     return "\n\n".join(parts)
 
 

@@ -36,8 +36,10 @@ class Embedding(nn.Module):
             mask: changes nothing; rows of padding are scored as well.
 
         Returns:
-            [Q, G] float; larger is more alike.
+            [Q, G] float32 or wider, whatever the embeddings' type; larger is more alike.
         """
+        wide = jnp.promote_types(query.dtype, jnp.float32)
+        query, gallery = query.astype(wide), gallery.astype(wide)
         if self.metric == "cosine":
             return l2_normalize(query) @ l2_normalize(gallery).T
         squares = jnp.sum(query**2, -1)[:, None] + jnp.sum(gallery**2, -1)[None, :]

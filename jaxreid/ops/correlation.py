@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.names import check_name
-from jaxreid.ops.scatter import gathered, one_hot
+from jaxreid.ops.positions import first_position, gathered, one_hot, position_dtype
+from jaxreid.ops.varying import vary_alike, zeros_like
 
 # Numbers in a correlation tile, in scoring and in training, where a pair needs more beside them.
 # CPU: the fastest of 2^19 to 2^24 on two cores, for 192 and 32 positions. Others: not measured;
@@ -67,12 +68,12 @@ def best_matches(
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
         positions: return where the best matches are, too.
-        tile: numbers in a correlation tile; default by device. It changes no result but by
-            rounding.
+        tile: numbers in a correlation tile of "xla"; default by device. It changes no result but
+            by rounding.
         engine: "xla"; "pallas", a kernel that keeps the tile on the chip (TPU and Hopper GPU; on a
             CPU in Pallas' interpreter, slowly); "auto", the faster one where that has been
             measured, which so far is "xla" everywhere. Default: the environment variable
-            JAXREID_ENGINE, else "auto".
+            JAXREID_ENGINE when this is traced, where that engine can take such maps; else "auto".
 
     Returns:
         [Q, G, r] over gallery positions and [Q, G, s] over query positions, as `match_pair`,
@@ -86,12 +87,15 @@ def best_matches(
             not fit, or maps without positions.
     """
     _check(query, gallery)
-    run = _engine(engine)
-    query, gallery = _equally_varying(query, gallery)
-    tile = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
-    if positions:
-        return _forward(query, gallery, tile, run, True)
-    return _matches(query, gallery, tile, run)
+    run = _engine(engine, query, gallery)
+    query, gallery = vary_alike(query, gallery)
+    return _matches(
+        query,
+        gallery,
+        tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1],
+        run,
+        positions,
+    )
 
 
 def match_scores(
@@ -120,23 +124,9 @@ def match_scores(
         ValueError: as for `best_matches`.
     """
     _check(query, gallery)
-    arrays = _equally_varying(query, gallery, query_weight, gallery_weight)
-    query, gallery, query_weight, gallery_weight = arrays
-    if _engine(engine) == "pallas":
-        of_query, of_gallery = _on_chip(query, gallery, False)
-        return of_query @ query_weight + of_gallery @ gallery_weight
-
-    tile = tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[0]
-
-    def score(correlation: Array) -> Array:
-        of_gallery, of_query = correlation.max(3), correlation.max(1)
-        return jnp.einsum("jsi,s->ij", of_gallery, gallery_weight) + jnp.einsum(
-            "jir,r->ij", of_query, query_weight
-        )
-
-    blocks = _over_tiles(query, gallery, tile, score)
-    b, a, i, j = blocks.shape
-    return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
+    run = _engine(engine, query, gallery)
+    arrays = vary_alike(query, gallery, query_weight, gallery_weight)
+    return _scores(*arrays, tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[0], run)
 
 
 def _check(query: Array, gallery: Array) -> None:
@@ -151,35 +141,21 @@ def _check(query: Array, gallery: Array) -> None:
         )
 
 
-def _engine(name: str | None) -> str:
-    name = name or os.environ.get(ENGINE, "auto")
-    check_name(name, ENGINES, "matching engine")
-    return "xla" if name == "auto" else name
+def _engine(name: str | None, query: Array, gallery: Array) -> str:
+    """The engine by its name, or as the environment prefers where it can be had."""
+    engine = name or os.environ.get(ENGINE, "auto")
+    check_name(engine, ENGINES, "matching engine")
+    if engine == "pallas" and not name and _kernel()[0].why_not(query, gallery, _kernel()[1]):
+        engine = "xla"
+    return "xla" if engine == "auto" else engine
 
 
-def _equally_varying(*arrays: Array) -> list[Array]:
-    """Under `shard_map`, marks all as different on every device on which one of them is.
+def _kernel() -> tuple[Any, str]:
+    """The module, which only those who ask for it load, and its backend: on a CPU the TPU's."""
+    from jaxreid.ops import correlation_kernel
 
-    A gradient that arrives at an array which is the same everywhere is then summed over the
-    devices, as it must be, by the transpose of the mark.
-    """
-    axes = [_varying(x) for x in arrays]
-    union = frozenset().union(*axes)
-    return [
-        jax.lax.pcast(x, tuple(union - have), to="varying") if union - have else x
-        for x, have in zip(arrays, axes, strict=True)
-    ]
-
-
-def _varying(x: Array) -> frozenset[str]:
-    """Mesh axes along which `x` differs from device to device, inside `shard_map`."""
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
-
-
-def _zeros_like(x: Array) -> Array:
-    axes = tuple(_varying(x))
-    zeros = jnp.zeros(x.shape, x.dtype)
-    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
+    backend = jax.default_backend()
+    return correlation_kernel, "tpu" if backend == "cpu" else backend
 
 
 def _tile_shape(query: Array, gallery: Array, size: int) -> tuple[int, int]:
@@ -209,7 +185,7 @@ def _over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array
     There are a tiles of i queries and b tiles of j gallery maps.
     """
     i, j = _tile_shape(query, gallery, tile)
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = jnp.promote_types(jnp.promote_types(query.dtype, gallery.dtype), jnp.float32)
     (r, d), s = query.shape[1:], gallery.shape[1]
 
     def one(gallery_maps: Array, query_maps: Array) -> Any:
@@ -236,69 +212,55 @@ def _forward(
         of_gallery, of_query = correlation.max(3), correlation.max(1)
         found = [of_query, of_gallery.swapaxes(1, 2)]
         if positions:
-            found.append(_first(correlation, of_query, 1))
-            found.append(_first(correlation, of_gallery, 3).swapaxes(1, 2))
+            found.append(first_position(correlation, of_query, 1))
+            found.append(first_position(correlation, of_gallery, 3).swapaxes(1, 2))
         return found  # each [j, i, positions]
 
     def whole(blocks: Array) -> Array:
         b, a, j, i, n = blocks.shape
-        joined = blocks.transpose(1, 3, 0, 2, 4).reshape(a * i, b * j, n)
-        return joined[: len(query), : len(gallery)]
+        blocks = blocks.transpose(1, 3, 0, 2, 4).reshape(a * i, b * j, n)
+        return blocks[: len(query), : len(gallery)]
 
     return tuple(whole(x) for x in _over_tiles(query, gallery, tile, reduce))
 
 
 def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
-    # Here, so that only those who ask for it load Pallas.
-    from jaxreid.ops.correlation_kernel import best_matches_kernel
-
-    backend = jax.default_backend()
-    interpret = backend == "cpu"
-    of_gallery, of_query, *found = best_matches_kernel(
-        query,
-        gallery,
-        backend="tpu" if interpret else backend,
-        positions=positions,
-        interpret=interpret,
+    kernel, backend = _kernel()
+    interpret = jax.default_backend() == "cpu"
+    found = kernel.best_matches_kernel(
+        query, gallery, backend=backend, positions=positions, interpret=interpret
     )
-    places = zip(
-        found[::-1], (gallery, query), strict=False
-    )  # in the gallery, in the query; or none
-    return of_query, of_gallery, *(x.astype(position_dtype(m.shape[1])) for x, m in places)
+    swapped = [x for k in range(0, len(found), 2) for x in (found[k + 1], found[k])]
+    types = *(x.dtype for x in found[:2]), *(position_dtype(x.shape[1]) for x in (gallery, query))
+    return tuple(x.astype(t) for x, t in zip(swapped, types, strict=False))
 
 
-def _first(x: Array, best: Array, axis: int) -> Array:
-    """Where along an axis the maximum is. Four times as fast as `argmax` on a CPU."""
-    dtype = position_dtype(x.shape[axis])
-    index = jax.lax.broadcasted_iota(dtype, x.shape, axis)
-    last = jnp.array(x.shape[axis] - 1, dtype)  # where NaN is the maximum, nothing equals it
-    return jnp.where(x == jnp.expand_dims(best, axis), index, last).min(axis)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _matches(
+    query: Array, gallery: Array, tile: int, engine: str, positions: bool
+) -> tuple[Array, ...]:
+    return _forward(query, gallery, tile, engine, positions)
 
 
-def position_dtype(count: int) -> Any:
-    """The smallest type that numbers `count` positions."""
-    return jnp.uint8 if count <= 2**8 else jnp.uint16 if count <= 2**16 else jnp.uint32
+def _matches_forward(
+    query: Array, gallery: Array, tile: int, engine: str, positions: bool
+) -> tuple[Any, Any]:
+    found = _forward(query, gallery, tile, engine, True)
+    return found if positions else found[:2], (query, gallery, *found[2:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matches(query: Array, gallery: Array, tile: int, engine: str) -> tuple[Array, Array]:
-    return _forward(query, gallery, tile, engine, False)
-
-
-def _matches_forward(query: Array, gallery: Array, tile: int, engine: str) -> Any:
-    of_query, of_gallery, *found = _forward(query, gallery, tile, engine, True)
-    return (of_query, of_gallery), (query, gallery, *found)
-
-
-def _matches_backward(tile: int, engine: str, kept: Any, cotangents: Any) -> Any:
+def _matches_backward(
+    tile: int, engine: str, positions: bool, kept: Any, cotangents: Any
+) -> tuple[Array, Array]:
     """Gradients of both maps, a tile of pairs at a time.
 
     What arrives at a position's best match goes on to the position, times the feature it matched,
     and to the matched one, times the feature of the position.
     """
     query, gallery, in_gallery, in_query = kept
+    to_query, to_gallery = cotangents[:2]
     i, j = _tile_shape(query, gallery, tile)
-    dtype = cotangents[0].dtype
+    dtype = to_query.dtype
     on_tile = gathered if jax.default_backend() == "cpu" else one_hot
     queries, galleries = _cut(query.astype(dtype), i), _cut(gallery.astype(dtype), j)
 
@@ -314,12 +276,12 @@ def _matches_backward(tile: int, engine: str, kept: Any, cotangents: Any) -> Any
             return total + of_gallery, of_query
 
         total_gallery, of_queries = jax.lax.scan(
-            query_tile, _zeros_like(gallery_maps), (queries, *parts)
+            query_tile, zeros_like(gallery_maps), (queries, *parts)
         )
         return total + of_queries, total_gallery
 
-    given = (galleries, *map(pairs, (*cotangents, in_gallery, in_query)))
-    of_query, of_gallery = jax.lax.scan(gallery_tile, _zeros_like(queries), given)
+    given = (galleries, *map(pairs, (to_query, to_gallery, in_gallery, in_query)))
+    of_query, of_gallery = jax.lax.scan(gallery_tile, zeros_like(queries), given)
     return tuple(
         gradient.reshape(-1, *x.shape[1:])[: len(x)].astype(x.dtype)
         for gradient, x in ((of_query, query), (of_gallery, gallery))
@@ -327,3 +289,35 @@ def _matches_backward(tile: int, engine: str, kept: Any, cotangents: Any) -> Any
 
 
 _matches.defvjp(_matches_forward, _matches_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _scores(
+    query: Array, gallery: Array, query_weight: Array, gallery_weight: Array, tile: int, engine: str
+) -> Array:
+    if engine == "pallas":
+        of_query, of_gallery = _on_chip(query, gallery, False)
+        return of_query @ query_weight + of_gallery @ gallery_weight
+
+    def score(correlation: Array) -> Array:
+        of_gallery, of_query = correlation.max(3), correlation.max(1)
+        return jnp.einsum("jsi,s->ij", of_gallery, gallery_weight) + jnp.einsum(
+            "jir,r->ij", of_query, query_weight
+        )
+
+    blocks = _over_tiles(query, gallery, tile, score)
+    b, a, i, j = blocks.shape
+    return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
+
+
+def _scores_backward(tile: int, engine: str, kept: Any, cotangent: Array) -> tuple[Array, ...]:
+    """That of the sums of the matches, which are computed now: scoring alone need not keep them."""
+
+    def plain(query: Array, gallery: Array, query_weight: Array, gallery_weight: Array) -> Array:
+        of_query, of_gallery = _matches(query, gallery, tile, engine, False)
+        return of_query @ query_weight + of_gallery @ gallery_weight
+
+    return jax.vjp(plain, *kept)[1](cotangent)
+
+
+_scores.defvjp(lambda *given: (_scores(*given), given[:4]), _scores_backward)

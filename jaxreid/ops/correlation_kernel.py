@@ -20,6 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxreid.ops.varying import vary_alike
+
 # TPU: a vector register holds 8 x 128 numbers, and a matrix unit is 128 (or 256) wide.
 LANES, SUBLANES = 128, 8
 # Bytes a TPU kernel plans with: a core's default share is 16 MiB, the rest is the compiler's.
@@ -106,22 +108,12 @@ def best_matches_kernel(
     """
     if reason := why_not(query, gallery, backend):
         raise ValueError(f"{reason} The engine 'xla' of correlation.best_matches takes any.")
-    query, gallery = _vary_alike(query, gallery)
+    query, gallery = vary_alike(query, gallery)
     on = {"tpu": functools.partial(_on_tpu, precision=precision), "gpu": _on_gpu}[backend]
     out = on(query, gallery, positions, interpret)
     places = max(query.shape[1], gallery.shape[1])
     index = next(t for t in (jnp.uint8, jnp.uint16, jnp.uint32) if places <= jnp.iinfo(t).max + 1)
     return *out[:2], *(place.astype(index) for place in out[2:])
-
-
-def _vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, varying over the mesh axes of any of them: a kernel does not mix types."""
-    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-    missing = [frozenset().union(*varying) - axes for axes in varying]
-    return [
-        lax.pcast(x, tuple(axes), to="varying") if axes else x
-        for x, axes in zip(arrays, missing, strict=True)
-    ]
 
 
 def _up(n: int, multiple: int) -> int:
@@ -173,7 +165,7 @@ def _on_tpu(query, gallery, positions: bool, interpret: Any, precision) -> list[
     out_specs = [pl.BlockSpec((None, maps, n), lambda j, i: (i, j, 0)) for n, _ in out]
     # Pallas's interpreter makes results that do not vary over a mesh, unless it is given them.
     given = [jnp.zeros((q, g, n), dtype) for n, dtype in out] if interpret else []
-    given = _vary_alike(query, *given)[1:]
+    given = vary_alike(query, *given)[1:]
     return pl.pallas_call(
         functools.partial(_tpu_body, len(given), _tpu_precision(query.dtype, precision)),
         # Queries inside: gallery maps stay on the chip for all of them. The last block may reach
@@ -260,7 +252,7 @@ def _on_gpu(query, gallery, positions: bool, interpret: Any) -> list[jax.Array]:
         interpret=interpret or None,
     )(_padded(query, columns, channels).swapaxes(1, 2), _padded(gallery, rows, channels))
     # The kernel does not say over which mesh axes its results vary.
-    results = _vary_alike(query, *results)[1:]
+    results = vary_alike(query, *results)[1:]
     return [x[..., :n] for x, n in zip(results, (s, r) * 2, strict=False)]
 
 

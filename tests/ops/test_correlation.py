@@ -81,6 +81,33 @@ def test_gradient_equals_that_of_the_vmapped_pair(q, g, r, s, d, tile, scattered
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@settings(max_examples=200, deadline=None)
+@given(q=st.integers(1, 70), g=st.integers(1, 300), n=st.integers(1, 200), power=st.integers(0, 22))
+def test_tiles_cover_all_with_little_padding(q, g, n, power):
+    maps = [jax.ShapeDtypeStruct((count, n, 3), jnp.float32) for count in (q, g)]
+    i, j = correlation._tile_shape(*maps, 2**power)
+    assert 1 <= i <= q
+    assert 1 <= j <= g
+    assert i * j * n * n <= max(1.5 * 2**power, n * n)
+    for count, size in ((q, i), (g, j)):
+        tiles = -(-count // size)
+        assert tiles * size - count < tiles  # less than one in each
+
+
+def test_positions_and_scores_have_the_same_gradient():
+    query, gallery = maps(0, 3, 4, 5), maps(1, 6, 7, 5)
+    weights = maps(2, 4), maps(3, 7)
+    spread = tuple(jnp.broadcast_to(w, (3, 6, len(w))) for w in weights)
+    expected = gradients(every_pair, query, gallery, spread)
+    both = gradients(lambda *x: best_matches(*x, positions=True)[:2], query, gallery, spread)
+    scores = jax.grad(lambda *x: match_scores(*x).sum(), (0, 1, 2, 3))(query, gallery, *weights)
+    for a, b, c in zip(both, scores[:2], expected, strict=True):
+        np.testing.assert_allclose(a, c, atol=1e-5)
+        np.testing.assert_allclose(b, c, atol=1e-5)
+    for a, m in zip(scores[2:], every_pair(query, gallery), strict=True):
+        np.testing.assert_allclose(a, m.sum((0, 1)), atol=1e-4)
+
+
 def test_a_tie_is_the_first_position_and_takes_the_gradient_alone():
     query = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
     gallery = jnp.array([[[0.6, 0.8], [1.0, 0.0]], [[-1.0, 0.0], [0.0, -1.0]]])
@@ -150,6 +177,8 @@ def test_the_kernel_gives_the_same_matches_scores_and_gradients(monkeypatch):
 
     expected = everything()
     monkeypatch.setenv("JAXREID_ENGINE", "pallas")
+    too_large = maps(0, 1, 9000, 4)
+    assert best_matches(too_large, query)[0].shape == (1, 2, 9000)  # preferred, where it can be had
     monkeypatch.setattr(correlation, "_over_tiles", None)  # not the other one again
     for a, b in zip(everything(), expected, strict=True):
         assert a.dtype == b.dtype
