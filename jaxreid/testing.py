@@ -152,7 +152,7 @@ class Evaluation:
             told += sentences
         wanted = {(name, self._name(v)) for name in tests for v in self._variants(lifts[name])}
         found = {
-            (e["set"], e["variant"])
+            (e["set"], e.get("variant", "plain"))
             for e in writer.events
             if e["kind"] == "eval" and e["step"] == step
         }

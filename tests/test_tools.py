@@ -89,6 +89,14 @@ def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
     assert f"`{benchmark}`:" in table.stdout
 
 
+def test_the_readme_shows_the_tables_of_the_measurements():
+    table = run("benchmark.py", "table", TOOLS.parent / "benchmarks" / "cpu.jsonl").stdout
+    readme = (TOOLS.parent / "README.md").read_text()
+    shown = readme.split("<!-- benchmarks/cpu.jsonl -->")[1].split("<!-- end -->")[0]
+    assert shown.strip() == table.strip()
+    assert "| jaxreid |" in shown
+
+
 def test_a_file_without_results_makes_no_table(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     for name, message in (("other.jsonl", "holds no results"), ("none.jsonl", "there is no file")):
