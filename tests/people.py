@@ -1,7 +1,15 @@
-"""A tiny data set in Market-1501's layout, for tests that need files."""
+"""A tiny data set in Market-1501's layout and a tiny model, for tests that need such."""
 
 import numpy as np
 from PIL import Image
+
+MODEL = {
+    "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
+    "neck": {"name": "map", "channels": 4},
+    "matcher": {"name": "qaconv"},
+    "height": 32,
+    "width": 16,
+}
 
 
 def draw(pid, camid, shot, size=(32, 64)):

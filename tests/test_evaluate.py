@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from golden import nhwc
+from people import MODEL
 
 from jaxreid import evaluate as evaluation
 from jaxreid.evaluator import Evaluator
@@ -24,13 +25,6 @@ NORMS = [
     for bn in ("bn", "logit_bn")
     for leaf in ("weight", "bias", "running_mean", "running_var")
 ]
-MODEL = {
-    "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
-    "neck": {"name": "map", "channels": 4},
-    "matcher": {"name": "qaconv"},
-    "height": 32,
-    "width": 16,
-}
 
 
 @dataclasses.dataclass

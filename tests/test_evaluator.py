@@ -6,20 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from people import MODEL
 
 from jaxreid import evaluator as evaluator_module
 from jaxreid.evaluator import Evaluator, Gallery
 from jaxreid.matchers import make_matcher
 from jaxreid.mesh import make_mesh, to_host
 from jaxreid.model import init_variables, make_model
-
-MODEL = {
-    "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
-    "neck": {"name": "map", "channels": 4},
-    "matcher": {"name": "qaconv"},
-    "height": 32,
-    "width": 16,
-}
 
 
 def make(devices=2, query_tile=3, gallery_tile=8, **options):

@@ -4,20 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from people import MODEL
 
 from jaxreid.evaluator import Evaluator
 from jaxreid.matchers.qaconv import QAConv, pool_weights
 from jaxreid.mesh import make_mesh
 from jaxreid.model import init_variables, make_model
 from jaxreid.shortlist import Shortlist, pool_maps
-
-MODEL = {
-    "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
-    "neck": {"name": "map", "channels": 4},
-    "matcher": {"name": "qaconv"},
-    "height": 32,
-    "width": 16,
-}
 
 
 def maps(count, seed=0):
