@@ -123,7 +123,6 @@ def evaluate(
         tlift: keywords of `ranking.tlift`, to lift the scores as well, the re-ranked ones if there
             are such; or None. Companions are scored together: where people follow each other
             without a pause, all queries of a camera.
-
         shortlist: keywords of `Shortlist`, to score from coarse to fine as well; or None.
 
     Returns:

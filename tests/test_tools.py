@@ -86,7 +86,7 @@ def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
         assert record["pairs_per_second"]["jaxreid"] > 0
     table = run("benchmark.py", "table", path)
     assert table.stdout.count("| PyTorch, original |") == len(lines[-1]["results"])
-    assert f"`{benchmark}`:" in table.stdout
+    assert f"`benchmark.py {benchmark}`, " in table.stdout
 
 
 def test_the_readme_shows_the_tables_of_the_measurements():
