@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.mesh import AXIS, check_divisible, shardings, to_devices, to_host
 from jaxreid.model import Model
 from jaxreid.names import check_name
-from jaxreid.step import make_encode, make_score
+from jaxreid.step import make_encode
 
 DTYPES = ("float32", "bfloat16")
 
@@ -245,13 +245,27 @@ class Evaluator:
         return scores
 
 
+def _score(model: Model, variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
+    """Scores [Q, G] float32 of features, in full precision whatever the device."""
+    with jax.default_matmul_precision("highest"):
+        return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
+
+
+def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
+
+    The queries and the scores are whole on every device.
+    """
+    score = functools.partial(_score, model)
+    sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
+    return jax.jit(sharded, out_shardings=shardings(mesh, P()))
+
+
 def _make_listed(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
     """(variables, query [D, ...], gallery [D, m, ...], both cut over D devices) -> [D, m]."""
 
     def listed(variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            scores = model.apply(variables, query, gallery[0], method="match")
-        return scores.astype(jnp.float32)
+        return _score(model, variables, query, gallery[0])
 
     specs = (P(), P(AXIS), P(AXIS))
     sharded = jax.shard_map(listed, mesh=mesh, in_specs=specs, out_specs=P(AXIS))
@@ -266,8 +280,7 @@ def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, ja
     """
 
     def nearest(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
-        with jax.default_matmul_precision("highest"):
-            scores = model.apply(variables, query, gallery, method="match").astype(jnp.float32)
+        scores = _score(model, variables, query, gallery)
         place = jax.lax.axis_index(AXIS) * len(gallery) + jnp.arange(len(gallery))
         best, at = jax.lax.top_k(jnp.where(place < real, scores, -jnp.inf), count)
         return best, place[at]

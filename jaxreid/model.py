@@ -156,3 +156,15 @@ def init_variables(model: Model, seed: int) -> dict[str, Any]:
     """Parameters and statistics of an untrained model."""
     image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
     return model.init(jax.random.key(seed), image)
+
+
+def feature_shape(model: Model, variables: Any) -> tuple[int, ...]:
+    """[h, w, d] or [d] of one image's features; nothing is computed.
+
+    Args:
+        model: outside a mesh.
+        variables: {"params", "batch_stats"}, or their shapes.
+    """
+    image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), jnp.uint8)
+    encode = lambda variables, image: model.apply(variables, image, method="encode")  # noqa: E731
+    return jax.eval_shape(encode, variables, image).shape[1:]

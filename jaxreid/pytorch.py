@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxreid.backbones import NAMES, RESNETS
-from jaxreid.model import init_variables, make_model
+from jaxreid.model import feature_shape, init_variables, make_model
 from jaxreid.names import check_name
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -183,9 +183,7 @@ def convert(
             found[collection, *path] = from_official(path, checkpoint[name], leaf.shape)
     if memory:
         needed |= {name for name in MEMORY if name in checkpoint}
-        image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), np.uint8)
-        encode = lambda variables, x: model.apply(variables, x, method="encode")  # noqa: E731
-        h, w, d = jax.eval_shape(encode, abstract, image).shape[1:]
+        h, w, d = feature_shape(model, abstract)
         feature = checkpoint.get("criterion.class_memory")
         if feature is None:
             missing.append("criterion.class_memory")

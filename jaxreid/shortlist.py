@@ -39,7 +39,7 @@ class Shortlist:
         size: int,
         window: tuple[int, int],
     ) -> None:
-        check_window(gallery.shape, size=size, window=window)
+        check_window(gallery.shape[1:], size=size, window=window)
         self._evaluator, self._variables, self._window = evaluator, variables, window
         self._gallery, self._size = gallery, min(size, len(gallery))
         self._coarse: Gallery = evaluator.hold(pool_maps(gallery, window))
@@ -75,15 +75,15 @@ class Shortlist:
 
 
 def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
-    """Raises ValueError where features of a shape [N, ...] cannot be scored from coarse to fine."""
-    if len(shape) != 4:
+    """Raises ValueError where features of a shape, of one image, cannot be pooled and listed."""
+    if len(shape) != 3:
         raise ValueError(
             f"a shortlist needs feature maps, and this model gives embeddings [{shape[-1]}]: only "
             "the matcher 'qaconv' has coarse and fine; set eval.shortlist=0."
         )
     if size < 1:
         raise ValueError(f"eval.shortlist is {size}; needed is at least 1 image, or 0 for none.")
-    h, w = shape[1:3]
+    h, w, _ = shape
     if len(window) != 2 or min(window) < 1 or h % window[0] or w % window[1]:
         raise ValueError(
             f"maps of {h}x{w} cannot be pooled by eval.shortlist_window={window}; needed are a "

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.memory import ClassMemory
 from jaxreid.mesh import AXIS, check_divisible, shardings
-from jaxreid.model import Model, init_variables
+from jaxreid.model import Model, feature_shape, init_variables
 
 
 @flax.struct.dataclass
@@ -135,10 +135,7 @@ def _create(
     variables = traverse_util.unflatten_dict(random | given)
     memory = None
     if num_classes is not None:
-        image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), jnp.uint8)
-        encode = lambda variables, image: model.apply(variables, image, method="encode")  # noqa: E731
-        feature = jax.eval_shape(encode, variables, image)
-        memory = ClassMemory.create(num_classes, feature.shape[1:])
+        memory = ClassMemory.create(num_classes, feature_shape(model, variables))
         if "memory" in weights:
             memory = memory.filled(num_classes, **weights["memory"])
     params = variables["params"]

@@ -132,17 +132,3 @@ def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[...
         return l2_normalize(feature + mirrored[:, :, ::-1]) if is_map else (feature + mirrored) / 2
 
     return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
-
-
-def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
-    """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
-
-    The queries and the scores are whole on every device.
-    """
-
-    def score(variables: dict[str, Any], query: jax.Array, gallery: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
-
-    sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
-    return jax.jit(sharded, out_shardings=shardings(mesh, P()))

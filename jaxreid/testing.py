@@ -17,7 +17,7 @@ from jaxreid.evaluate import evaluate
 from jaxreid.evaluator import Evaluator
 from jaxreid.graph import class_graph, save_graph
 from jaxreid.mesh import make_mesh, shardings
-from jaxreid.model import Model, init_variables, make_model
+from jaxreid.model import Model, feature_shape, init_variables, make_model
 from jaxreid.names import check_name
 from jaxreid.pretrained import load_weights, read_card
 from jaxreid.ranking.metrics import PRECISIONS
@@ -103,9 +103,7 @@ class Evaluation:
         self._shortlist = window if shortlist else None
         if shortlist:
             variables = jax.eval_shape(lambda: init_variables(model, 0))
-            image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), np.uint8)
-            encode = functools.partial(model.apply, method="encode")
-            check_window(jax.eval_shape(encode, variables, image).shape, **window)
+            check_window(feature_shape(model, variables), **window)
         self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(

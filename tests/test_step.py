@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreid.evaluator import make_score
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
 from jaxreid.optim import make_optimizer, make_schedule
 from jaxreid.state import create_state
-from jaxreid.step import make_encode, make_score, make_train_step
+from jaxreid.step import make_encode, make_train_step
 
 CLASSES = 21  # neither a multiple of the devices nor of the memory's padding
 BATCH = 8

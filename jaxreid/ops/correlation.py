@@ -227,12 +227,14 @@ def _forward(
 def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
     kernel, backend = _kernel()
     interpret = jax.default_backend() == "cpu"
-    found = kernel.best_matches_kernel(
+    of_gallery, of_query, *found = kernel.best_matches_kernel(
         query, gallery, backend=backend, positions=positions, interpret=interpret
     )
-    swapped = [x for k in range(0, len(found), 2) for x in (found[k + 1], found[k])]
-    types = *(x.dtype for x in found[:2]), *(position_dtype(x.shape[1]) for x in (gallery, query))
-    return tuple(x.astype(t) for x, t in zip(swapped, types, strict=False))
+    if not positions:
+        return of_query, of_gallery
+    in_query, in_gallery = found
+    in_gallery = in_gallery.astype(position_dtype(gallery.shape[1]))
+    return of_query, of_gallery, in_gallery, in_query.astype(position_dtype(query.shape[1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -296,8 +298,7 @@ def _scores(
     query: Array, gallery: Array, query_weight: Array, gallery_weight: Array, tile: int, engine: str
 ) -> Array:
     if engine == "pallas":
-        of_query, of_gallery = _on_chip(query, gallery, False)
-        return of_query @ query_weight + of_gallery @ gallery_weight
+        return _weighted(_on_chip(query, gallery, False), query_weight, gallery_weight)
 
     def score(correlation: Array) -> Array:
         of_gallery, of_query = correlation.max(3), correlation.max(1)
@@ -310,12 +311,17 @@ def _scores(
     return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
 
 
+def _weighted(matches: tuple[Array, ...], query_weight: Array, gallery_weight: Array) -> Array:
+    of_query, of_gallery = matches
+    return of_query @ query_weight + of_gallery @ gallery_weight
+
+
 def _scores_backward(tile: int, engine: str, kept: Any, cotangent: Array) -> tuple[Array, ...]:
     """That of the sums of the matches, which are computed now: scoring alone need not keep them."""
 
     def plain(query: Array, gallery: Array, query_weight: Array, gallery_weight: Array) -> Array:
-        of_query, of_gallery = _matches(query, gallery, tile, engine, False)
-        return of_query @ query_weight + of_gallery @ gallery_weight
+        matches = _matches(query, gallery, tile, engine, False)
+        return _weighted(matches, query_weight, gallery_weight)
 
     return jax.vjp(plain, *kept)[1](cotangent)
 

@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxreid.ops.positions import position_dtype
 from jaxreid.ops.varying import vary_alike
 
 # TPU: a vector register holds 8 x 128 numbers, and a matrix unit is 128 (or 256) wide.
@@ -111,8 +112,7 @@ def best_matches_kernel(
     query, gallery = vary_alike(query, gallery)
     on = {"tpu": functools.partial(_on_tpu, precision=precision), "gpu": _on_gpu}[backend]
     out = on(query, gallery, positions, interpret)
-    places = max(query.shape[1], gallery.shape[1])
-    index = next(t for t in (jnp.uint8, jnp.uint16, jnp.uint32) if places <= jnp.iinfo(t).max + 1)
+    index = position_dtype(max(query.shape[1], gallery.shape[1]))
     return *out[:2], *(place.astype(index) for place in out[2:])
 
 
