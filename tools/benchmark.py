@@ -11,7 +11,6 @@ contenders that take turns. Keep the machine otherwise idle.
 """
 
 import argparse
-import copy
 import datetime
 import importlib.metadata
 import json
@@ -20,39 +19,23 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import benchmark_matching
+import benchmark_networks
+import benchmark_ranking
 import benchmark_tables
 import numpy as np
 from tqdm import tqdm
 
-# JAX and PyTorch are imported in functions: they count the cores when they are, see `use_cores`.
+# JAX and PyTorch are imported in functions, here and in the modules above: they count the cores
+# when they are, see `use_cores`.
 
 PACKAGES = ("jaxreid", "jax", "jaxlib", "flax", "numpy", "torch")
 PAUSE = 0.02  # seconds before each run: threads of the one before may still be spinning
 BUSY = 0.1  # distance between quartiles, relative to the median, of which to warn
 WARM_UP = 2  # runs that do not count
-NETWORKS = (
-    "resnet18",
-    "resnet50",
-    "resnet50_ibn_b",
-    "osnet_x0_25",
-    "osnet_x1_0",
-    "osnet_ain_x1_0",
-)
-RANKINGS = ("metrics", "evaluation", "rerank", "rerank streamed", "tlift")
-PASSES = ("forward", "forward and backward")
-CONTENDERS = {  # name on the command line: name in the table
-    "ours": "jaxreid",
-    "original": "PyTorch, original",
-    "tiled": "PyTorch, tiled",
-    "plain": "JAX, plain",
-}
-TYPES = ("float32", "bfloat16")
-LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
-MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # of a ResNet, as in QAConv 2.1
-OURS = "jaxreid"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,15 +64,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     matching.add_argument(
         "--contenders",
         nargs="+",
-        choices=CONTENDERS,
-        default=list(CONTENDERS),
-        help="in short; ours and the original are the default's core (default: all)",
+        choices=benchmark_matching.CONTENDERS,
+        default=list(benchmark_matching.CONTENDERS),
+        help="ours; the original formulation and our tiles in PyTorch; the plain form in JAX "
+        "(default: all)",
     )
     matching.add_argument(
         "--types",
         nargs="+",
-        choices=TYPES,
-        default=list(TYPES),
+        choices=benchmark_matching.TYPES,
+        default=list(benchmark_matching.TYPES),
         help="of the maps (default: both)",
     )
     for name, images, what in (
@@ -118,7 +102,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             help="how many (default: {} {})".format(*images),
         )
         parser_of.set_defaults(run=compare_matching)
-    for name, passes in (("backbones", PASSES), ("encode", PASSES[:1])):
+    for name, passes in (
+        ("backbones", benchmark_networks.PASSES),
+        ("encode", benchmark_networks.PASSES[:1]),
+    ):
         backbones = benchmarks.add_parser(
             name,
             parents=[common],
@@ -140,8 +127,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ranking.add_argument(
         "--what",
         nargs="+",
-        choices=RANKINGS,
-        default=RANKINGS,
+        choices=list(benchmark_ranking.SIZES),
+        default=list(benchmark_ranking.SIZES),
         help="what to measure (default: everything)",
     )
     ranking.add_argument(
@@ -168,9 +155,9 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch",
         nargs="+",
-        default=NETWORKS,
+        default=benchmark_networks.NAMES,
         metavar="NAME",
-        help=f"names of backbones, or all (default: {' '.join(NETWORKS)})",
+        help=f"names of backbones, or all (default: {' '.join(benchmark_networks.NAMES)})",
     )
     parser.add_argument(
         "--size",
@@ -283,11 +270,10 @@ def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         ValueError: PyTorch is missing, where it is a contender.
     """
-    names = [name for short, name in CONTENDERS.items() if short in given.contenders]
+    given_names = benchmark_matching.CONTENDERS
+    names = [name for short, name in given_names.items() if short in given.contenders]
     if {"original", "tiled"} & set(given.contenders):
         _need_torch(given.threads)
-    import benchmark_matching
-
     tasks = ("scores",) if given.benchmark == "scoring" else benchmark_matching.TASKS
     problems = [
         benchmark_matching.Problem(*given.images, *given.maps, dtype=dtype, task=task)
@@ -320,8 +306,6 @@ def _need_torch(threads: int | None) -> None:
 
 def compare_rankings(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Metrics, re-ranking and TLift here and as they are usually written."""
-    import benchmark_ranking
-
     return benchmark_ranking.compare(given.what, given.images, given.repeats, take_turns)
 
 
@@ -347,7 +331,7 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
     for arch in given.arch:
         check_name(arch, torch_networks.NAMES, "backbone")
     results = []
-    contenders = 1 + len(LAYOUTS)
+    contenders = 1 + len(benchmark_networks.LAYOUTS)
     runs = len(given.arch) * len(given.passes) * contenders * (WARM_UP + given.repeats)
     with tqdm(total=runs, unit="run") as progress:
         for arch in given.arch:
@@ -355,170 +339,14 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
             resnet = arch.startswith("resnet")
             height, width = given.size or ((384, 128) if resnet else (256, 128))
             batch = given.batch or (8 if resnet else 16)
-            model = torch_networks.make(arch, **(MAP if resnet else {}))
+            model = torch_networks.make(arch, **(benchmark_networks.MAP if resnet else {}))
             torch_networks.randomize(model)
             x = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
-            for record in compare_backbone(arch, model, x, given.passes, given.repeats, progress):
+            for record in benchmark_networks.compare(
+                arch, model, x, given.passes, given.repeats, take_turns, progress
+            ):
                 results.append({"network": arch, "images": f"{batch}x{height}x{width}", **record})
     return results
-
-
-def compare_backbone(
-    arch: str, model: Any, x: np.ndarray, passes: Sequence[str], repeats: int, progress: tqdm
-) -> list[dict[str, Any]]:
-    """Times the passes of one network.
-
-    The loss of the backward pass is the mean of the outputs, weighted by fixed random numbers. (The
-    mean of their squares would not do: for maps of unit length it is constant.)
-
-    Args:
-        arch: its name.
-        model: the network of `torch_networks` whose weights both sides use.
-        x: [B, 3, H, W] float32 images.
-        passes: of `PASSES`.
-        repeats: timed runs of each contender.
-        progress: moves on by one for each run.
-
-    Returns:
-        For each pass "ms", the times by contender; "times_as_fast" as the faster of PyTorch's
-        layouts this package is; "difference", relative, of the outputs (forward) or of the norm
-        of all gradients (backward), which shows that both sides compute the same; and "compile_s",
-        the seconds of our very first run.
-    """
-    import torch
-
-    with torch.inference_mode():
-        shape = model.eval()(torch.from_numpy(x)).shape
-    weight = np.random.default_rng(1).standard_normal(shape, np.float32)
-    records = []
-    for name in passes:
-        train = name != "forward"
-        contenders = {OURS: jax_pass(arch, model, x, weight, train)}
-        for layout, memory_format in LAYOUTS.items():
-            contenders[layout] = torch_pass(model, x, weight, memory_format, train)
-        start = time.perf_counter()
-        mine = contenders[OURS]()
-        seconds = time.perf_counter() - start
-        theirs = contenders["PyTorch"]()
-        if train:
-            difference = _difference(_norm(mine), _norm(theirs))
-        else:
-            difference = _difference(np.moveaxis(np.asarray(mine), -1, 1), np.asarray(theirs))
-        ms = take_turns(contenders, repeats, progress)
-        best = min(ms[layout]["median"] for layout in LAYOUTS)
-        records.append(
-            {
-                "pass": name,
-                "ms": ms,
-                "times_as_fast": best / ms[OURS]["median"],
-                "difference": difference,
-                "compile_s": seconds,
-            }
-        )
-    return records
-
-
-def _difference(mine: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
-
-
-def _norm(arrays: list[Any]) -> np.ndarray:
-    return np.sqrt(sum(np.square(np.asarray(one), dtype=np.float64).sum() for one in arrays))
-
-
-def jax_pass(
-    arch: str, model: Any, x: np.ndarray, weight: np.ndarray, train: bool
-) -> Callable[[], Any]:
-    """A pass of this package, with the weights of a network of `torch_networks`.
-
-    Args:
-        arch: the network's name.
-        model: the network.
-        x: [B, 3, H, W] float32 images.
-        weight: of the outputs in the loss, of the shape of the network's output.
-        train: forward and backward in training mode; otherwise forward in evaluation mode.
-
-    Returns:
-        A function without arguments, which returns the gradients as a list, or the output.
-
-    Raises:
-        ValueError: the weights are not those of our network.
-    """
-    import jax
-
-    from jaxreid.backbones import make_backbone, make_neck
-    from jaxreid.pytorch import convert
-
-    weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    converted = convert(weights, arch, skip=("criterion",))
-    if not converted.report.complete:
-        raise ValueError(f"{arch}: the weights do not fit this package: {converted.report}.")
-    modules = {
-        "backbone": make_backbone(**converted.card["backbone"]),
-        "neck": make_neck(**converted.card["neck"]),
-    }
-    params, stats = (
-        {part: converted.variables[kind].get(part, {}) for part in modules}
-        for kind in ("params", "batch_stats")
-    )
-    x, weight = (np.moveaxis(values, 1, -1) for values in (x, weight))
-    params, stats, x, weight = jax.device_put((params, stats, x, weight))
-
-    def forward(params: dict, stats: dict, x: jax.Array) -> tuple[jax.Array, dict]:
-        updated = {}
-        for part, module in modules.items():
-            variables = {"params": params[part], "batch_stats": stats[part]}
-            x, updated[part] = module.apply(variables, x, train=train, mutable=["batch_stats"])
-        return x, updated
-
-    def loss(params: dict, stats: dict, x: jax.Array) -> tuple[jax.Array, dict]:
-        y, updated = forward(params, stats, x)
-        return (y * weight).mean(), updated
-
-    evaluate = jax.jit(lambda *arguments: forward(*arguments)[0])
-    step = jax.jit(jax.grad(loss, has_aux=True))
-
-    def run() -> Any:
-        if not train:
-            return evaluate(params, stats, x).block_until_ready()
-        gradient, _ = jax.block_until_ready(step(params, stats, x))
-        return jax.tree.leaves(gradient)
-
-    return run
-
-
-def torch_pass(
-    model: Any, x: np.ndarray, weight: np.ndarray, memory_format: str, train: bool
-) -> Callable[[], Any]:
-    """A pass of PyTorch.
-
-    Args:
-        model: the network, which is copied.
-        x: [B, 3, H, W] float32 images.
-        weight: of the outputs in the loss.
-        memory_format: "contiguous_format" or "channels_last".
-        train: forward and backward in training mode; otherwise forward in evaluation mode.
-
-    Returns:
-        A function without arguments, which returns the gradients as a list, or the output.
-    """
-    import torch
-
-    layout = getattr(torch, memory_format)
-    model = copy.deepcopy(model).to(memory_format=layout).train(train)
-    x, weight = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(weight)
-    if weight.ndim == 4:
-        weight = weight.to(memory_format=layout)
-
-    def run() -> Any:
-        if not train:
-            with torch.inference_mode():
-                return model(x)
-        model.zero_grad()
-        (model(x) * weight).mean().backward()
-        return [p.grad for p in model.parameters() if p.grad is not None]
-
-    return run
 
 
 def show_tables(given: argparse.Namespace) -> None:

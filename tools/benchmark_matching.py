@@ -22,6 +22,7 @@ ORIGINAL = "PyTorch, original"
 TILED = "PyTorch, tiled"
 PLAIN = "JAX, plain"
 OURS = "jaxreid"
+CONTENDERS = {"ours": OURS, "original": ORIGINAL, "tiled": TILED, "plain": PLAIN}
 TYPES = ("float32", "bfloat16")
 SAVED = 64  # pairs in a tile of the tiled form in PyTorch: 8 x 8
 BLOCK = (64, 128)  # queries and gallery maps of a block of the plain forms: what was fastest

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import benchmark_ranking
+
 Record = Mapping[str, Any]
 Rows = tuple[Sequence[str], list[Sequence[str]]]
 
@@ -96,6 +98,4 @@ def _networks(results: Sequence[Record]) -> Rows:
 
 
 def _ranking(results: Sequence[Record]) -> Rows:
-    from benchmark_ranking import HEADER, row
-
-    return HEADER, [row(record) for record in results]
+    return benchmark_ranking.HEADER, [benchmark_ranking.row(record) for record in results]
