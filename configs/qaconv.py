@@ -40,7 +40,7 @@ def configure(
                 f"or the name of a backbone ({', '.join(f'{name}...' for name in BACKBONES)})."
             )
     if dataset == "synthetic":
-        config.data.train = "synthetic_people/plaza"
+        config.data.train = ("synthetic_people/plaza",)
         domains = ("plaza", "station", "mall", "campus")
         config.data.test = tuple(f"synthetic_people/{domain}" for domain in domains)
         chosen.append("small")  # the embedded people are learned by a small network
@@ -63,7 +63,7 @@ def paper() -> ml_collections.ConfigDict:
     config.init_skip = ()
 
     data = config.data = ml_collections.ConfigDict()
-    data.train = "market1501"  # a data set, as TFDS names them
+    data.train = ("market1501",)  # one or several data sets, as TFDS names them
     data.test = ("market1501",)  # one or several
     data.dir = ml_collections.config_dict.placeholder(str)  # holds the published folders
     data.prepared_dir = ml_collections.config_dict.placeholder(str)  # default: TFDS's own
@@ -73,6 +73,7 @@ def paper() -> ml_collections.ConfigDict:
     model.height, model.width = 384, 128
     model.mean = (0.0, 0.0, 0.0)  # no normalisation in any version: pixels in [0, 1]
     model.std = (1.0, 1.0, 1.0)
+    model.interpolation = "bicubic"  # torchreid's models: "bilinear"
     model.freeze_stats = False  # batch statistics are trained up to version 2.0
     model.dtype = "float32"  # bfloat16 on accelerators
     model.backbone = ml_collections.ConfigDict(
@@ -97,8 +98,14 @@ def paper() -> ml_collections.ConfigDict:
 
     config.batch_size = 32
     config.epochs = 60
+    config.freeze_epochs = 0  # of them, at first, in which only a classifier learns
     config.sampler = ml_collections.ConfigDict(
-        {"name": "random", "instances": 4, "save_graph": False}
+        {
+            "name": "random",
+            "instances": 4,
+            "quota": (),  # of several training sets: images of each in a batch
+            "save_graph": False,
+        }
     )
     config.optim = ml_collections.ConfigDict(
         {
@@ -107,12 +114,22 @@ def paper() -> ml_collections.ConfigDict:
             "backbone_lr": 0.001,
             "momentum": 0.9,
             "nesterov": True,
+            "betas": (0.9, 0.999),  # of "adam", "amsgrad" and "adamw"
+            "eps": 1e-8,
             "weight_decay": 5e-4,  # on everything, batch normalisation included
             "clip_norm": 0.0,  # none before version 2.0
         }
     )
     config.schedule = ml_collections.ConfigDict(
-        {"name": "step", "step_epochs": 40, "factor": 0.1, "warmup_steps": 0, "threshold": 0.7}
+        {
+            "name": "step",
+            "step_epochs": 40,
+            "drop_epochs": (),  # instead of step_epochs: the epochs after which it drops
+            "factor": 0.1,
+            "warmup_steps": 0,
+            "per_epoch": False,  # cosine: constant within each epoch, as in PyTorch
+            "threshold": 0.7,  # of "adaptive"
+        }
     )
     config.augment = ml_collections.ConfigDict(
         {
@@ -124,6 +141,9 @@ def paper() -> ml_collections.ConfigDict:
             "saturation": (1.0, 1.0),  # (0.5, 2.0) from 1.2 on
             "hue": (0.0, 0.0),  # (-0.1, 0.1) from 1.2 on
             "occlusion": (0.0, 0.8),
+            "translation": 0.0,  # torchreid's random_crop, random_patch and random_erase
+            "patch": 0.0,
+            "erasing": 0.0,
             "after_accuracy": 0.0,  # 0.6 in 1.1 and 1.2: images stay as they are until then
         }
     )
@@ -200,17 +220,23 @@ def small(config: ml_collections.ConfigDict) -> None:
 
 def backbone(config: ml_collections.ConfigDict, name: str) -> None:
     """Another backbone, in its full width."""
-    cut = {"cut": config.model.backbone.cut, "width": 64} if name.startswith("resnet") else {}
-    config.model.backbone = ml_collections.ConfigDict({"name": name, **cut})
+    options = {"cut": config.model.backbone.get("cut", "layer4"), "width": 64}
+    options = options if name.startswith("resnet") else {}
+    config.model.backbone = ml_collections.ConfigDict({"name": name, **options})
 
 
 def debug(config: ml_collections.ConfigDict) -> None:
     """Seconds instead of hours: every part runs on a few people, little is learned."""
+    few(config)
+    config.model.backbone.update(name="resnet18", cut="layer2", width=8)
+    config.model.neck.channels = 16
+
+
+def few(config: ml_collections.ConfigDict) -> None:
+    """A few small images, steps and pictures."""
     config.data.identities = 12
     config.data.test = config.data.test[:1]
     config.model.height, config.model.width = 64, 32
-    config.model.backbone.update(name="resnet18", cut="layer2", width=8)
-    config.model.neck.channels = 16
     config.batch_size = 16
     config.epochs = 3
     config.schedule.update(warmup_steps=0)

@@ -116,12 +116,20 @@ class Checkpoints:
         return TrainState(**parts["variables"], **parts["training"]), order
 
     def restore_variables(self, abstract: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-        """As `restore`, but only what evaluation needs: {"params", "batch_stats"}."""
+        """As `restore`, but only what evaluation needs: {"params", "batch_stats"}.
+
+        A classifier that `abstract` does not name is left where it is.
+        """
         everywhere = shardings(mesh, P())
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract
         )
-        return self._restore(variables=ocp.args.StandardRestore(target))["variables"]
+        wanted = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        return self._restore(variables=wanted)["variables"]
 
     def _restore(self, **args: Any) -> dict[str, Any]:
         step = self.latest_step

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jaxreid.backbones import make_backbone, make_neck
 from jaxreid.backbones.layers import linear_init
 from jaxreid.matchers import FEATURES, make_matcher
+from jaxreid.names import check_name
+
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class Model(nn.Module):
@@ -23,6 +26,7 @@ class Model(nn.Module):
         width: of the images, in pixels.
         mean: [3], taken from pixels in [0, 1] before the backbone.
         std: [3], by which the rest is divided.
+        interpolation: by which images come to this size, "bicubic" or "bilinear".
         freeze_stats: keep the running statistics of batch normalisation in backbone and neck
             fixed while training; scales and biases still learn.
         classes: training identities that embeddings are classified into; 0 for no classifier.
@@ -35,6 +39,7 @@ class Model(nn.Module):
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bicubic"
     freeze_stats: bool = False
     classes: int = 0
 
@@ -73,6 +78,23 @@ class Model(nn.Module):
         """Logits [B, classes] of embeddings [B, d]."""
         return self.classifier(embedding)
 
+    @property
+    def image_format(self) -> dict[str, Any]:
+        """How files become images for this model: keywords of the pipeline."""
+        names = ("height", "width", "interpolation")
+        return {name: getattr(self, name) for name in names}
+
+    @nn.nowrap
+    def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, Any]:
+        """What the model draws anew for every training step: a collection of variables, or none.
+
+        Args:
+            epoch: [] int32.
+            key: of this step.
+        """
+        drawn = self.backbone.draw(epoch, key) if hasattr(self.backbone, "draw") else None
+        return {"drawn": {"backbone": drawn}} if drawn else {}
+
     def __call__(self, image: jax.Array) -> jax.Array:
         """Scores of a batch with itself; runs every part once, to make the parameters."""
         feature = self.encode(image)
@@ -107,6 +129,7 @@ def make_model(
     width: int,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
+    interpolation: str = "bicubic",
     freeze_stats: bool = False,
     dtype: str = "float32",
     classes: int = 0,
@@ -122,6 +145,7 @@ def make_model(
         width: of the images, in pixels.
         mean: subtracted from pixels in [0, 1]. QAConv uses none.
         std: divides them.
+        interpolation: as for `Model`; QAConv resizes by "bicubic", torchreid by "bilinear".
         freeze_stats: as for `Model`.
         dtype: "float32" or "bfloat16", the type of the convolutions.
         classes: as for `Model`.
@@ -130,6 +154,7 @@ def make_model(
     Raises:
         ValueError: an unknown name, an option out of its range, parts that do not fit.
     """
+    check_name(interpolation, INTERPOLATIONS, "model.interpolation")
     kind = "map" if neck.get("name") == "map" else "embedding"
     wanted = FEATURES.get(matcher.get("name"), kind)
     if wanted != kind:
@@ -147,6 +172,7 @@ def make_model(
         width=width,
         mean=tuple(mean),
         std=tuple(std),
+        interpolation=interpolation,
         freeze_stats=freeze_stats,
         classes=classes,
     )

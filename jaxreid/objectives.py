@@ -2,14 +2,13 @@
 
 An objective is called inside the sharded step, once per device, as
 
-    loss, stats = objective(match, feature, label, memory)
+    loss, stats = objective(model, feature, label, memory)
 
-with `match(query, gallery, mask=None)`, the matcher in training mode, the features [B, h, w, d]
-and labels [B] of the whole batch, and this device's part of the class memory (None if the
-objective has none). The score matrix is divided over the devices: by classes where there is a
-class memory, else by queries. `loss` is the mean over the batch and `stats` a dictionary of numbers
-to log, "accuracy" among them; both are reduced over the mesh. The gradient of the loss then needs
-no reduction.
+with the model bound to its variables (its `match` and its `classify`), the features [B, ...] and
+labels [B] of the whole batch, and this device's part of the class memory (None if the objective
+has none). The work is divided over the devices: by classes where there is a class memory, else by
+images. `loss` is the mean over the batch and `stats` a dictionary of numbers to log, "accuracy"
+among them; both are reduced over the mesh. The gradient of the loss then needs no reduction.
 """
 
 import dataclasses
@@ -22,6 +21,7 @@ import optax
 
 from jaxreid.memory import ClassMemory
 from jaxreid.names import check_name
+from jaxreid.ops.normalize import l2_normalize
 
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -85,16 +85,16 @@ class ClassMemoryObjective:
     num_classes: int
     valid_flags: bool = True
     axis_name: str | None = None
-    uses_memory = True
+    uses_memory, classifies = True, False
 
     def __call__(
-        self, match: Callable, feature: jax.Array, label: jax.Array, memory: ClassMemory
+        self, model: Any, feature: jax.Array, label: jax.Array, memory: ClassMemory
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean focal loss and the share of images whose best class is their own."""
         rows = memory.valid.shape[0]
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * rows
         real = first + jnp.arange(rows) < self.num_classes
-        logit = match(feature, memory.feature, mask=real)
+        logit = model.match(feature, memory.feature, train=True, mask=real)
         loss = focal_loss(logit, label, memory.valid if self.valid_flags else real, first)
         nearest = nearest_class(
             jnp.where(real, jax.lax.stop_gradient(logit), -jnp.inf), first, self.axis_name
@@ -144,6 +144,8 @@ def hardest(logit: jax.Array, same: jax.Array, itself: jax.Array) -> tuple[jax.A
 def triplet_loss(positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
     """Hinge loss [Q] on the scores of the hardest pairs; 0 where one of the two is missing.
 
+    Scores may be negative distances.
+
     Source: QAConv 2.1; Hermans et al., 2017, arXiv 1703.07737, for mining in the batch.
     """
     return jax.nn.relu(margin - positive + negative)
@@ -166,36 +168,123 @@ class PairwiseObjective:
     loss: str
     margin: float = 16.0
     axis_name: str | None = None
-    uses_memory = False  # there is no class memory: the gallery is whole on every device
+    uses_memory, classifies = False, False  # the gallery is whole on every device
 
     def __call__(
-        self, match: Callable, feature: jax.Array, label: jax.Array, memory: None = None
+        self, model: Any, feature: jax.Array, label: jax.Array, memory: None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss, and the share of images whose hardest positive beats the hardest negative."""
-        batch = len(label)
-        mine, first = batch, 0
-        if self.axis_name is not None:
-            mine = batch // jax.lax.axis_size(self.axis_name)
-            first = jax.lax.axis_index(self.axis_name) * mine
-        row = first + jnp.arange(mine)
-        logit = match(jax.lax.dynamic_slice_in_dim(feature, first, mine), feature)
+        row = _mine(jnp.arange(len(label)), self.axis_name)
+        logit = model.match(_mine(feature, self.axis_name), feature, train=True)
         same = label[row, None] == label[None, :]
-        positive, negative = hardest(logit, same, row[:, None] == jnp.arange(batch))
+        positive, negative = hardest(logit, same, row[:, None] == jnp.arange(len(label)))
         if self.loss == "triplet":
             loss, right = triplet_loss(positive, negative, self.margin), positive >= negative
         else:
             loss, right = pairwise_loss(logit, same), positive > negative
-
-        def total(values: jax.Array) -> jax.Array:
-            values = values.sum()
-            return values if self.axis_name is None else jax.lax.psum(values, self.axis_name)
-
         counts = jnp.isfinite(loss)
-        loss = total(jnp.where(counts, loss, 0)) / total(counts.astype(loss.dtype))
-        return loss, {"accuracy": total(right.astype(loss.dtype)) / batch}
+        loss = _total(jnp.where(counts, loss, 0), self.axis_name) / _total(counts, self.axis_name)
+        return loss, {"accuracy": _total(right, self.axis_name) / len(label)}
 
 
-OPTIONS = {"class_memory": ("valid_flags",), "pairwise": (), "triplet": ("margin",)}
+def smoothed_cross_entropy(logit: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
+    """Cross-entropy [B] with a share of every target spread evenly over all classes.
+
+    Args:
+        logit: [B, C] float.
+        label: [B] int32.
+        smoothing: that share, in [0, 1).
+
+    Source: Szegedy et al., CVPR 2016, Section 7; torchreid.
+    """
+    log = jax.nn.log_softmax(logit)
+    own = jnp.take_along_axis(log, label[:, None], axis=1)[:, 0]
+    return -(1 - smoothing) * own - smoothing * log.mean(1)
+
+
+METRICS = ("euclidean", "cosine")
+
+
+def distances(query: jax.Array, gallery: jax.Array, metric: str) -> jax.Array:
+    """All distances of embeddings, for losses.
+
+    Args:
+        query: [Q, d] float.
+        gallery: [G, d] float.
+        metric: "euclidean", at least 1e-6, so that its gradient is finite where two are equal; or
+            "cosine", 1 - the cosine of the angle.
+
+    Returns:
+        [Q, G] float.
+    """
+    if metric == "cosine":
+        return 1 - l2_normalize(query) @ l2_normalize(gallery).T
+    squares = jnp.sum(query**2, 1)[:, None] + jnp.sum(gallery**2, 1) - 2 * query @ gallery.T
+    return jnp.sqrt(jnp.maximum(squares, 1e-12))
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxObjective:
+    """Classification of the training identities, and the hardest triplets of embeddings with it.
+
+    Attributes:
+        smoothing: of the labels (`smoothed_cross_entropy`).
+        triplet: weight of the triplet loss beside the cross-entropy; 0 leaves it out.
+        margin: of the triplet loss, in units of the distance.
+        metric: of its distances, one of `METRICS`.
+        axis_name: mesh axis over which the images are divided.
+
+    Source: torchreid's softmax and triplet engines (Zhou et al., ICCV 2019); Hermans et al., 2017,
+        arXiv 1703.07737, for mining in the batch. An image is its own positive where its identity
+        has no other in the batch.
+    """
+
+    smoothing: float = 0.1
+    triplet: float = 0.0
+    margin: float = 0.3
+    metric: str = "euclidean"
+    axis_name: str | None = None
+    uses_memory, classifies = False, True
+
+    def __call__(
+        self, model: Any, feature: jax.Array, label: jax.Array, memory: None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean loss, the share of images that are classified rightly, and the parts of a sum."""
+        mine, own = _mine(feature, self.axis_name), _mine(label, self.axis_name)
+        logit = model.classify(mine)
+        mean = lambda values: _total(values, self.axis_name) / len(label)  # noqa: E731
+        loss = mean(smoothed_cross_entropy(logit, own, self.smoothing))
+        stats = {"accuracy": mean(logit.argmax(1) == own)}
+        if self.triplet:
+            alike = -distances(mine, feature, self.metric)
+            same = own[:, None] == label[None, :]
+            positive, negative = hardest(alike, same, jnp.zeros_like(same))
+            triplet = mean(triplet_loss(positive, negative, self.margin))
+            stats |= {"cross_entropy": loss, "triplet": triplet}
+            loss = loss + self.triplet * triplet
+        return loss, stats
+
+
+def _mine(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """The rows [B / devices, ...] of [B, ...] that this device answers for."""
+    if axis_name is None:
+        return values
+    share = len(values) // jax.lax.axis_size(axis_name)
+    return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis_name) * share, share)
+
+
+def _total(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """The sum over all devices; of truth values, how many are true."""
+    values = values.sum()
+    return values if axis_name is None else jax.lax.psum(values, axis_name)
+
+
+OPTIONS = {
+    "class_memory": ("valid_flags",),
+    "pairwise": (),
+    "triplet": ("margin",),
+    "softmax": ("smoothing", "triplet", "margin", "metric"),
+}
 
 
 def make_objective(
@@ -204,7 +293,7 @@ def make_objective(
     """An objective by name.
 
     Args:
-        name: "class_memory", "pairwise" or "triplet".
+        name: "class_memory", "pairwise", "triplet" or "softmax".
         num_classes: training identities.
         axis_name: mesh axis over which the step is spread.
         **options: attributes of the objective.
@@ -221,4 +310,9 @@ def make_objective(
         )
     if name == "class_memory":
         return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
+    if name == "softmax":
+        check_name(options.get("metric", METRICS[0]), METRICS, "objective.metric")
+        if not 0 <= options.get("smoothing", 0.1) < 1:
+            raise ValueError(f"objective.smoothing is {options['smoothing']}; it is in [0, 1).")
+        return SoftmaxObjective(axis_name=axis_name, **options)
     return PairwiseObjective(loss=name, axis_name=axis_name, **options)

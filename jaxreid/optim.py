@@ -1,6 +1,7 @@
-"""Optimizers and schedules, equal to PyTorch's."""
+"""Optimizers, equal to PyTorch's."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,32 +10,14 @@ import optax
 
 from jaxreid.names import check_name
 
-SCHEDULES = ("step", "cosine", "adaptive")
-
-
-class Schedule(NamedTuple):
-    """The learning rate over a training, and where the training ends.
-
-    Both are functions of what has been done, and so the same after a restart.
-
-    Attributes:
-        steps_per_epoch: updates.
-        share: (step, epoch_loss) -> [] float, the learning rate of this update as a share of its
-            base value. `epoch_loss` [epochs] float holds the mean loss of every finished epoch.
-        last_epoch: (done, epoch_loss) -> epochs that the training will have, as far as can be said
-            after `done` of them.
-    """
-
-    steps_per_epoch: int
-    share: Callable[[jax.Array, jax.Array], jax.Array]
-    last_epoch: Callable[[int, jax.Array], int]
+OPTIMIZERS = ("sgd", "adam", "amsgrad", "adamw")
 
 
 def parameter_groups(params: Any) -> Any:
     """Names every parameter's group.
 
     Args:
-        params: the tree of a `Model`: {"backbone": ..., "neck": ..., "matcher": ...}.
+        params: the tree of a `Model`: {"backbone": ..., "neck": ..., "matcher": ...}, and more.
 
     Returns:
         A tree of the same shape: "backbone" for what may come pretrained, "new" for the rest.
@@ -47,73 +30,26 @@ def parameter_groups(params: Any) -> Any:
     }
 
 
-def make_schedule(
-    name: str = "step",
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    step_epochs: int = 0,
-    factor: float = 0.1,
-    warmup_steps: int = 0,
-    threshold: float = 0.7,
-) -> Schedule:
-    """A schedule by name.
+def phase_groups(params: Any) -> Any:
+    """As `parameter_groups`, where a first phase trains only the classifier.
 
-    Args:
-        name: "step" (times `factor` every `step_epochs` epochs, PyTorch's StepLR), "cosine" (to
-            zero at the end), or "adaptive" (times `factor` once, after the first epoch e whose mean
-            loss is below `threshold` times that of the second; the training then ends after
-            e + floor(e / 2) epochs).
-        epochs: of the whole training, or at most.
-        steps_per_epoch: updates in each.
-        step_epochs: epochs between two drops; 0 never drops.
-        factor: of one drop.
-        warmup_steps: linear rise at the start.
-        threshold: of "adaptive".
+    Returns:
+        A tree of the same shape: "new" for the part "classifier", "waiting" for what else is new,
+        and "backbone", which waits too.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: there is no classifier.
 
-    Source: QAConv 2.1 for "adaptive".
-    Differs: the original decays twice when it is resumed after the drop; here the drop follows from
-        the losses, which are part of the checkpoint.
+    Source: torchreid's `fixbase_epoch` with `open_layers=["classifier"]`.
     """
-    check_name(name, SCHEDULES, "schedule")
-    steps = epochs * steps_per_epoch
-    if name == "cosine":
-        body = optax.cosine_decay_schedule(1.0, max(steps - warmup_steps, 1))
-    elif name == "step" and step_epochs:
-        # Drops are counted from the start of the training, also after a warm-up.
-        drops = range(step_epochs * steps_per_epoch, steps, step_epochs * steps_per_epoch)
-        passed = sum(drop <= warmup_steps for drop in drops)
-        later = {drop - warmup_steps: factor for drop in drops[passed:]}
-        body = optax.piecewise_constant_schedule(factor**passed, later)
-    else:
-        body = optax.constant_schedule(1.0)
-    if warmup_steps:
-        rise = optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)
-        body = optax.join_schedules([rise, body], [warmup_steps])
-
-    def drop_epoch(done: jax.Array | int, epoch_loss: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether the loss has fallen enough, and after which epoch, counted from 1."""
-        number = 1 + jnp.arange(epochs)
-        bound = threshold * epoch_loss[min(1, epochs - 1)]
-        low = (number > 2) & (number <= done) & (epoch_loss < bound)
-        return low.any(), 1 + low.argmax()
-
-    def share(step: jax.Array, epoch_loss: jax.Array) -> jax.Array:
-        if name != "adaptive":
-            return jnp.asarray(body(step))
-        dropped, _ = drop_epoch(step // steps_per_epoch, epoch_loss)
-        return jnp.where(dropped, factor, 1.0) * body(step)
-
-    def last_epoch(done: int, epoch_loss: jax.Array) -> int:
-        if name != "adaptive":
-            return epochs
-        dropped, epoch = drop_epoch(done, epoch_loss)
-        return min(epochs, int(epoch + epoch // 2)) if dropped else epochs
-
-    return Schedule(steps_per_epoch, share, last_epoch)
+    if "classifier" not in params:
+        raise ValueError(
+            f"nothing would learn in the first phase: the parts of the model are {sorted(params)}, "
+            "and no classifier; set freeze_epochs to 0, or take the objective 'softmax'."
+        )
+    groups = parameter_groups(params)
+    waiting = set(groups) - {"classifier", "backbone"}
+    return groups | {part: jax.tree.map(lambda _: "waiting", groups[part]) for part in waiting}
 
 
 def clip_norms(largest: float) -> optax.GradientTransformation:
@@ -138,6 +74,88 @@ def clip_norms(largest: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+class AdamState(NamedTuple):
+    """What Adam remembers.
+
+    Attributes:
+        count: [] int32, updates so far.
+        mean: of the gradients; a tree like the parameters.
+        square: mean of their squares, likewise.
+        largest: the largest value so far of each element of `square`; {} for plain Adam.
+    """
+
+    count: jax.Array
+    mean: Any
+    square: Any
+    largest: Any
+
+
+def scale_by_adam(
+    betas: Sequence[float] = (0.9, 0.999), *, eps: float = 1e-8, amsgrad: bool = False
+) -> optax.GradientTransformation:
+    """Adam or AMSGrad, without learning rate and decay.
+
+    Args:
+        betas: decay of the mean of the gradients, and of their squares; in [0, 1).
+        eps: added to the root.
+        amsgrad: divide by the root of the largest mean square so far, not of the newest.
+
+    Source: PyTorch's `torch.optim.Adam`; Reddi, Kale and Kumar, ICLR 2018.
+    Differs: from `optax.amsgrad`, which corrects the bias of the mean squares before it takes the
+        largest; PyTorch afterwards, and so the first gradients do not weigh for ever.
+    """
+    # As PyTorch's in float64: in float32, 1 - 0.999 is already wrong by 1e-5 of its value.
+    logs = [math.log(beta) if beta else -math.inf for beta in betas]
+
+    def init(params: Any) -> AdamState:
+        mean, square, largest = (optax.tree.zeros_like(params) for _ in range(3))
+        return AdamState(jnp.zeros((), jnp.int32), mean, square, largest if amsgrad else {})
+
+    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mean = optax.tree.update_moment(grads, state.mean, betas[0], order=1)
+        square = optax.tree.update_moment(grads, state.square, betas[1], order=2)
+        largest = jax.tree.map(jnp.maximum, state.largest, square) if amsgrad else {}
+        bias = [-jnp.expm1(count * log) for log in logs]  # 1 - beta^count
+
+        def step(mean: jax.Array, square: jax.Array) -> jax.Array:
+            root = jnp.sqrt(square / bias[1].astype(square.dtype))
+            return mean / bias[0].astype(mean.dtype) / (root + eps)
+
+        updates = jax.tree.map(step, mean, largest if amsgrad else square)
+        return updates, AdamState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+def hold(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Leaves parameters and the state of `tx` as they are for the first updates.
+
+    Its state is a pair: [] int32, the updates so far, at most those held; and the state of `tx`.
+
+    Args:
+        tx: begins after them, as if they had not been: its count starts then.
+        steps: updates.
+
+    Source: PyTorch's optimizers pass over parameters that have no gradient.
+    """
+
+    def init(params: Any) -> tuple[jax.Array, Any]:
+        return jnp.zeros((), jnp.int32), tx.init(params)
+
+    def update(grads: Any, state: tuple[jax.Array, Any], params: Any = None) -> tuple[Any, Any]:
+        count, old = state
+        held = count < steps
+        updates, new = tx.update(grads, old, params)
+        # Chosen and not multiplied: a gradient that is not finite is passed over as well.
+        updates = jax.tree.map(lambda u: jnp.where(held, jnp.zeros_like(u), u), updates)
+        inner = jax.tree.map(lambda old, new: jnp.where(held, old, new), old, new)
+        return updates, (count + held, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
 def make_optimizer(
     name: str = "sgd",
     *,
@@ -145,34 +163,61 @@ def make_optimizer(
     backbone_lr: float,
     momentum: float = 0.9,
     nesterov: bool = True,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
     weight_decay: float = 5e-4,
     clip_norm: float = 0.0,
+    freeze_steps: int = 0,
 ) -> optax.GradientTransformation:
     """An optimizer with one learning rate for the backbone and one for what is new.
 
     A schedule multiplies its updates (`Schedule.share`).
 
     Args:
-        name: "sgd" (PyTorch's: decay is added to the gradient before the momentum) or "adamw".
+        name: "sgd", "adam" and "amsgrad" (PyTorch's: decay is added to the gradient before the
+            moments) or "adamw" (decay beside them).
         lr: learning rate of everything but the backbone.
         backbone_lr: of the backbone.
         momentum: of SGD.
         nesterov: of SGD.
+        betas: of the Adams: decay of the mean of the gradients, and of their squares; in [0, 1).
+        eps: of the Adams, added to the root.
         weight_decay: on all parameters.
-        clip_norm: largest norm of the gradient (`clip_norms`); 0 does not clip.
+        clip_norm: largest norm of the gradient (`clip_norms`), without what is held; 0 does not
+            clip.
+        freeze_steps: updates at the start in which only the classifier trains; the rest and its
+            moments are held (`hold`). Running statistics are not parameters: see `train_step`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or a number out of its range; from `init`, no classifier for
+            a first phase.
+
+    Source: torchreid for "amsgrad" and `freeze_steps` (its `fixbase_epoch`).
     """
-    check_name(name, ("sgd", "adamw"), "optimizer")
+    check_name(name, OPTIMIZERS, "optimizer")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas is {betas}; needed are two numbers in [0, 1), such as 0.9, 0.999.")
+    if freeze_steps < 0:
+        raise ValueError(f"freeze_steps is {freeze_steps}; needed is 0 (no first phase) or more.")
 
-    def group(rate: float) -> optax.GradientTransformation:
+    def rule(rate: float) -> optax.GradientTransformation:
         if name == "adamw":
-            return optax.adamw(rate, weight_decay=weight_decay)
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay),
-            optax.sgd(rate, momentum=momentum, nesterov=nesterov),
-        )
+            return optax.adamw(rate, *betas, eps, weight_decay=weight_decay)
+        if name == "sgd":
+            body = optax.sgd(rate, momentum=momentum, nesterov=nesterov)
+        else:
+            scale = scale_by_adam(betas, eps=eps, amsgrad=name == "amsgrad")
+            body = optax.chain(scale, optax.scale_by_learning_rate(rate))
+        return optax.chain(optax.add_decayed_weights(weight_decay), body)
 
-    tx = optax.partition({"new": group(lr), "backbone": group(backbone_lr)}, parameter_groups)
-    return optax.chain(clip_norms(clip_norm), tx) if clip_norm else tx
+    def by_group(make: Callable[[float], optax.GradientTransformation]) -> Any:
+        new, backbone = make(lr), make(backbone_lr)
+        if not freeze_steps:
+            return optax.partition({"new": new, "backbone": backbone}, parameter_groups)
+        held = {"waiting": hold(new, freeze_steps), "backbone": hold(backbone, freeze_steps)}
+        return optax.partition({"new": new} | held, phase_groups)
+
+    tx = by_group(rule)
+    # What is held has no gradient in PyTorch, and so no part in the norm.
+    present = [by_group(lambda _: optax.identity())] if freeze_steps else []
+    return optax.chain(*present, clip_norms(clip_norm), tx) if clip_norm else tx

@@ -103,6 +103,8 @@ def load_weights(
         offered = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         # A part of another kind is none: OSNet's neck says nothing to that of QAConv.
         foreign = {p for p in ("neck", "matcher") if card[p]["name"] != model[p]["name"]}
+        if card.get("classes", 0) != model.get("classes", 0):
+            foreign.add("classifier")
         offered = {key: x for key, x in offered.items() if _part(key) not in foreign.union(skip)}
         given = {key: offered[key] for key in needed if key in offered}
         missing = {key for key in needed if key not in offered}
@@ -127,10 +129,14 @@ def load_weights(
     if unused:
         told.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
     told += [
-        f"its {p} is of another kind ({card[p]['name']}), and not used" for p in sorted(foreign)
+        f"its {p} is of another kind ({card[p]['name']}), and not used"
+        for p in sorted(foreign - {"classifier"})
     ]
-    for what in ("height", "width", "mean", "std"):
-        there, here = card[what], model.get(what, card[what])
+    if "classifier" in foreign and (classes := card.get("classes")):
+        told.append(f"its classifier is of other classes ({classes}), and not used")
+    for what in ("height", "width", "mean", "std", "interpolation"):
+        there = card.get(what, "bicubic")
+        here = model.get(what, there)
         if np.any(np.asarray(there) != np.asarray(here)):
             told.append(f"{what} of its images was {there}, here it is {here}")
     return traverse_util.unflatten_dict(variables), told

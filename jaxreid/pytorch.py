@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxreid.backbones import NAMES, RESNETS
+from jaxreid.backbones import NAMES, RESNETS, SEARCHES
 from jaxreid.model import feature_shape, init_variables, make_model
 from jaxreid.names import check_name
 
@@ -22,6 +22,9 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pixels in [0, 1]: QAConv
 MEMORY = ("criterion.class_memory", "criterion.valid_class")
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+# Of those that have weights anywhere: nobody keeps a super-network.
+ARCHITECTURES = tuple(name for name in NAMES if name not in SEARCHES)
 
 Path = tuple[str, ...]  # of one of our variables: ("backbone", "layer1_0", "conv1", "kernel")
 
@@ -145,7 +148,7 @@ def convert(
     Args:
         checkpoint: arrays by official name. Names of QAConv's backbone begin with "base.", those
             of its matcher with "criterion.".
-        arch: the backbone, one of `backbones.NAMES`.
+        arch: the backbone, one of `ARCHITECTURES`.
         cut: of a QAConv model without a neck; with one, the neck's weights tell.
         input_size: (height, width) of the images; default 384x128 for QAConv, 256x128 for OSNet,
             224x224 for ImageNet weights of a ResNet.
@@ -159,7 +162,7 @@ def convert(
     Raises:
         ValueError: an unknown name; a cut that is not the one of the neck.
     """
-    check_name(arch, NAMES, "architecture")
+    check_name(arch, ARCHITECTURES, "architecture")
     skip = tuple(skip)
     prefix = "base." if any(name.startswith("base.") for name in checkpoint) else ""
     card = _card(checkpoint, arch, prefix, cut, input_size) | dict(normalisation or {})
@@ -245,6 +248,7 @@ def _card(
             "matcher": {"name": "embedding", "metric": "cosine"},
             "height": height,
             "width": width,
+            "interpolation": "bilinear",
             **IMAGENET,
         }
     height, width = input_size or (256, 128)
@@ -257,6 +261,7 @@ def _card(
         "classes": 0 if classifier is None else len(classifier),
         "height": height,
         "width": width,
+        "interpolation": "bilinear",
         **IMAGENET,
     }
 
@@ -275,5 +280,5 @@ def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
         **options: of `convert`.
     """
     resnet = any("layer1." in name for name in checkpoint)
-    names = [name for name in NAMES if (name in RESNETS) == resnet]
+    names = [name for name in ARCHITECTURES if (name in RESNETS) == resnet]
     return [name for name in names if convert(checkpoint, name, **options).report.complete]

@@ -35,6 +35,8 @@ FILES = {
     "checkpoints",
     "graphs",
     "tensorboard",
+    "architecture.json",
+    "architecture.png",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 

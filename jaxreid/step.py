@@ -16,7 +16,7 @@ from jaxreid.mesh import AXIS, shardings
 from jaxreid.model import Model, apply_training
 from jaxreid.objectives import Objective
 from jaxreid.ops.normalize import l2_normalize
-from jaxreid.optim import Schedule
+from jaxreid.schedules import Schedule
 from jaxreid.state import TrainState, state_specs
 
 Metrics = dict[str, jax.Array]
@@ -30,6 +30,8 @@ def train_step(
     objective: Objective,
     tx: optax.GradientTransformation,
     schedule: Schedule,
+    seed: int = 0,
+    frozen: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One update, seen from one device.
 
@@ -40,6 +42,9 @@ def train_step(
         objective: made with `axis_name=AXIS`.
         tx: the optimizer.
         schedule: of its learning rate.
+        seed: of what the model draws for each step (`Model.draw`).
+        frozen: nothing but the classifier learns: features come as in evaluation, and without a
+            gradient. The optimizer needs the same number of `freeze_steps`.
 
     Returns:
         The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
@@ -48,17 +53,18 @@ def train_step(
     label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        feature = bound.encode(batch["image"], train=True)
+        feature = bound.encode(batch["image"], train=not frozen)
+        feature = jax.lax.stop_gradient(feature) if frozen else feature
         feature = jax.lax.all_gather(feature, AXIS, tiled=True)
-
-        def match(query: jax.Array, gallery: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-            return bound.match(query, gallery, train=True, mask=mask)
-
-        loss, stats = objective(match, feature, label, state.memory)
+        loss, stats = objective(bound, feature, label, state.memory)
         return loss, (stats, feature)
 
+    # Of seed and step alone, so that all devices draw the same.
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    drawn = model.draw(state.step // schedule.steps_per_epoch, key)
+
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, "batch_stats": state.batch_stats, **drawn}
         (loss, (stats, feature)), batch_stats = apply_training(model, forward, variables)
         return loss, (stats, feature, batch_stats)
 
@@ -95,7 +101,7 @@ def make_train_step(
         abstract: the state, or its shapes.
         precision: of float32 products, as `jax.default_matmul_precision` names it: "default" is
             the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
-        **parts: model, objective, tx and schedule, as for `train_step`.
+        **parts: model, objective, tx, schedule and so on, as for `train_step`.
     """
     specs = state_specs(abstract)
 

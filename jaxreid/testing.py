@@ -108,8 +108,7 @@ class Evaluation:
         self._every = every_epochs
         self._batches = functools.partial(
             pipeline.eval_batches,
-            height=model.height,
-            width=model.width,
+            **model.image_format,
             batch_size=batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

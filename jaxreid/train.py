@@ -11,9 +11,11 @@ from jaxreid.data.feed import Feed
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer, make_schedule
+from jaxreid.optim import make_optimizer
 from jaxreid.pretrained import load_weights
 from jaxreid.runs import holds_checkpoint
+from jaxreid.schedules import make_schedule
+from jaxreid.search import record
 from jaxreid.state import abstract_state, create_state, variables_of
 from jaxreid.step import make_train_step
 from jaxreid.stopping import StopRequest
@@ -35,6 +37,7 @@ def train(
     objective: Section,
     batch_size: int,
     epochs: int,
+    freeze_epochs: int,
     sampler: Section,
     optim: Section,
     schedule: Section,
@@ -56,6 +59,7 @@ def train(
         objective: keywords of `make_objective`.
         batch_size: images per step, over all devices.
         epochs: passes of the sampler, at most.
+        freeze_epochs: the first of them, in which only the classifier learns.
         sampler: keywords of `make_sampler`; "save_graph" keeps the graphs of its epochs.
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
@@ -73,23 +77,25 @@ def train(
     """
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
-    alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
-    sampler = dict(sampler)
-    keep_graphs = sampler.pop("save_graph")
-    evaluation = Evaluation(alone, mesh, workdir, loaded=bool(init_from), **eval)
-    meter = Meter(**log)
+    keep_graphs = (sampler := dict(sampler)).pop("save_graph")
+    evaluation = Evaluation(make_model(**model), mesh, workdir, loaded=bool(init_from), **eval)
+    meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
-    size = {"batch_size": batch_size, "height": alone.height, "width": alone.width}
-    feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
-    length, tx = feed.steps_per_epoch, make_optimizer(**optim)
-    plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
     goal = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
+    model = {**model, "classes": images.num_classes} if goal.classifies else model
+    alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
+    size = {"batch_size": batch_size, **alone.image_format}
+    feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
+    length = feed.steps_per_epoch
+    tx = make_optimizer(**optim, freeze_steps=freeze_epochs * length)
+    plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
     shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
     abstract = abstract_state(alone, tx, **shape)
     file = None if holds_checkpoint(workdir) else init_from
     weights, told = load_weights(file, model, skip=init_skip)
-    parts = {"model": spread, "objective": goal, "tx": tx, "schedule": plan}
-    update = make_train_step(mesh, abstract, precision=precision, **parts)
+    parts = {"model": spread, "objective": goal, "tx": tx, "schedule": plan, "seed": seed}
+    make_update = functools.partial(make_train_step, mesh, abstract, precision=precision, **parts)
+    updates = [make_update(frozen=frozen) for frozen in (False, True)]
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
@@ -107,6 +113,7 @@ def train(
                 writer.say(line)
             epoch, first = divmod(step, length)
             while epoch < (last := plan.last_epoch(epoch, to_host(state.history.loss))):
+                record(workdir, writer, state.params, step=step, epoch=epoch)
                 if first == 0 and evaluation.due(epoch):
                     evaluation.run(variables_of(state), tests, writer, step=step)
                 nearest = functools.partial(
@@ -119,6 +126,7 @@ def train(
                 sizes = {"total": length * batch_size, "initial": first * batch_size}
                 with writer.progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
                     for batch in batches:
+                        update = updates[epoch < freeze_epochs]
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
                         meter.add(metrics, batch_size)
@@ -127,7 +135,6 @@ def train(
                         save = leave or step == last * length or checkpoints.due(step)
                         if save or step % length == 0 or meter.due(step):
                             values = meter.read(step)  # also: nothing that is not finite is saved
-                            values["lr"] = optim["lr"] * values.pop("rate")
                             writer.write("train", step, values)
                             show(bar, values, images_left=(last * length - step) * batch_size)
                         if save:
@@ -137,6 +144,7 @@ def train(
                             writer.say(f"stopped by {leave} at {where}")
                             return False
                 epoch, first = epoch + 1, 0
+            record(workdir, writer, state.params, step=step, epoch=epoch, tell=True)
             evaluation.run(variables_of(state), tests, writer, step=step)
             evaluation.tell(writer, ", metrics and checkpoints")
     return True

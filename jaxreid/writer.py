@@ -137,13 +137,14 @@ class Meter:
     """Collects the metrics of steps on the devices, and reads their means now and then.
 
     Args:
+        lr: the learning rate that "rate" among the metrics is a share of.
         every_steps: how often the caller is told to read.
     """
 
-    def __init__(self, *, every_steps: int) -> None:
+    def __init__(self, *, lr: float, every_steps: int) -> None:
         if every_steps < 1:
             raise ValueError(f"log.every_steps is {every_steps}; needed is at least 1.")
-        self._every = every_steps
+        self._lr, self._every = lr, every_steps
         self.start()
 
     def start(self) -> None:
@@ -161,7 +162,7 @@ class Meter:
         self._images += images
 
     def read(self, step: int) -> dict[str, float]:
-        """Means since the last time; waits for the devices.
+        """Means since the last time, with "lr" for "rate"; waits for the devices.
 
         Args:
             step: updates so far, for the message.
@@ -180,6 +181,7 @@ class Meter:
                 "checkpoint is from before. Lower the learning rate, or clip the gradient "
                 "(config.optim.clip_norm)."
             )
+        values["lr"] = self._lr * values.pop("rate")
         values["images_per_second"] = self._images / (time.perf_counter() - self._since)
         self.start()
         return values

@@ -1,6 +1,7 @@
 """Every config with every argument builds a model and the shapes of its state."""
 
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from jaxreid.data import samplers
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer, make_schedule
+from jaxreid.optim import make_optimizer
+from jaxreid.schedules import make_schedule
 from jaxreid.state import abstract_state
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
@@ -84,13 +86,86 @@ def test_qaconv_gs(argument):
     assert make_sampler(config, classes=40).steps_per_epoch == 40
 
 
+OSNETS = {
+    "": "osnet_x0_25",
+    "synthetic,x0_5,ain": "osnet_ain_x0_5",
+    "synthetic,ibn,debug": "osnet_ibn_x0_25",
+    "market1501": "osnet_x1_0",
+    "market1501,x0_75,ibn": "osnet_ibn_x0_75",
+    "market1501,x0_25,ain": "osnet_ain_x0_25",
+    "market1501,small,triplet": "osnet_x0_25",
+    "market1501,paper": "osnet_x1_0",
+    "market1501,scratch": "osnet_x1_0",
+    "market1501,resnet50": "resnet50",
+}
+
+
+@pytest.mark.parametrize("argument", OSNETS)
+def test_osnet(argument):
+    config = load("osnet").get_config(argument).to_dict()
+    assert config["model"]["backbone"]["name"] == OSNETS[argument]
+    objective = make_objective(**config["objective"], num_classes=10)
+    assert objective.classifies
+    model = make_model(**config["model"], classes=10)
+    tx = make_optimizer(**config["optim"], freeze_steps=config["freeze_epochs"])
+    state = abstract_state(model, tx, num_classes=None)
+    neck = config["model"]["neck"]["channels"]
+    assert state.params["classifier"]["kernel"].shape == (neck, 10)
+    schedule = make_schedule(**config["schedule"], epochs=config["epochs"], steps_per_epoch=10)
+    assert 0 < schedule.share(10 * config["epochs"] - 1, np.zeros(10)) <= 0.1
+    make_sampler(config, classes=40)
+
+
+def test_the_options_of_osnet_go_together():
+    get = load("osnet").get_config
+    for argument in ("market1501,ain,x0_25", "market1501,x0_25,ain"):  # in any order
+        config = get(argument)
+        assert (config.batch_size, config.epochs, config.optim.lr) == (128, 100, 0.003)
+        assert config.model.matcher.metric == "cosine"
+    small = [get(f"synthetic,{option}").to_dict() for option in ("x0_25", "ibn", "ain")]
+    for config in small:  # the same budget and the same images: what differs is the network
+        config["model"].pop("backbone")
+    assert small[0] == small[1] == small[2]
+    scratch = get("market1501,scratch")
+    assert scratch.freeze_epochs == 0
+    schedule = make_schedule(**scratch.schedule.to_dict(), epochs=350, steps_per_epoch=1)
+    shares = [float(schedule.share(step, None)) for step in (149, 150, 225, 300)]
+    np.testing.assert_allclose(shares, [1, 0.1, 0.01, 0.001], rtol=1e-5)
+
+
+def test_a_found_architecture_becomes_part_of_the_configuration(tmp_path):
+    file = tmp_path / "architecture.json"
+    found = {"stem": "instance", "blocks": ["none", "sum", "both", "residual", "none", "sum"]}
+    file.write_text(json.dumps(found | {"format": "jaxreid architecture 1"}))
+    config = load("osnet").get_config(f"synthetic,architecture={file}").to_dict()
+    backbone = config["model"]["backbone"]
+    assert backbone == found | {"name": "osnet_x0_25", "blocks": tuple(found["blocks"])}
+    assert make_model(**config["model"]).backbone.blocks == tuple(found["blocks"])
+    for content in ("", "[]", "{}"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="needed is an architecture.json"):
+            load("osnet").get_config(f"synthetic,architecture={file}")
+
+
+@pytest.mark.parametrize("argument", ["", "market1501", "market1501,x0_5", "synthetic,debug"])
+def test_osnet_search(argument):
+    config = load("osnet_search").get_config(argument).to_dict()
+    model = make_model(**config["model"], classes=10)
+    assert hasattr(model.backbone, "draw")
+    drawn = model.draw(config["epochs"] - 1, jax.random.key(0))["drawn"]["backbone"]
+    assert drawn["temperature"] == (2.5 if "debug" in argument else 1)
+    make_optimizer(**config["optim"])
+    assert config["freeze_epochs"] == 0
+
+
 def make_sampler(config, classes):
     options = {key: config["sampler"][key] for key in ("name", "instances")}
     labels = np.repeat(np.arange(classes), 4)
     return samplers.make_sampler(labels=labels, batch_size=config["batch_size"], seed=0, **options)
 
 
+@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs", "osnet", "osnet_search"])
 @pytest.mark.parametrize("argument", ["market", "synthetic,debag", "market1501,vgg16"])
-def test_unknown_arguments_list_the_valid_ones(argument):
+def test_unknown_arguments_list_the_valid_ones(config, argument):
     with pytest.raises(ValueError, match="valid: "):
-        load("qaconv").get_config(argument)
+        load(config).get_config(argument)

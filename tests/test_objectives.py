@@ -1,5 +1,7 @@
 """The class-memory loss: a plain loop, its gradient's shape of mind, and the original's numbers."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,20 @@ from golden import nchw, nhwc, qaconv_variables, seed_of
 from jaxreid.matchers import make_matcher
 from jaxreid.memory import ClassMemory
 from jaxreid.objectives import (
+    distances,
     focal_loss,
     hardest,
     make_objective,
     nearest_class,
     pairwise_loss,
+    smoothed_cross_entropy,
     triplet_loss,
 )
+
+
+def scoring(logit):
+    """A model whose scores are given."""
+    return SimpleNamespace(match=lambda query, gallery, train: jnp.asarray(logit))
 
 
 def test_focal_loss_equals_plain_loops():
@@ -81,7 +90,7 @@ def test_losses_of_pairs_equal_plain_loops():
     np.testing.assert_allclose(triplet_loss(positive, negative, 1.5), triplet, rtol=1e-5)
     assert triplet[3] == 0  # nothing to compare with
     objective = make_objective("triplet", num_classes=3, margin=1.5)
-    loss, stats = objective(lambda q, g: jnp.asarray(logit), jnp.zeros((6, 1, 1, 1)), label)
+    loss, stats = objective(scoring(logit), jnp.zeros((6, 1, 1, 1)), label)
     assert float(loss) == pytest.approx(np.mean(triplet), rel=1e-5)
     assert float(stats["accuracy"]) == pytest.approx(np.mean(wins))
 
@@ -91,9 +100,9 @@ def test_rows_that_are_not_finite_are_left_out():
     logit[2] = np.nan
     objective = make_objective("pairwise", num_classes=2)
     label = np.array([0, 0, 1, 1])
-    loss, _ = objective(lambda q, g: jnp.asarray(logit), jnp.zeros((4, 1, 1, 1)), label)
+    loss, _ = objective(scoring(logit), jnp.zeros((4, 1, 1, 1)), label)
     assert float(loss) == pytest.approx(4 * np.log(2), rel=1e-6)
-    loss, _ = objective(lambda q, g: jnp.full((4, 4), jnp.nan), jnp.zeros((4, 1, 1, 1)), label)
+    loss, _ = objective(scoring(np.full((4, 4), np.nan)), jnp.zeros((4, 1, 1, 1)), label)
     assert np.isnan(loss)
 
 
@@ -122,18 +131,18 @@ def test_losses_of_pairs_equal_the_original(golden_dir, case, init):
             def loss_fn(feature, params):
                 new = {}
 
-                def match(query, gallery):
+                def match(query, gallery, train):
                     score, updates = matcher.apply(
                         variables | {"params": params},
                         query,
                         gallery,
-                        train=True,
+                        train=train,
                         mutable=["batch_stats"],
                     )
                     new.update(updates["batch_stats"])
                     return score
 
-                loss, stats = objective(match, feature, label)
+                loss, stats = objective(SimpleNamespace(match=match), feature, label)
                 return loss, (stats, new)
 
             return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(
@@ -206,19 +215,20 @@ def test_five_steps_equal_the_original(golden_dir, case, head, valid_flags):
             def loss_fn(feature, params):
                 new = {}
 
-                def match(query, gallery, mask=None):
+                def match(query, gallery, train, mask):
                     score, updates = matcher.apply(
                         {"params": params, "batch_stats": stats},
                         query,
                         gallery,
-                        train=True,
+                        train=train,
                         mask=mask,
                         mutable=["batch_stats"],
                     )
                     new.update(updates["batch_stats"])
                     return score
 
-                loss, metrics = objective(match, feature, label, memory)
+                model = SimpleNamespace(match=match)
+                loss, metrics = objective(model, feature, label, memory)
                 return loss, (metrics, new)
 
             (loss, (metrics, stats_after)), grads = jax.value_and_grad(
@@ -250,3 +260,83 @@ def test_five_steps_equal_the_original(golden_dir, case, head, valid_flags):
             np.testing.assert_allclose(
                 nchw(memory.feature[:classes]), golden[f"{case}/final_memory"], atol=1e-6
             )
+
+
+def classifier(logit):
+    """A model whose logits are given."""
+    return SimpleNamespace(classify=lambda embedding: jnp.asarray(logit))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_softmax_with_triplets_equals_plain_loops(metric):
+    generator = np.random.default_rng(0)
+    label = np.array([0, 1, 0, 2, 1, 0])  # one image alone
+    logit, embedding = generator.normal(0, 2, (6, 4)), generator.normal(0, 1, (6, 5))
+    cross, triplet = [], []
+    for i in range(6):
+        log = logit[i] - np.log(np.exp(logit[i]).sum())
+        target = [0.2 / 4 + 0.8 * (c == label[i]) for c in range(4)]
+        cross.append(-sum(t * l for t, l in zip(target, log, strict=True)))
+        positive, negative = 0.0, np.inf
+        for j in range(6):
+            a, b = embedding[i], embedding[j]
+            cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            distance = np.linalg.norm(a - b) if metric == "euclidean" else 1 - cosine
+            if label[i] == label[j]:
+                positive = max(positive, distance)
+            else:
+                negative = min(negative, distance)
+        triplet.append(max(0, 0.3 + positive - negative))
+    assert 0 < np.count_nonzero(triplet) < 6
+    rule = {"smoothing": 0.2, "triplet": 0.7, "margin": 0.3, "metric": metric}
+    objective = make_objective("softmax", num_classes=4, **rule)
+    loss, stats = objective(classifier(logit), embedding, label)
+    assert float(loss) == pytest.approx(np.mean(cross) + 0.7 * np.mean(triplet), rel=1e-5)
+    assert float(stats["cross_entropy"]) == pytest.approx(np.mean(cross), rel=1e-5)
+    assert float(stats["triplet"]) == pytest.approx(np.mean(triplet), rel=1e-5)
+    assert float(stats["accuracy"]) == np.mean(logit.argmax(1) == label)
+
+
+def test_wrong_settings_of_softmax_are_refused():
+    with pytest.raises(ValueError, match="'euclidian'; valid: euclidean"):
+        make_objective("softmax", num_classes=2, metric="euclidian")
+    with pytest.raises(ValueError, match="smoothing is 1.0; it is in"):
+        make_objective("softmax", num_classes=2, smoothing=1.0)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("case", "smoothing"), [("smooth0", 0.0), ("smooth1", 0.1), ("eps0.3", 0.3)]
+)
+def test_cross_entropy_equals_torchreids(golden_dir, case, smoothing):
+    golden = np.load(golden_dir / "loss_torchreid.npz")
+    with jax.enable_x64(True):
+        mean = lambda logit: smoothed_cross_entropy(logit, golden["ce/targets"], smoothing).mean()  # noqa: E731
+        loss, grad = jax.value_and_grad(mean)(golden["ce/logits"].astype(np.float64))
+        np.testing.assert_allclose(loss, golden[f"ce/{case}/loss"], rtol=1e-8)
+        np.testing.assert_allclose(grad, golden[f"ce/{case}/grad"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("batch", ["pk", "single", "tie"])
+def test_triplets_of_distances_equal_torchreids(golden_dir, batch):
+    golden = np.load(golden_dir / "loss_torchreid.npz")
+    label = golden[f"triplet/{batch}/targets"]
+    margins = {key.split("/")[2] for key in golden.files if f"triplet/{batch}/margin" in key}
+    assert len(margins) > 1
+    with jax.enable_x64(True):
+
+        def mean(embedding, margin):
+            same = label[:, None] == label
+            alike = -distances(embedding, embedding, "euclidean")
+            return triplet_loss(*hardest(alike, same, np.zeros_like(same)), margin).mean()
+
+        inputs = golden[f"triplet/{batch}/inputs"].astype(np.float64)
+        for margin in margins:
+            value = float(margin.removeprefix("margin"))
+            loss, grad = jax.value_and_grad(mean)(inputs, value)
+            at = f"triplet/{batch}/{margin}/"
+            np.testing.assert_allclose(loss, golden[at + "loss"], rtol=1e-8, err_msg=at)
+            # Where two rows are equal, which of them is the hardest is a matter of taste.
+            if batch != "tie":
+                np.testing.assert_allclose(grad, golden[at + "grad"], rtol=1e-6, atol=1e-9)

@@ -9,7 +9,8 @@ from jaxreid.evaluator import make_score
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer, make_schedule
+from jaxreid.optim import make_optimizer
+from jaxreid.schedules import make_schedule
 from jaxreid.state import create_state
 from jaxreid.step import make_encode, make_train_step
 
@@ -31,6 +32,19 @@ def tiny_model(axis_name=None, head="v2.1", backbone="resnet18", **options):
     )
 
 
+def classifying_model(axis_name=None, **options):
+    return make_model(
+        backbone={"name": "resnet18", "cut": "layer1", "width": 4},
+        neck={"name": "linear", "channels": 8},
+        matcher={"name": "embedding"},
+        height=32,
+        width=16,
+        classes=CLASSES,
+        axis_name=axis_name,
+        **options,
+    )
+
+
 def batches():
     generator = np.random.default_rng(0)
     looks = generator.integers(0, 256, (CLASSES, 32, 16, 3))
@@ -41,19 +55,18 @@ def batches():
         yield {"image": np.clip(looks[label] + noise, 0, 255).astype(np.uint8), "label": label}
 
 
-def train(devices, objective="class_memory", **options):
+def train(devices, objective="class_memory", make=tiny_model, frozen=False, rule=(), **options):
     mesh = make_mesh(jax.devices()[:devices])
-    tx = make_optimizer(lr=0.05, backbone_lr=0.02)
-    goal = make_objective(objective, num_classes=CLASSES, axis_name=AXIS)
+    tx = make_optimizer(lr=0.05, backbone_lr=0.02, freeze_steps=STEPS if frozen else 0)
+    goal = make_objective(objective, num_classes=CLASSES, axis_name=AXIS, **dict(rule))
     held = CLASSES if goal.uses_memory else None
-    state = create_state(
-        tiny_model(**options), tx, num_classes=held, seed=1, mesh=mesh, epochs=STEPS
-    )
+    state = create_state(make(**options), tx, num_classes=held, seed=1, mesh=mesh, epochs=STEPS)
     step = make_train_step(
         mesh,
         state,
-        model=tiny_model(AXIS, **options),
+        model=make(AXIS, **options),
         objective=goal,
+        frozen=frozen,
         tx=tx,
         schedule=make_schedule("step", epochs=STEPS, steps_per_epoch=1, step_epochs=2),
     )
@@ -105,6 +118,52 @@ def test_losses_on_the_scores_of_the_batch_are_equal_too(objective):
     for a, b in zip(expected, history, strict=True):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
         assert b["accuracy"] == a["accuracy"]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_classification_with_triplets_is_equal_too(metric):
+    rule = {"triplet": 1.0, "metric": metric}
+    with jax.enable_x64(True):  # the hardest pair must not be another one for rounding
+        (one, expected), (four, history) = (
+            train(devices, "softmax", classifying_model, rule=rule, dtype="float64")
+            for devices in (1, 4)
+        )
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(four), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-9, err_msg=str(path))
+    for a, b in zip(expected, history, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
+        np.testing.assert_allclose(b["loss"], b["cross_entropy"] + b["triplet"], rtol=1e-6)
+        assert b["accuracy"] == a["accuracy"]
+
+
+def test_in_the_first_phase_only_the_classifier_learns():
+    mesh = make_mesh(jax.devices()[:1])
+    tx = make_optimizer(lr=0.05, backbone_lr=0.02, freeze_steps=STEPS)
+    begun = create_state(classifying_model(), tx, num_classes=None, seed=1, mesh=mesh, epochs=STEPS)
+    begun = to_host(begun)
+    state, history = train(2, "softmax", classifying_model, frozen=True)
+    same = {
+        part: all(jax.tree.leaves(jax.tree.map(np.array_equal, tree, begun.params[part])))
+        for part, tree in state.params.items()
+    }
+    assert same == {"backbone": True, "neck": True, "classifier": False}
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, begun.batch_stats)
+    # As of a classifier alone, on features as in evaluation.
+    kernel, bias = (begun.params["classifier"][name] for name in ("kernel", "bias"))
+    encode = make_encode(classifying_model(), mesh)
+    batch = next(batches())
+    variables = {"params": begun.params, "batch_stats": begun.batch_stats}
+    feature = np.asarray(encode(variables, batch["image"]), np.float64)
+    logit = feature @ kernel + bias
+    log = logit - np.log(np.exp(logit).sum(1, keepdims=True))
+    share = np.full(logit.shape, 0.1 / CLASSES)
+    share[np.arange(BATCH), batch["label"]] += 0.9
+    np.testing.assert_allclose(history[0]["loss"], -(share * log).sum() / BATCH, rtol=1e-5)
+    slope = feature.T @ (np.exp(log) - share) / BATCH
+    norm = np.hypot(np.linalg.norm(slope), np.linalg.norm((np.exp(log) - share).sum(0) / BATCH))
+    np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-4)
 
 
 def test_bfloat16_stays_near_float32(on_one_device):

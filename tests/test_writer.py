@@ -32,11 +32,13 @@ def test_an_evaluation_beside_a_training_loses_nothing(tmp_path):
 
 
 def test_meter_gives_means_and_stops_at_nonsense():
-    meter = Meter(every_steps=5)
+    meter = Meter(lr=0.1, every_steps=5)
     for loss in (1.0, 3.0):
-        meter.add({"loss": jnp.array(loss)}, images=4)
+        meter.add({"loss": jnp.array(loss), "rate": jnp.array(0.5)}, images=4)
     values = meter.read(2)
     assert values["loss"] == 2.0
+    assert values["lr"] == 0.05
+    assert "rate" not in values
     assert meter.due(10)
     assert not meter.due(11)
     assert values["images_per_second"] > 0

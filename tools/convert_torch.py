@@ -18,10 +18,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxreid.backbones import NAMES
 from jaxreid.backbones.resnet import CUTS
 from jaxreid.pretrained import save_weights
-from jaxreid.pytorch import IMAGENET, RAW, Report, convert, fitting
+from jaxreid.pytorch import ARCHITECTURES, IMAGENET, RAW, Report, convert, fitting
 
 NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
 SAFE = (2, 10)  # before, weights_only could be got around: CVE-2025-32434, CVE-2026-24747
@@ -39,7 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", type=pathlib.Path, help="file to read")
     parser.add_argument(
-        "--arch", required=True, metavar="NAME", help=f"its backbone: {', '.join(NAMES)}"
+        "--arch", required=True, metavar="NAME", help=f"its backbone: {', '.join(ARCHITECTURES)}"
     )
     parser.add_argument(
         "--out", required=True, type=pathlib.Path, metavar="FILE.safetensors", help="file to write"

@@ -147,8 +147,9 @@ class Matcher:
         from jaxreid.data import pipeline  # late: TensorFlow, which --help does not need
 
         store = pipeline.ImageStore(images, names)
-        sizes = {"height": self.model.height, "width": self.model.width}
-        batches = pipeline.eval_batches(store, **sizes, batch_size=32 * self._mesh.size)
+        batches = pipeline.eval_batches(
+            store, **self.model.image_format, batch_size=32 * self._mesh.size
+        )
         with tqdm(total=len(images), desc="features", unit="img", disable=None) as bar:
             return self._evaluator.features(self._variables, batches, len(images), bar.update)
 

@@ -57,6 +57,7 @@ class BatchNorm(nn.Module):
         train: normalise with the statistics of the batch and update the running ones.
         axis_name: mesh axis over which the batch is spread.
         use_bias: add a bias for each channel.
+        affine: learn a scale for each channel, and the bias.
 
     Differs: Flax's own keeps the biased running variance; this one keeps PyTorch's unbiased one.
     """
@@ -64,13 +65,15 @@ class BatchNorm(nn.Module):
     train: bool
     axis_name: str | None = None
     use_bias: bool = True
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C]."""
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape) if self.use_bias else 0.0
+        scale = self.param("scale", nn.initializers.ones, shape) if self.affine else 1.0
+        biased = self.affine and self.use_bias
+        bias = self.param("bias", nn.initializers.zeros, shape) if biased else 0.0
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         axes = tuple(range(x.ndim - 1))
@@ -93,14 +96,20 @@ class InstanceNorm(nn.Module):
 
     It takes the look of a camera (light, colour cast) out of the features.
 
+    Attributes:
+        affine: learn a scale and a bias for each channel.
+
     Source: Ulyanov et al., 2016; in recognition Pan et al. (IBN-Net), ECCV 2018.
     """
+
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h, w, C]."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape) if self.affine else 1.0
+        bias = self.param("bias", nn.initializers.zeros, shape) if self.affine else 0.0
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, variance, _ = moments(wide, axes=(1, 2))
         mean, variance = mean[:, None, None], variance[:, None, None]

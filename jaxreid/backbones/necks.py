@@ -87,6 +87,8 @@ class LinearNeck(nn.Module):
 
     Attributes:
         channels: of the embedding.
+        affine: the BN learns a scale and a bias for each channel. The architecture search of
+            OSNet-AIN leaves them out.
         dtype: unused; the embedding is computed in float32.
         axis_name: mesh axis over which the batch is spread.
 
@@ -94,6 +96,7 @@ class LinearNeck(nn.Module):
     """
 
     channels: int = 512
+    affine: bool = True
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
@@ -102,4 +105,5 @@ class LinearNeck(nn.Module):
         """[B, h, w, c] -> [B, channels]."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
         x = nn.Dense(self.channels, kernel_init=linear_init, name="fc")(x)
-        return nn.relu(BatchNorm(train=train, axis_name=self.axis_name, name="bn")(x))
+        norm = BatchNorm(train=train, axis_name=self.axis_name, affine=self.affine, name="bn")
+        return nn.relu(norm(x))

@@ -4,6 +4,8 @@ Source: Zhou et al., ICCV 2019, arXiv 1905.00953; OSNet-IBN and OSNet-AIN: TPAMI
 1910.06827.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,9 @@ WIDTHS = {
 #   sum       on the sum, before the last ReLU
 #   both      in both places
 PLACES = ("none", "residual", "sum", "both")
-PLAIN = ("none",) * 6
+STEMS = ("batch", "instance")
+BLOCKS = ("conv2_0", "conv2_1", "conv3_0", "conv3_1", "conv4_0", "conv4_1")
+PLAIN = ("none",) * len(BLOCKS)
 IBN = ("sum", "sum", "none", "none", "none", "none")
 AIN = ("residual", "residual", "none", "residual", "residual", "none")
 STREAMS = 4
@@ -41,6 +45,7 @@ class ConvNorm(nn.Module):
         train: use and update batch statistics.
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolution.
+        affine: the normalisation learns a scale and a bias for each channel.
     """
 
     features: int
@@ -51,15 +56,16 @@ class ConvNorm(nn.Module):
     train: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h / stride, w / stride, features]."""
         x = Conv(self.features, self.kernel, stride=self.stride, dtype=self.dtype, name="conv")(x)
         if self.norm == "batch":
-            x = BatchNorm(train=self.train, axis_name=self.axis_name, name="bn")(x)
+            x = BatchNorm(self.train, self.axis_name, affine=self.affine, name="bn")(x)
         elif self.norm == "instance":
-            x = InstanceNorm(name="bn")(x)
+            x = InstanceNorm(self.affine, name="bn")(x)
         return nn.relu(x) if self.relu else x
 
 
@@ -70,11 +76,13 @@ class LiteConv(nn.Module):
         train: use and update batch statistics.
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolutions.
+        affine: as for `ConvNorm`.
     """
 
     train: bool
     axis_name: str | None
     dtype: jnp.dtype
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -82,53 +90,79 @@ class LiteConv(nn.Module):
         channels = x.shape[-1]
         x = Conv(channels, 1, dtype=self.dtype, name="conv1")(x)
         x = Conv(channels, 3, depthwise=True, dtype=self.dtype, name="conv2")(x)
-        return nn.relu(BatchNorm(train=self.train, axis_name=self.axis_name, name="bn")(x))
+        norm = BatchNorm(self.train, self.axis_name, affine=self.affine, name="bn")
+        return nn.relu(norm(x))
 
 
-class OmniScaleBlock(nn.Module):
-    """A residual block of four streams, whose receptive fields are 3, 5, 7 and 9 pixels wide.
+class Streams(nn.Module):
+    """What omni-scale blocks have in common: four streams, 3, 5, 7 and 9 pixels wide.
 
     Stream t is t lite convolutions. One gate, the same for all streams, decides by image and
     channel how much each contributes.
 
     Attributes:
         features: channels that come out; the streams have a quarter.
-        instance_norm: one of `PLACES`.
         train: use and update batch statistics.
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolutions.
+        affine: as for `ConvNorm`.
     """
 
     features: int
-    instance_norm: str
     train: bool
     axis_name: str | None
     dtype: jnp.dtype
+    affine: bool = True
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, features]."""
-        mode = {"train": self.train, "axis_name": self.axis_name, "dtype": self.dtype}
+    @property
+    def mode(self) -> dict[str, Any]:
+        """What all layers have in common."""
+        names = ("train", "axis_name", "dtype", "affine")
+        return {name: getattr(self, name) for name in names}
+
+    @nn.nowrap
+    def streams(self, x: jax.Array) -> jax.Array:
+        """The four streams through the gate, added up: [B, h, w, features / 4]."""
         gate = ChannelGate(dtype=self.dtype, name="gate")
-        start = ConvNorm(self.features // 4, **mode, name="conv1")(x)
+        start = ConvNorm(self.features // 4, **self.mode, name="conv1")(x)
         y = 0
         for stream in range(1, STREAMS + 1):
             scale = start
             for index in range(stream):
-                scale = LiteConv(**mode, name=f"stream{stream}_{index}")(scale)
+                scale = LiteConv(**self.mode, name=f"stream{stream}_{index}")(scale)
             y = y + gate(scale)
+        return y
+
+    @nn.nowrap
+    def shortcut(self, x: jax.Array) -> jax.Array:
+        """What the streams are added to: [B, h, w, features]."""
+        if x.shape[-1] == self.features:
+            return x
+        return ConvNorm(self.features, relu=False, **self.mode, name="downsample")(x)
+
+
+class OmniScaleBlock(Streams):
+    """A residual block of four streams.
+
+    Attributes:
+        instance_norm: one of `PLACES`.
+    """
+
+    instance_norm: str = "none"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, h, w, features]."""
+        y = self.streams(x)
         inside = self.instance_norm in ("residual", "both")
         outside = self.instance_norm in ("sum", "both")
-        y = ConvNorm(
-            self.features, norm="none" if inside else "batch", relu=False, **mode, name="conv3"
-        )(y)
+        norm = "none" if inside else "batch"
+        y = ConvNorm(self.features, norm=norm, relu=False, **self.mode, name="conv3")(y)
         if inside:
-            y = InstanceNorm(name="IN_residual" if outside else "IN")(y)
-        if x.shape[-1] != self.features:
-            x = ConvNorm(self.features, relu=False, **mode, name="downsample")(x)
-        y = x + y
+            y = InstanceNorm(self.affine, name="IN_residual" if outside else "IN")(y)
+        y = self.shortcut(x) + y
         if outside:
-            y = InstanceNorm(name="IN")(y)
+            y = InstanceNorm(self.affine, name="IN")(y)
         return nn.relu(y)
 
 
@@ -141,6 +175,7 @@ class OSNet(nn.Module):
         blocks: for each of the six blocks one of `PLACES`.
         dtype: type of the convolutions.
         axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
+        affine: as for `ConvNorm`.
     """
 
     channels: tuple[int, ...] = WIDTHS["x1_0"]
@@ -148,6 +183,7 @@ class OSNet(nn.Module):
     blocks: tuple[str, ...] = PLAIN
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -160,14 +196,30 @@ class OSNet(nn.Module):
         Returns:
             [B, H / 16, W / 16, c] float, not negative.
         """
-        mode = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
+        mode = {
+            "train": train,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+            "affine": self.affine,
+        }
         x = ConvNorm(self.channels[0], 7, stride=2, norm=self.stem, **mode, name="conv1")(x)
         x = max_pool(x)
-        for stage, features in enumerate(self.channels[1:], start=2):
-            for index in range(2):
-                place = self.blocks[2 * (stage - 2) + index]
-                x = OmniScaleBlock(features, place, **mode, name=f"conv{stage}_{index}")(x)
-            if stage < 4:
-                x = ConvNorm(features, **mode, name=f"pool{stage}")(x)
+        for number, block in enumerate(BLOCKS):
+            stage, index = divmod(number, 2)
+            features = self.channels[1 + stage]
+            x = self.block(x, number, features=features, **mode, name=block)
+            if index == 1 and stage < 2:
+                x = ConvNorm(features, **mode, name=f"pool{stage + 2}")(x)
                 x = average_pool(x)
         return ConvNorm(self.channels[-1], **mode, name="conv5")(x)
+
+    @nn.nowrap
+    def block(self, x: jax.Array, number: int, **options: Any) -> jax.Array:
+        """What one of the six blocks makes of its input.
+
+        Args:
+            x: [B, h, w, C].
+            number: of the block, from 0.
+            **options: attributes of the block but for its instance normalisation.
+        """
+        return OmniScaleBlock(instance_norm=self.blocks[number], **options)(x)

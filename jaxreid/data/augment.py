@@ -1,15 +1,18 @@
 """Training augmentation of one image inside TensorFlow, bit-equal to torchvision on PIL images.
 
-The first half of this file are deterministic functions with explicit parameters, the second half
-draws these parameters from a seed. The numbers depend on nothing but the seed: not on the order in
-which threads work, and not on which other operations are switched on.
+The first half of this file are deterministic functions with explicit parameters (those that cover
+parts of an image are in erase.py, those that change colours in colour.py), the second half draws
+these parameters from a seed. The numbers depend on nothing but the seed: not on the order in which
+threads work, and not on which other operations are switched on.
 
-Source: QAConv training transforms (v1.0: flip and occlusion; v1.2 and later: all of them).
+Source: QAConv training transforms (v1.0: flip and occlusion; v1.2 and later: also crop, rotation
+and jitter); torchreid ``transforms.py`` (translation, patch, erasing).
 """
 
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +24,20 @@ from jaxreid.data.colour import (
     adjust_saturation,
     static_size,
 )
+from jaxreid.data.erase import (
+    BOX_NUMBERS,
+    PATCH_NUMBERS,
+    below,
+    check_box,
+    draw_box,
+    draw_patch,
+    draw_square,
+    erase,
+    occlude,
+    paste,
+    turn_back,
+)
+from jaxreid.data.image import resize
 
 
 def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
@@ -45,6 +62,25 @@ def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(padded, [top, left, 0], [height, width, 3]), image.shape)
 
 
+def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor:
+    """Enlarge an image by an eighth of the wanted size, bilinearly, and cut out a window.
+
+    Args:
+        image: uint8 [h, w, 3], of any size.
+        height: of the result.
+        width: of the result.
+        top: int32 [], row of the window, 0..round(1.125 * height) - height.
+        left: int32 [], column of the window, 0..round(1.125 * width) - width.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: torchreid ``Random2DTranslation``.
+    """
+    larger = resize(image, *_enlarged(height, width), "bilinear")
+    return tf.ensure_shape(tf.slice(larger, [top, left, 0], [height, width, 3]), [height, width, 3])
+
+
 def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
     """Rotate about the centre, nearest neighbour, black outside, same size.
 
@@ -56,86 +92,13 @@ def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
         uint8 [H, W, 3], equal to ``PIL.Image.rotate(degrees)``.
     """
     height, width = static_size(image)
-    radians = -tf.cast(degrees, tf.float64) * (math.pi / 180.0)
-    # Pillow rounds to 15 decimals, which makes right angles exact, and then walks over the input in
-    # 1/65536 pixels.
-    cos = tf.round(tf.cos(radians) * 1e15) / 1e15
-    sin = tf.round(tf.sin(radians) * 1e15) / 1e15
-    middle_x, middle_y = width / 2.0, height / 2.0
-    start_x = cos * -middle_x + sin * -middle_y + middle_x
-    start_y = -sin * -middle_x + cos * -middle_y + middle_y
-
-    def fixed(value):
-        return tf.cast(tf.floor(value * 65536.0 + 0.5), tf.int32)
-
     rows = np.arange(height, dtype=np.int32)[:, None]
     columns = np.arange(width, dtype=np.int32)[None, :]
-    x = (fixed(start_x + cos * 0.5 + sin * 0.5) + fixed(sin) * rows) + fixed(cos) * columns
-    y = (fixed(start_y - sin * 0.5 + cos * 0.5) + fixed(cos) * rows) + fixed(-sin) * columns
-    x = tf.bitwise.right_shift(x, 16)
-    y = tf.bitwise.right_shift(y, 16)
+    y, x = turn_back(rows, columns, height, width, degrees)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = tf.where(inside, y * width + x, height * width)  # the pixel behind the last is black
     pixels = tf.pad(tf.reshape(image, [-1, 3]), [[0, 1], [0, 0]])
     return tf.gather(pixels, index)
-
-
-def occlude(image: tf.Tensor, top, left, size) -> tf.Tensor:
-    """Paste a white square.
-
-    Args:
-        image: uint8 [H, W, 3].
-        top: int32 [], first row of the square.
-        left: int32 [], first column.
-        size: int32 [], side in pixels.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
-    height, width = static_size(image)
-    # One column per channel: broadcasting over a last axis of three is slow.
-    rows, columns = np.arange(height), np.repeat(np.arange(width), 3)
-    in_rows = (rows >= top) & (rows < top + size)
-    in_columns = (columns >= left) & (columns < left + size)
-    white = tf.cast(in_rows, tf.uint8)[:, None] * (tf.cast(in_columns, tf.uint8) * 255)
-    image = tf.bitwise.bitwise_or(tf.reshape(image, [height, width * 3]), white)
-    return tf.reshape(image, [height, width, 3])
-
-
-def draw_occlusion(seed: tf.Tensor, height: int, width: int, smallest: float, largest: float):
-    """Draw the square of RandomOcclusion.
-
-    With S = min(height, width) its side is uniform from max(1, int(S * smallest)) up to but without
-    int(S * largest), its corner uniform in 0 .. height - side - 1 and 0 .. width - side - 1 (so it
-    never touches the last row or column).
-
-    Args:
-        seed: int32 or int64 [2].
-        height: of the image.
-        width: of the image.
-        smallest: share of the shorter side, 0..1.
-        largest: share of the shorter side, 0..1.
-
-    Returns:
-        (top, left, side), int32 [] each.
-
-    Raises:
-        ValueError: no side is possible.
-
-    Source: QAConv ``RandomOcclusion``.
-    """
-    shorter = min(height, width)
-    low, high = max(1, int(shorter * smallest)), int(shorter * largest)
-    if not (0 <= smallest <= largest <= 1 and low < high):
-        raise ValueError(
-            f"occlusion ({smallest}, {largest}) on {height} x {width} leaves sides from {low} to "
-            f"{high - 1}: needs 0 <= smallest <= largest <= 1 and room for at least one side"
-        )
-    u = _uniform(seed, "occlusion", 3)
-    side = low + _below(u[0], high - low)
-    left = _below(u[1], width - side)
-    top = _below(u[2], height - side)
-    return top, left, side
 
 
 def augment(
@@ -150,11 +113,24 @@ def augment(
     saturation: tuple[float, float] | None = (0.5, 2.0),
     hue: tuple[float, float] | None = (-0.1, 0.1),
     occlusion: tuple[float, float] | None = (0.0, 0.8),
+    translation: float = 0.0,
+    patch: float = 0.0,
+    patch_area: tuple[float, float] = (0.01, 0.5),
+    patch_aspect: float = 0.1,
+    erasing: float = 0.0,
+    erasing_area: tuple[float, float] = (0.02, 0.4),
+    erasing_aspect: float = 0.3,
+    erasing_fill: tuple[int, int, int] = (152, 142, 127),
+    donor: Callable[[], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Augment one image: pad and crop, flip, rotation, colour jitter in random order, occlusion.
+    """Augment one image, in this order, by whichever of the operations are on.
 
-    The defaults are the QAConv v1.2 training transform. That of v1.0 and v1.1 is flip and occlusion
-    alone: ``pad=0, rotation=0, brightness=None, contrast=None, saturation=None, hue=None``.
+    Pad and crop, flip, translation, rotation, patch, colour jitter in random order, occlusion,
+    erasing. The defaults are the QAConv v1.2 training transform. That of v1.0 and v1.1 is flip and
+    occlusion alone: ``pad=0, rotation=0, brightness=None, contrast=None, saturation=None,
+    hue=None``. torchreid's, of images resized bilinearly and all without occlusion, are:
+    random_flip ``flip=0.5``, random_crop ``translation=0.5``, random_patch ``patch=0.5``,
+    color_jitter ``brightness=(0.8, 1.2), contrast=(0.85, 1.15)``, random_erase ``erasing=0.5``.
 
     Args:
         image: uint8 [H, W, 3] in 0..255, of static shape.
@@ -168,17 +144,43 @@ def augment(
         hue: range of the shift within -0.5..0.5; None or (0, 0) switches it off.
         occlusion: smallest and largest side of the white square as a share of the shorter side of
             the image, or None. A largest side of 0 switches it off too.
+        translation: probability of enlarging by 1.125 and cropping, 0..1.
+        patch: probability of pasting a patch of the donor, 0..1. It is mirrored, and rotated by
+            -10 to 10 whole degrees, with a probability of 0.5 each.
+        patch_area: smallest and largest area of the patch as a share of the image, 0..1.
+        patch_aspect: smallest height / width of the patch, 0..1; the largest is 1 / patch_aspect.
+        erasing: probability of filling a box with one colour, 0..1.
+        erasing_area: as patch_area.
+        erasing_aspect: as patch_aspect.
+        erasing_fill: red, green, blue, whole numbers in 0..255. torchreid writes the ImageNet mean
+            (0.485, 0.456, 0.406) into pixels that are normalised already; the default is the colour
+            that the normalisation turns into it: 255 * (mean + std * mean), rounded.
+        donor: returns another training image, uint8 [H, W, 3] as before its augmentation; the one
+            at draw_donor. Needed for patch, and called only where a patch is pasted.
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        ValueError: an argument outside its range, or an image of dynamic shape.
+        ValueError: an argument outside its range, a patch without a donor, or an image of dynamic
+            shape.
 
-    Source: QAConv v1.2 training transform.
+    Source: QAConv v1.2 training transform; torchreid ``build_transforms``.
+    Differs: torchreid pastes from a pool of patches, up to 50,000 of the images that one worker
+        process saw before in this epoch, once it holds 100. That is a state, and depends on the
+        number of workers. Here the patch is cut out when it is needed, from any image of the data
+        set: a function of the seed alone, which a resumed run repeats. The choice of box, place,
+        flip and angle is theirs; the donor is not translated first, and chance pastes from the
+        first image on. Erasing rounds its colour to whole grey levels.
     """
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip is {flip} and must be a probability in 0..1")
+    for name, probability in (
+        ("flip", flip),
+        ("translation", translation),
+        ("patch", patch),
+        ("erasing", erasing),
+    ):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} is {probability} and must be a probability in 0..1")
     if pad < 0 or pad != int(pad):
         raise ValueError(f"pad is {pad} and must be a whole number of pixels >= 0")
     if not 0 <= rotation <= 180:
@@ -199,20 +201,80 @@ def augment(
             if not low == high == neutral:
                 jitter.append((name, low, high, adjust))
     height, width = static_size(image)
+    if patch:
+        check_box("patch", height, width, patch_area, patch_aspect)
+        if donor is None:
+            raise ValueError(f"patch is {patch} and needs other images: give a donor, or patch=0")
+    if erasing:
+        check_box("erasing", height, width, erasing_area, erasing_aspect)
+        if len(erasing_fill) != 3 or not all(v == int(v) and 0 <= v <= 255 for v in erasing_fill):
+            raise ValueError(
+                f"erasing_fill is {erasing_fill} and must be three whole numbers in 0..255"
+            )
 
     if pad:
         u = _uniform(seed, "crop", 2)
-        image = pad_and_crop(image, pad, _below(u[0], 2 * pad + 1), _below(u[1], 2 * pad + 1))
+        image = pad_and_crop(image, pad, below(u[0], 2 * pad + 1), below(u[1], 2 * pad + 1))
     if flip:
         mirrored = _uniform(seed, "flip", 1)[0] < flip
         image = tf.cond(mirrored, lambda: flip_horizontal(image), lambda: image)
+    if translation:
+        image = _translate(image, seed, translation)
     if rotation:
         image = rotate(image, (_uniform(seed, "rotation", 1)[0] * 2.0 - 1.0) * rotation)
+    if patch:
+        image = _patch(image, seed, patch, patch_area, patch_aspect, donor)
     if jitter:
         image = _jitter(image, seed, jitter)
     if occlusion is not None and _pair("occlusion", occlusion)[1] != 0:
-        image = occlude(image, *draw_occlusion(seed, height, width, *occlusion))
+        image = occlude(
+            image, *draw_square(_uniform(seed, "occlusion", 3), height, width, *occlusion)
+        )
+    if erasing:
+        image = _erase(image, seed, erasing, erasing_area, erasing_aspect, erasing_fill)
     return image
+
+
+def draw_donor(seed: tf.Tensor, count: int) -> tf.Tensor:
+    """Choose the image that a patch comes from: int32 [] in 0 .. count - 1, any equally often.
+
+    The image that is augmented itself may come up, as it may in torchreid's pool.
+    """
+    return below(_uniform(seed, "donor", 1)[0], count)
+
+
+def _translate(image, seed, probability):
+    """Draw a window; the first and last place come up half as often as others, as in torchreid."""
+    height, width = static_size(image)
+    larger = _enlarged(height, width)
+    u = _uniform(seed, "translation", 3)
+    top = tf.cast(tf.round(u[1] * (larger[0] - height)), tf.int32)
+    left = tf.cast(tf.round(u[2] * (larger[1] - width)), tf.int32)
+    return tf.cond(
+        u[0] < probability, lambda: translate(image, height, width, top, left), lambda: image
+    )
+
+
+def _enlarged(height, width) -> tuple[int, int]:
+    return round(height * 1.125), round(width * 1.125)
+
+
+def _patch(image, seed, probability, area, aspect, donor):
+    """Draw a patch of the donor and paste it."""
+    u = _uniform(seed, "patch", 1 + PATCH_NUMBERS)
+    found, patch = draw_patch(u[1:], *static_size(image), area, aspect)
+
+    def pasted():
+        return paste(image, tf.ensure_shape(donor(), image.shape), *patch)
+
+    return tf.cond((u[0] < probability) & found, pasted, lambda: image)
+
+
+def _erase(image, seed, probability, area, aspect, fill):
+    """Draw a box and fill it."""
+    u = _uniform(seed, "erasing", 1 + BOX_NUMBERS)
+    found, box = draw_box(u[1:], *static_size(image), area, aspect)
+    return tf.cond((u[0] < probability) & found, lambda: erase(image, box, fill), lambda: image)
 
 
 def _jitter(image, seed, operations):
@@ -222,7 +284,7 @@ def _jitter(image, seed, operations):
         factor = low + (high - low) * _uniform(seed, name, 1)[0]
         branches.append(functools.partial(adjust, factor=factor))
     orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
-    order = tf.gather(orders, _below(_uniform(seed, "order", 1)[0], len(orders)))
+    order = tf.gather(orders, below(_uniform(seed, "order", 1)[0], len(orders)))
     for place in range(len(branches)):
         calls = [functools.partial(branch, image) for branch in branches]
         image = tf.switch_case(order[place], calls) if len(calls) > 1 else calls[0]()
@@ -239,7 +301,11 @@ _STREAMS = (
     "hue",
     "order",
     "occlusion",
-)
+    "translation",
+    "patch",
+    "donor",
+    "erasing",
+)  # new ones at the end, 16 at most: the place of a name is part of its numbers
 
 
 def _uniform(seed, stream: str, count: int) -> tf.Tensor:
@@ -248,11 +314,6 @@ def _uniform(seed, stream: str, count: int) -> tf.Tensor:
     seed = tf.stack([seed[0], seed[1] * 16 + _STREAMS.index(stream)])
     # A named algorithm, since the default may differ between devices.
     return tf.random.stateless_uniform([count], seed, dtype=tf.float64, alg="philox")
-
-
-def _below(u: tf.Tensor, end) -> tf.Tensor:
-    """Map u in [0, 1) to a uniform int32 in 0 .. end - 1."""
-    return tf.cast(tf.floor(u * tf.cast(end, tf.float64)), tf.int32)
 
 
 def _pair(name, limits) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.layouts import LAYOUTS
-from jaxreid.data.prepared import Split, import_tensorflow, is_prepared, prepare, quiet, read
+from jaxreid.data.prepared import Split, import_tensorflow, is_prepared, join, prepare, quiet, read
 from jaxreid.names import check_name
 
 logger = logging.getLogger(__name__)
@@ -87,43 +87,59 @@ def load(
 
 def load_sets(
     *,
-    train: str | None,
+    train: Sequence[str] | str | None,
     test: Sequence[str],
     dir: str | os.PathLike | None = None,
     prepared_dir: str | os.PathLike | None = None,
     identities: int = 0,
 ) -> tuple[Split | None, dict[str, dict[str, Split]]]:
-    """Loads the data sets of one run: one to learn from, and those to be tested on.
+    """Loads the data sets of one run: those to learn from, and those to be tested on.
 
     Args:
-        train: name of the data set to learn from, or None.
+        train: names of the data sets to learn from, which are joined (`prepared.join`); one name
+            alone may also be given as it is. None for no training.
         test: names of the data sets to be tested on.
         dir: folder of the data sets that are read from files.
         prepared_dir: where prepared copies are kept.
         identities: for trying things: keep only this many people of each set; 0 keeps all.
 
     Returns:
-        The training split, and by name the splits "query" and "gallery" of each test set.
+        The training split, None without training; and by name the splits "query" and "gallery" of
+        each test set.
 
     Raises:
         FileNotFoundError: as `load`.
-        ValueError: as `load`, or no test set is named.
+        ValueError: as `load`, no test set is named, or no training set or one twice.
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; needed is a tuple of one or more data sets.")
+    sources = _sources(train)
     located = {}
-    for name in dict.fromkeys([train, *test] if train else test):  # all before any work
+    for name in dict.fromkeys([*sources, *test]):  # all before any work
         is_folder = re.split("[/-]", name)[0] in LAYOUTS
         located[name] = _locate(name, dir if is_folder else None, prepared_dir, {})
     found = {name: read_all() for name, read_all in located.items()}
-    images = found[train]["train"] if train else None
+    parts = {name: found[name]["train"] for name in sources}
     tests = {name: {part: found[name][part] for part in ("query", "gallery")} for name in test}
     if identities:
-        images = images and _first_people(images, images, identities)
+        parts = {name: _first_people(split, split, identities) for name, split in parts.items()}
         for splits in tests.values():
             query = splits["query"]
             splits.update({k: _first_people(s, query, identities) for k, s in splits.items()})
-    return images, tests
+    return join(parts) if parts else None, tests
+
+
+def _sources(train: Sequence[str] | str | None) -> list[str]:
+    """The names of the training sets; none if there is no training."""
+    if train is None:
+        return []
+    names = [train] if isinstance(train, str) else list(train)
+    if not names:
+        raise ValueError(f"data.train is {train!r}; needed is a tuple of one or more data sets.")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"data.train names {name!r} more than once; its images count once.")
+    return names
 
 
 def _locate(

@@ -17,13 +17,14 @@ class Feed:
 
     Args:
         images: the training set.
-        sampler: keywords of `make_sampler`.
+        sampler: keywords of `make_sampler`: name, instances, quota.
         augment: keywords of `augment.augment`; and "after_accuracy": images stay as they are until
             the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6), 0 for never.
         batch_size: images per step, over all processes.
         height: of the images, in pixels.
         width: of the images, in pixels.
         seed: of order and augmentation.
+        interpolation: "bicubic" or "bilinear", of the resize.
 
     Attributes:
         steps_per_epoch: batches of an epoch.
@@ -44,12 +45,17 @@ class Feed:
         height: int,
         width: int,
         seed: int,
+        interpolation: str = "bicubic",
     ) -> None:
         augment = dict(augment)
         self._after = augment.pop("after_accuracy")
         self._augment = augment
         self._sampler = make_sampler(
-            labels=images.labels, batch_size=batch_size, seed=seed, **sampler
+            labels=images.labels,
+            sources=images.source,
+            batch_size=batch_size,
+            seed=seed,
+            **sampler,
         )
         self.steps_per_epoch = self._sampler.steps_per_epoch
         self.state, self.restore = self._sampler.state, self._sampler.restore
@@ -60,6 +66,7 @@ class Feed:
             height=height,
             width=width,
             seed=seed,
+            interpolation=interpolation,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

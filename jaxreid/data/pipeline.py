@@ -2,13 +2,14 @@
 
 tf.data only decodes, resizes and augments what the order names, so the pipeline has no state worth
 saving: a run resumes with the next step of the same order. Every image draws from its own seed,
-made of the run's seed, the epoch and its place in the order. The number of processes, restarts and
-the timing of threads therefore change no byte of any batch.
+made of the run's seed, the epoch and its place in the order; a patch of another image comes from
+one that the same seed chooses among all of them. The number of processes, restarts and the timing
+of threads therefore change no byte of any batch.
 """
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from jaxreid.data.prepared import leave_accelerators
 
 leave_accelerators(tf)
 
-_STREAM = 3  # samplers.py uses 1 and 2
+_STREAM = 3  # samplers.py uses 1 and 2, graph_sampler.py 4 to 7, quota.py 8
 _PREFETCH = 4  # batches ready in advance
 
 
@@ -80,7 +81,7 @@ def train_batches(
         height: of the images in pixels.
         width: of the images in pixels.
         augment: keywords of :func:`jaxreid.data.augment.augment`, {} for its defaults; None leaves
-            the images as they are.
+            the images as they are. Patches come from the images of the store.
         seed: of the run, >= 0.
         epoch: >= 0.
         start: first step wanted; the images of earlier steps are not even decoded.
@@ -124,14 +125,24 @@ def train_batches(
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     key = np.random.SeedSequence([seed, epoch, _STREAM]).generate_state(1, np.uint64).view(np.int64)
     files, load = store.files, _loader(height, width, interpolation, _frozen(augment))
+    patched = _is_patched(augment)
+
+    def donor_of(at):
+        return augmentation.draw_donor(tf.stack([key[0], at]), len(store))
 
     @tf.autograph.experimental.do_not_convert
     def load_place(i, at):
-        return load(files[i], tf.stack([key[0], at]))
+        donor = [files[donor_of(at)]] if patched else []
+        return load(files[i], tf.stack([key[0], at]), *donor)
+
+    def used(step):
+        donors = [int(donor_of(at)) for at in place[step]] if patched else []
+        return [*index[step], *donors]
 
     dataset = tf.data.Dataset.from_tensor_slices((index.reshape(-1), place.reshape(-1)))
     batches = _run(dataset.map(load_place, tf.data.AUTOTUNE, True), local)
-    return _train_iterator(batches, store, index, labels.astype(np.int32))
+    images = _iterate(batches, store, len(index), used)
+    return _train_iterator(images, labels.astype(np.int32)[index])
 
 
 def eval_batches(
@@ -182,22 +193,36 @@ def eval_batches(
 
     dataset = tf.data.Dataset.from_tensor_slices(index.reshape(-1))
     batches = _run(dataset.map(load_place, tf.data.AUTOTUNE, True), index.shape[1])
-    return _iterate(batches, store, index)
+    return _iterate(batches, store, steps, index.__getitem__)
 
 
 @functools.lru_cache(maxsize=16)
 def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
-    """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs."""
+    """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
 
-    def load(encoded, seed):
-        image = imaging.resize(imaging.decode(encoded), height, width, interpolation)
-        return image if augment is None else augmentation.augment(image, seed, **dict(augment))
+    Where patches are wanted the function takes a third argument, the file of the donor, and decodes
+    it only if a patch is pasted.
+    """
+    patched = augment is not None and _is_patched(dict(augment))
 
+    def read(encoded):
+        return imaging.resize(imaging.decode(encoded), height, width, interpolation)
+
+    def load(encoded, seed, *other):
+        if augment is None:
+            return read(encoded)
+        donor = {"donor": lambda: read(*other)} if patched else {}
+        return augmentation.augment(read(encoded), seed, **dict(augment), **donor)
+
+    file = tf.TensorSpec([], tf.string)
+    donor = [file] if patched else []
     # Without autograph: there is nothing to convert, and errors keep their own words.
     function = tf.function(load, autograph=False)
-    return function.get_concrete_function(
-        tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)
-    )
+    return function.get_concrete_function(file, tf.TensorSpec([2], tf.int64), *donor)
+
+
+def _is_patched(augment: Mapping[str, Any] | None) -> bool:
+    return bool(augment and augment.get("patch"))
 
 
 def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
@@ -230,28 +255,30 @@ def _run(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     return dataset.prefetch(_PREFETCH).with_options(options)
 
 
-def _train_iterator(batches, store, index, labels) -> Iterator[dict[str, np.ndarray]]:
-    images = _iterate(batches, store, index)
+def _train_iterator(images, labels) -> Iterator[dict[str, np.ndarray]]:
     try:
-        for step, image in enumerate(images):
-            yield {"image": image, "label": labels[index[step]]}
+        for image, label in zip(images, labels, strict=True):
+            yield {"image": image, "label": label}
     finally:
         images.close()
 
 
 def _iterate(
-    batches: tf.data.Dataset, store: ImageStore, index: np.ndarray
+    batches: tf.data.Dataset,
+    store: ImageStore,
+    steps: int,
+    used: Callable[[int], Iterable[int]],
 ) -> Iterator[np.ndarray]:
-    """Yield the batches; where one fails, say which of its files is broken."""
+    """Yield the batches; where one fails, say which of the files it used is broken."""
     iterator = batches.as_numpy_iterator()
     try:
-        for step in range(len(index)):
+        for step in range(steps):
             try:
                 image = next(iterator)
             except tf.errors.InvalidArgumentError as error:
                 # tf.data knows nothing of names, but batches arrive in order: look for the file
                 # among those of this one.
-                broken = _find_broken(store, index[step])
+                broken = _find_broken(store, used(step))
                 if broken is None:
                     raise
                 raise ValueError(broken) from error
@@ -260,7 +287,7 @@ def _iterate(
         del iterator  # the last reference: TensorFlow stops its threads here
 
 
-def _find_broken(store: ImageStore, index: np.ndarray) -> str | None:
+def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:
     for i in index:
         if i < 0:
             continue

@@ -6,17 +6,17 @@ seen. NumPy only.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxreid.data.graph_sampler import GraphSampler
+from jaxreid.data.quota import QuotaSampler, check_quota, source_seed
 from jaxreid.names import check_name
 
 # One stream per sampler, so that two samplers of one seed do not use the same numbers.
 _RANDOM_STREAM = 1
 _PK_STREAM = 2
-
 
 NAMES = ("random", "pk", "graph")
 
@@ -50,8 +50,15 @@ class EpochSampler:
 
 
 def make_sampler(
-    name: str, labels: np.ndarray, *, batch_size: int, instances: int, seed: int
-) -> EpochSampler | GraphSampler:
+    name: str,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    instances: int,
+    seed: int,
+    sources: np.ndarray | None = None,
+    quota: Sequence[int] = (),
+) -> EpochSampler | GraphSampler | QuotaSampler:
     """A sampler by name.
 
     Args:
@@ -60,11 +67,28 @@ def make_sampler(
         batch_size: images per global batch.
         instances: images per identity in a batch, of "pk" and "graph".
         seed: of the run, >= 0.
+        sources: int [N], the data set of every image, from 0; None for one. Only a quota asks.
+        quota: images of each data set in every batch, in their order; each data set then has a
+            sampler of its own (`QuotaSampler`). () draws from all images as if from one set.
 
     Raises:
-        ValueError: unknown name, or what the sampler raises.
+        ValueError: unknown name, an impossible quota, or what the sampler raises.
     """
     check_name(name, NAMES, "sampler")
+    if len(quota):
+        labels = _check(labels, batch_size, seed, 0)
+        rows = check_quota(name, quota, sources, len(labels), batch_size, instances)
+        samplers = []
+        for source, (count, row) in enumerate(zip(quota, rows, strict=True)):
+            size = {"batch_size": int(count), "instances": instances}
+            try:
+                samplers.append(
+                    make_sampler(name, labels[row], **size, seed=source_seed(seed, source))
+                )
+            except ValueError as error:
+                where = f"data set {source} of 0 to {len(quota) - 1}, with a quota of {count}"
+                raise ValueError(f"{where}: {error}") from error
+        return QuotaSampler(samplers, rows)
     if name == "graph":
         return GraphSampler(labels, batch_size=batch_size, instances=instances, seed=seed)
     draw = functools.partial(random_order, labels, batch_size=batch_size)

@@ -58,7 +58,8 @@ def test_osnet_costs_what_the_paper_says(name, monkeypatch):
     backbone, neck = make_backbone(name), make_neck("linear")
     trunk, feature = abstract(backbone, pixels(256, 128))
     head, embedding = abstract(neck, feature)
-    affine = 2 * 2 * 256 if "ibn" in name else 0  # two more instance normalisations
+    stage = backbone.channels[1]
+    affine = 2 * 2 * stage if "ibn" in name else 0  # two more instance normalisations
     assert size(trunk["params"]) + size(head["params"]) == parameters + affine
     jaxpr = jax.make_jaxpr(lambda a, b, x: neck.apply(b, backbone.apply(a, x)))(
         trunk, head, pixels(256, 128)

@@ -1,5 +1,7 @@
 import functools
+import hashlib
 import json
+import random
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 
 from jaxreid.data import augment as augmentation
-from jaxreid.data import colour
+from jaxreid.data import colour, erase
+from jaxreid.data.image import resize
 
 OFF = {
     "flip": 0.0,
@@ -18,6 +21,9 @@ OFF = {
     "saturation": None,
     "hue": None,
     "occlusion": None,
+    "translation": 0.0,
+    "patch": 0.0,
+    "erasing": 0.0,
 }
 ON = {
     "flip": 1.0,
@@ -28,8 +34,13 @@ ON = {
     "saturation": (0.5, 2),
     "hue": (-0.1, 0.1),
     "occlusion": (0.0, 0.8),
+    "translation": 0.5,
+    "patch": 0.5,
+    "erasing": 0.5,
+    "donor": lambda: tf.constant(DONOR),
 }
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8)
+DONOR = np.random.default_rng(1).integers(0, 256, (40, 24, 3), np.uint8)
 
 
 def pillow_hue(picture, factor):
@@ -163,7 +174,8 @@ def test_occlusion_statistics_equal_golden(golden_dir):
 
 def draw_boxes(draws, height, width, low, high):
     def draw(i):
-        return augmentation.draw_occlusion(tf.stack([7, i]), height, width, low, high)
+        u = tf.random.stateless_uniform([3], [7, i], dtype=tf.float64)
+        return erase.draw_square(u, height, width, low, high)
 
     batch = tf.data.Dataset.range(draws).map(lambda i: draw(tf.cast(i, tf.int32))).batch(draws)
     return [x.astype(int) for x in next(batch.as_numpy_iterator())]
@@ -177,7 +189,7 @@ def test_occlusion_paints_golden_boxes(golden_dir):
     assert (expected[rows, columns] == 255).all()
     top, left = rows.min(), columns.min()
     size = max(rows.max() - top, columns.max() - left) + 1
-    result = augmentation.occlude(tf.constant(source), top, left, size).numpy()
+    result = erase.occlude(tf.constant(source), top, left, size).numpy()
     np.testing.assert_array_equal(result, expected)
 
 
@@ -194,6 +206,23 @@ def many(draws, image=IMAGE, **arguments):
 def test_all_off_changes_nothing():
     np.testing.assert_array_equal(many(2), np.stack([IMAGE, IMAGE]))
     np.testing.assert_array_equal(many(1, occlusion=(0.0, 0.0))[0], IMAGE)
+
+
+def test_defaults_give_the_bytes_of_the_first_release():
+    # Before translation, patch and erasing were added: they must leave other runs as they were.
+    call = tf.function(augmentation.augment)
+    seeds = [tf.constant([3, i], tf.int64) for i in range(8)]
+    images = np.stack([call(tf.constant(IMAGE), seed) for seed in seeds])
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    assert digest == "e243153c93666e91454c7eac61737cbc8a92a0d4d00f1a19f94656020b7cdba9"
+
+
+def test_new_operations_leave_the_numbers_of_others_alone():
+    before = many(6, flip=0.5, brightness=(0.5, 2))
+    erased = many(6, flip=0.5, brightness=(0.5, 2), erasing=0.7, erasing_fill=(0, 0, 0))
+    changed = (before != erased).any(-1)
+    assert 0 < changed.mean() < 0.5
+    assert not erased[changed].any()
 
 
 def test_flip_has_its_probability():
@@ -267,10 +296,157 @@ def test_full_augmentation_depends_on_the_seed_alone():
     assert (first != call(image, tf.constant([2, 2], tf.int64)).numpy()).any()
 
 
+def pillow_translation(image, height, width, top, left):
+    larger = Image.fromarray(image).resize(
+        (round(width * 1.125), round(height * 1.125)), Image.Resampling.BILINEAR
+    )
+    return np.asarray(larger.crop((left, top, left + width, top + height)))
+
+
+@pytest.mark.golden
+def test_translation_equals_golden(golden_dir):
+    facts = json.loads((golden_dir / "transforms.json").read_text())["translation2d/first4"]
+    with np.load(golden_dir / "transforms.npz") as arrays:
+        if "translation2d/first4" not in arrays.files:
+            pytest.skip("the cut of the golden data holds no translation")
+        source, results = arrays[facts["source"]], arrays["translation2d/first4"]
+    height, width = facts["h"], facts["w"]
+    python = random.Random(facts["python_seed"])
+    moved = 0
+    for expected in results:
+        if python.uniform(0, 1) > 0.5:
+            result = resize(tf.constant(source), height, width, "bilinear")
+        else:
+            left = round(python.uniform(0, round(width * 1.125) - width))
+            top = round(python.uniform(0, round(height * 1.125) - height))
+            result = augmentation.translate(tf.constant(source), height, width, top, left)
+            moved += 1
+        np.testing.assert_array_equal(result, expected)
+    assert moved
+
+
+def test_translation_takes_the_windows_of_torchreid():
+    draws, most_top, most_left = 1200, 45 - 40, 27 - 24
+    windows = {
+        (top, left): pillow_translation(IMAGE, 40, 24, top, left)
+        for top in range(most_top + 1)
+        for left in range(most_left + 1)
+    }
+    results = many(draws, translation=0.6)
+    still = (results == IMAGE).all((1, 2, 3))
+    assert abs(still.mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / draws)
+    count = {at: (results == w).all((1, 2, 3)).sum() for at, w in windows.items()}
+    assert sum(count.values()) + still.sum() == draws
+    # Rounding makes the first and the last place half as likely.
+    weight = {at: (0.5 if at[0] in (0, 5) else 1) * (0.5 if at[1] in (0, 3) else 1) for at in count}
+    total = (~still).sum() / sum(weight.values())
+    chi2 = sum((count[at] - weight[at] * total) ** 2 / (weight[at] * total) for at in count)
+    assert chi2 < 50  # chi2(23), p = 0.001
+
+
+@pytest.mark.golden
+def test_erasing_is_as_frequent_and_as_large_as_golden(golden_dir):
+    facts = json.loads((golden_dir / "transforms.json").read_text())["erasing/torchreid"]
+    draws = 1500
+    black = np.zeros((*facts["size"], 3), np.uint8)
+    share = (many(draws, black, erasing=0.5) != 0).any(-1).mean((1, 2))
+    both = np.sqrt(1 / draws + 1 / facts["draws"])
+    assert abs((share > 0).mean() - facts["probability_applied"]) < 4 * 0.5 * both
+    assert abs(share.mean() - facts["mean_area_fraction"]) < 4 * share.std() * both
+
+
+@pytest.mark.golden
+def test_erasing_fills_what_normalises_to_golden(golden_dir):
+    facts = json.loads((golden_dir / "transforms.json").read_text())["erasing/torchreid"]
+    black = np.zeros((20, 20, 3), np.uint8)
+    (image,) = many(1, black, erasing=1.0)
+    (colour,) = np.unique(image[image.any(-1)], axis=0)
+    normalised = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    half_a_level = 0.5 / 255 / 0.224
+    np.testing.assert_allclose(normalised, facts["value"], rtol=0, atol=half_a_level)
+
+
+def test_erasing_comes_after_all_colours():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    results = many(40, image, erasing=1.0, brightness=(0.2, 0.3), occlusion=(0.0, 0.8))
+    erased = (results == (152, 142, 127)).all(-1)
+    assert erased.any((1, 2)).all()
+
+
+def test_patch_comes_from_the_donor():
+    donor = np.full_like(IMAGE, 255)
+    image = np.full_like(IMAGE, 100)
+    results = many(600, image, patch=0.4, donor=lambda: tf.constant(donor))
+    pasted = (results == 255).all(-1)
+    black = (results == 0).all(-1)  # corners of turned patches
+    assert (pasted | black | (results == 100).all(-1)).all()
+    share = (pasted | black).mean((1, 2))
+    assert abs((share > 0).mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / 600)
+    assert share[share > 0].min() > 0.005
+    assert 0.45 < share.max() < 0.51
+    assert black.any()
+
+
+def test_donor_is_called_only_for_a_patch():
+    def broken():
+        return tf.ensure_shape(tf.io.decode_jpeg(b"no image", channels=3), IMAGE.shape)
+
+    call = tf.function(
+        functools.partial(augmentation.augment, **OFF | {"patch": 0.5}, donor=broken)
+    )
+    failed = 0
+    for i in range(40):
+        try:
+            result = call(tf.constant(IMAGE), tf.constant([3, i], tf.int64))
+        except tf.errors.InvalidArgumentError:
+            failed += 1
+        else:
+            np.testing.assert_array_equal(result, IMAGE)
+    assert 8 < failed < 32
+
+
+def test_donors_are_drawn_equally_often_by_the_seed():
+    draw = tf.function(lambda i: augmentation.draw_donor(tf.stack([5, i]), 7))
+    donors = [int(draw(tf.constant(i))) for i in range(700)]
+    assert donors == [int(draw(tf.constant(i))) for i in range(700)]
+    assert np.square(np.bincount(donors, minlength=7) - 100).sum() / 100 < 22.5  # chi2(6), 0.001
+
+
+def test_jitter_of_torchreid_computes_two_operations_alone(monkeypatch):
+    def refuse(image, factor):
+        raise AssertionError("computed although switched off")
+
+    monkeypatch.setattr(augmentation, "adjust_saturation", refuse)
+    monkeypatch.setattr(augmentation, "adjust_hue", refuse)
+    # ColorJitter(brightness=0.2, contrast=0.15, saturation=0, hue=0)
+    off = {"saturation": (1, 1), "hue": (0, 0)}
+    bright = many(300, np.full_like(IMAGE, 200), brightness=(0.8, 1.2), **off)[:, 0, 0, 0] / 200
+    assert 0.795 <= bright.min() < 0.82
+    assert 1.18 < bright.max() <= 1.2
+    two = np.where(np.arange(24)[None, :, None] < 12, 50, 150) * np.ones_like(IMAGE)
+    contrast = many(300, two.astype(np.uint8), contrast=(0.85, 1.15), **off).astype(int)
+    ratio = (contrast[:, 0, -1, 0] - contrast[:, 0, 0, 0]) / 100
+    assert 0.84 <= ratio.min() < 0.87
+    assert 1.13 < ratio.max() <= 1.16
+    both = many(4, brightness=(0.8, 1.2), contrast=(0.85, 1.15), **off)
+    none = many(4, brightness=(0.8, 1.2), contrast=(0.85, 1.15))
+    np.testing.assert_array_equal(both, none)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"flip": 1.5}, "flip is 1.5 and must be a probability"),
+        ({"translation": -0.1}, "translation is -0.1 and must be a probability"),
+        ({"patch": 2}, "patch is 2 and must be a probability"),
+        ({"erasing": 1.1}, "erasing is 1.1 and must be a probability"),
+        ({"patch": 0.5}, "patch is 0.5 and needs other images: give a donor"),
+        ({"patch": 0.5, "patch_area": (0.5, 0.1)}, "patch_area is"),
+        ({"erasing": 0.5, "erasing_area": (0.2, 1.1)}, "erasing_area is"),
+        ({"erasing": 0.5, "erasing_aspect": 0}, "erasing_aspect is 0"),
+        ({"erasing": 0.5, "erasing_fill": (0, 256, 0)}, r"erasing_fill is \(0, 256, 0\)"),
+        ({"erasing": 0.5, "erasing_fill": (0.5, 0, 0)}, "erasing_fill is"),
+        ({"erasing": 0.5, "erasing_fill": (0, 0)}, "erasing_fill is"),
         ({"pad": -1}, "pad is -1"),
         ({"rotation": 200}, "rotation is 200"),
         ({"brightness": (2, 0.5)}, r"brightness is \(2, 0.5\) and needs"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxreid.data import datasets, prepared
 from jaxreid.data.datasets import Split, load, load_sets, parse_options
+from jaxreid.data.prepared import join
 
 PARTS = {
     "bounding_box_train": {"train": [(2, 1), (2, 3), (9, 2), (9, 6), (5, 1)]},
@@ -105,6 +106,58 @@ def test_labels_are_places_among_the_sorted_ids():
     assert split.labels.dtype == np.int32
     assert split.num_classes == 3
     assert len(split) == 4
+
+
+def make_split(pid, letters):
+    pid = np.array(pid, np.int32)
+    files = [letter.encode() for letter in letters]
+    return Split(files, [f"{c}.jpg" for c in letters], pid, pid % 3, pid / 2)
+
+
+def test_the_summary_of_one_data_set_is_that_of_older_checkpoints():
+    split = make_split([9, 2, -1, 2], "abcd")
+    assert split.summary == {"identities": 3, "images": 4, "digest": "eb02fcd502c8b2e1"}
+    assert not split.source.any()
+    assert (split.source.dtype, split.source.shape) == (np.int32, (4,))
+
+
+def test_joined_data_sets_keep_their_people_apart():
+    plaza, mall, hall = (
+        make_split([9, 2, 9], "abc"),
+        make_split([2, 9, -1], "abd"),
+        make_split([1], "a"),
+    )
+    both = join({"set/plaza": plaza, "set/mall": mall, "hall": hall})
+    assert both.source.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert both.source.dtype == both.labels.dtype == np.int32
+    assert both.pid.tolist() == [9, 2, 9, 2, 9, -1, 1]
+    assert both.labels.tolist() == [1, 0, 1, 3, 4, 2, 5]
+    assert both.num_classes == 6
+    assert both.camid.tolist() == [0, 2, 0, 2, 0, 2, 1]
+    assert both.time.tolist() == [4.5, 1, 4.5, 1, 4.5, -0.5, 0.5]
+    assert both.image == [b"a", b"b", b"c", b"a", b"b", b"d", b"a"]
+    assert both.name[2:5] == ["set/plaza/c.jpg", "set/mall/a.jpg", "set/mall/b.jpg"]
+    assert len(set(both.name)) == len(both)
+    part = both.select(both.pid == 9)
+    assert part.source.tolist() == [0, 0, 1]
+    assert part.labels.tolist() == [0, 0, 1]
+    assert both.take(np.array([4, 0])).source.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="both is joined already: join all splits at once"):
+        join({"plaza": plaza, "both": both})
+    with pytest.raises(ValueError, match="nothing to join"):
+        join({})
+    assert join({"plaza": plaza}) is plaza
+
+
+def test_the_summary_tells_sources_apart():
+    columns = {"image": [b""] * 3, "name": list("abc"), "pid": np.array([1, 2, 3], np.int32)}
+    columns |= {"camid": np.zeros(3, np.int32), "time": np.zeros(3)}
+    sources = (None, [0, 0, 1], [0, 1, 1], [0, 1, 2])
+    digests = {
+        Split(**columns, source=source and np.array(source, np.int32)).summary["digest"]
+        for source in sources
+    }
+    assert len(digests) == len(sources)
 
 
 def test_a_changed_folder_and_another_option_get_their_own_copies(tmp_path, capfd):
@@ -267,6 +320,36 @@ def test_the_sets_of_a_run(tmp_path):
         load_sets(train="market1501", test="market1501", **folders)
     with pytest.raises(ValueError, match="unknown data set 'market1502'"):
         load_sets(train="market1501", test=("market1502",), **folders)
+
+
+def test_several_sets_to_learn_from(tmp_path, capfd):
+    make_tree(tmp_path / "raw")
+    size = "train_ids=4-test_ids=2-images_per_id=4"
+    plaza, mall = (f"synthetic_people/{domain}-{size}" for domain in ("plaza", "mall"))
+    folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
+    names = (mall, "market1501", plaza)  # in the order given, not in that of the alphabet
+    images, tests = load_sets(train=names, test=(plaza,), **folders)
+    alone = [load_sets(train=(name,), test=(plaza,), **folders)[0] for name in names]
+    assert list(tests) == [plaza]
+    assert images.name == [
+        f"{n}/{file}" for n, split in zip(names, alone, strict=True) for file in split.name
+    ]
+    assert images.num_classes == sum(split.num_classes for split in alone) == 4 + 3 + 4
+    assert np.bincount(images.source).tolist() == [len(split) for split in alone]
+    few, _ = load_sets(train=names, test=(plaza,), identities=2, **folders)
+    for source, split in enumerate(alone):
+        kept = set(few.pid[few.source == source])
+        assert kept == set(np.unique(split.pid)[:2])
+    as_text, _ = load_sets(train=plaza, test=(plaza,), **folders)
+    assert as_text.summary == alone[2].summary
+    assert as_text.name == alone[2].name
+    assert images.summary["digest"] not in [split.summary["digest"] for split in alone]
+    with pytest.raises(ValueError, match=f"data.train names '{plaza}' more than once"):
+        load_sets(train=(plaza, mall, plaza), test=(plaza,), **folders)
+    with pytest.raises(ValueError, match=r"data.train is \(\); needed is a tuple of one or more"):
+        load_sets(train=(), test=(plaza,), **folders)
+    with pytest.raises(ValueError, match="unknown data set 'market1502'"):
+        load_sets(train=(plaza, "market1502"), test=(plaza,), **folders)
 
 
 def test_folders_and_options_that_make_no_sense(tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from people import draw
 
+from jaxreid.data import pipeline
 from jaxreid.data.feed import Feed
-from jaxreid.data.prepared import Split
+from jaxreid.data.prepared import Split, join
 
 AUGMENT = {"brightness": (0.2, 0.3), "occlusion": (0.0, 0.0)}  # much darker
 
@@ -29,15 +30,14 @@ def images():
     )
 
 
-def make(images, after, sampler="random"):
+def make(images, after, sampler="random", quota=(), augment=AUGMENT, **change):
     return Feed(
         images,
-        sampler={"name": sampler, "instances": 2},
-        augment=AUGMENT | {"after_accuracy": after},
+        sampler={"name": sampler, "instances": 2, "quota": quota},
+        augment=augment | {"after_accuracy": after},
         batch_size=4,
-        height=64,
-        width=32,
         seed=0,
+        **{"height": 64, "width": 32} | change,
     )
 
 
@@ -73,3 +73,65 @@ def test_a_graph_sampler_is_asked_and_remembered(images):
     batches = again.batches(0, start=1, accuracy=[0.0], nearest=None)
     np.testing.assert_array_equal([batch["label"] for batch in batches], labels[1:])
     assert len(asked) == 1
+
+
+OSNET = {
+    "flip": 0.5,
+    "pad": 0,
+    "rotation": 0.0,
+    "brightness": (0.8, 1.2),
+    "contrast": (0.85, 1.15),
+    "saturation": (1, 1),
+    "hue": (0, 0),
+    "occlusion": (0, 0),
+    "translation": 0.5,
+    "patch": 0.5,
+    "erasing": 0.5,
+}
+
+
+def epoch(feed, number=0):
+    batches = feed.batches(number, start=0, accuracy=[], nearest=None)
+    return [np.stack(x) for x in zip(*((b["image"], b["label"]) for b in batches), strict=True)]
+
+
+def test_augmentation_as_a_configuration_gives_it_is_traced_once(images):
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in OSNET.items()}
+    pipeline._loader.cache_clear()
+    first, second = make(images, 0, augment=OSNET), make(images, 0, augment=lists)
+    np.testing.assert_array_equal(epoch(first)[0], epoch(second)[0])
+    epoch(first, 1)
+    assert pipeline._loader.cache_info().misses == 1
+    off = make(images, 0, augment=OSNET | {"translation": 0.0, "patch": 0.0, "erasing": 0.0})
+    assert (epoch(off)[0] != epoch(first)[0]).any()
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_interpolation_reaches_the_resize(images, interpolation):
+    feed = make(images, 0, augment={}, interpolation=interpolation, height=40, width=24)
+    order = feed._sampler.order(0)
+    expected = pipeline.train_batches(
+        pipeline.ImageStore(images.image, images.name),
+        images.labels,
+        order,
+        height=40,
+        width=24,
+        augment={},
+        seed=0,
+        epoch=0,
+        interpolation=interpolation,
+    )
+    np.testing.assert_array_equal(epoch(feed)[0], [batch["image"] for batch in expected])
+
+
+def test_an_unknown_interpolation_is_found_at_once(images):
+    with pytest.raises(ValueError, match="'bicubik'; valid: bicubic, bilinear"):
+        make(images, 0, interpolation="bicubik")
+
+
+def test_a_quota_of_two_data_sets(images):
+    both = join({"a": images.select(images.pid < 3), "b": images.select(images.pid > 0)})
+    labels = epoch(make(both, 0, quota=(3, 1)))[1]
+    assert labels.shape == (9, 4)  # nine images of the second, one in each batch
+    np.testing.assert_array_equal(labels >= 3, np.tile([False, False, False, True], (9, 1)))
+    assert epoch(make(both, 0))[1].shape == (4, 4)

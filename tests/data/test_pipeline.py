@@ -199,6 +199,7 @@ def test_tensorflow_sees_no_accelerator():
         ({"epoch": -1}, "epoch -1"),
         ({"interpolation": "lanczos"}, "unknown resize method 'lanczos'"),
         ({"augment": {"flip": 2}}, "flip is 2"),
+        ({"augment": {"patch": -0.5}}, "patch is -0.5"),
     ],
 )
 def test_bad_arguments_fail_at_once(store, change, message):

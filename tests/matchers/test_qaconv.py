@@ -1,5 +1,7 @@
 """QAConv against its definition in plain loops, its properties, and the original's numbers."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -299,12 +301,13 @@ def test_five_steps_of_chunks_equal_the_original(golden_dir, head):
             def loss_fn(feature, params):
                 found = {}
 
-                def match(query, gallery, mask):
+                def match(query, gallery, train, mask):
+                    assert train
                     held = {"params": params, "batch_stats": stats}
                     scores, found["stats"] = score_in_training(matcher, held, query, gallery, mask)
                     return scores
 
-                loss, _ = objective(match, feature, label, memory)
+                loss, _ = objective(SimpleNamespace(match=match), feature, label, memory)
                 return loss, found["stats"]
 
             step = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)

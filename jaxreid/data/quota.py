@@ -1,0 +1,106 @@
+"""Batches with a fixed number of images from each of several data sets. NumPy only."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+_STREAM = 8  # samplers.py uses 1 and 2, pipeline.py 3, graph_sampler.py 4 to 7
+
+
+class Sampler(Protocol):
+    """What is needed of the sampler of one data set: `samplers.EpochSampler` has it."""
+
+    steps_per_epoch: int
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of an epoch, int [steps_per_epoch, images], a function of the epoch alone."""
+
+
+class QuotaSampler:
+    """Batches put together from those of several samplers, one for each data set.
+
+    The first columns of an order are batches of the first data set, the next ones batches of the
+    second, and so on. An epoch lasts as long as the data set that needs the most steps. The others
+    start over, in a new order, and what their last pass has left at the end is not used; with m
+    passes in each epoch, pass j of epoch e is epoch e * m + j of their sampler.
+
+    Args:
+        samplers: of the data sets.
+        rows: of each data set, int [n], the places of its images in the joined set.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler], rows: Sequence[np.ndarray]) -> None:
+        self._samplers, self._rows = list(samplers), list(rows)
+        self.steps_per_epoch = max(sampler.steps_per_epoch for sampler in self._samplers)
+
+    def order(self, epoch: int, nearest: object = None) -> np.ndarray:
+        """The order of an epoch, int32 [steps, batch_size], indices into the joined set."""
+        del nearest  # for `GraphSampler`
+        steps, columns = self.steps_per_epoch, []
+        for sampler, rows in zip(self._samplers, self._rows, strict=True):
+            passes = math.ceil(steps / sampler.steps_per_epoch)
+            drawn = [sampler.order(epoch * passes + j) for j in range(passes)]
+            columns.append(rows[np.concatenate(drawn)[:steps]])
+        return np.concatenate(columns, axis=1).astype(np.int32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to go on: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on."""
+
+
+def source_seed(seed: int, source: int) -> int:
+    """The seed of one data set; different ones draw different numbers in the same epoch."""
+    return int(np.random.SeedSequence([seed, source, _STREAM]).generate_state(1, np.uint64)[0])
+
+
+def check_quota(
+    name: str,
+    quota: Sequence[int],
+    sources: np.ndarray | None,
+    images: int,
+    batch_size: int,
+    instances: int,
+) -> list[np.ndarray]:
+    """Refuses a quota that cannot be kept.
+
+    Args:
+        name: of the sampler.
+        quota: images of each data set in a batch.
+        sources: int [N], the data set of every image, from 0, or None for one.
+        images: N.
+        batch_size: images per global batch.
+        instances: images per identity in a batch, of "pk".
+
+    Returns:
+        The places of the images of each data set, int [n] each.
+
+    Raises:
+        ValueError: it cannot be kept.
+    """
+    text = f"sampler.quota is {tuple(quota)}"
+    if name == "graph":
+        raise ValueError(
+            f"{text}, which the graph sampler cannot keep: its batches hold the identities that "
+            "are most alike, of whichever data set. Use quota=(), or the sampler random or pk"
+        )
+    if not all(isinstance(count, int | np.integer) and count >= 1 for count in quota):
+        raise ValueError(f"{text} and must hold a whole number of at least 1 for each data set")
+    sources = np.zeros(images, np.int32) if sources is None else np.asarray(sources)
+    if sources.shape != (images,):
+        raise ValueError(f"sources have shape {sources.shape} and must be one per image: {images}")
+    count = int(sources.max(initial=-1)) + 1
+    if len(quota) != count:
+        raise ValueError(f"{text}, for {len(quota)} data sets, and the images are of {count}")
+    if sum(quota) != batch_size:
+        raise ValueError(f"{text}, {sum(quota)} images together, and batch_size is {batch_size}")
+    if name == "pk" and (instances < 1 or any(count % instances for count in quota)):
+        raise ValueError(f"{text} and must hold multiples of instances, {instances}")
+    return [np.flatnonzero(sources == source) for source in range(count)]

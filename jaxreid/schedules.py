@@ -1,0 +1,121 @@
+"""Learning rates over a training, and where it ends."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreid.names import check_name
+
+SCHEDULES = ("step", "cosine", "adaptive")
+
+
+class Schedule(NamedTuple):
+    """The learning rate over a training, and where the training ends.
+
+    Both are functions of what has been done, and so the same after a restart.
+
+    Attributes:
+        steps_per_epoch: updates.
+        share: (step, epoch_loss) -> [] float, the learning rate of this update as a share of its
+            base value. `epoch_loss` [epochs] float holds the mean loss of every finished epoch.
+        last_epoch: (done, epoch_loss) -> epochs that the training will have, as far as can be said
+            after `done` of them.
+    """
+
+    steps_per_epoch: int
+    share: Callable[[jax.Array, jax.Array], jax.Array]
+    last_epoch: Callable[[int, jax.Array], int]
+
+
+def make_schedule(
+    name: str = "step",
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    step_epochs: int = 0,
+    drop_epochs: Sequence[int] = (),
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    threshold: float = 0.7,
+    per_epoch: bool = False,
+) -> Schedule:
+    """A schedule by name.
+
+    Args:
+        name: "step" (times `factor` every `step_epochs` epochs, or after each of `drop_epochs`:
+            PyTorch's StepLR and MultiStepLR), "cosine" (to zero at the end), or "adaptive" (times
+            `factor` once, after the first epoch e whose mean loss is below `threshold` times that
+            of the second; the training then ends after e + floor(e / 2) epochs).
+        epochs: of the whole training, or at most.
+        steps_per_epoch: updates in each.
+        step_epochs: epochs between two drops; 0 never drops.
+        drop_epochs: the epochs after which it drops, rising, instead of `step_epochs`.
+        factor: of one drop.
+        warmup_steps: linear rise at the start.
+        threshold: of "adaptive".
+        per_epoch: "cosine" keeps over each epoch the value of its beginning, as PyTorch's
+            CosineAnnealingLR stepped once an epoch; the other schedules do so anyway.
+
+    Raises:
+        ValueError: an unknown name, or epochs that do not rise.
+
+    Source: QAConv 2.1 for "adaptive".
+    Differs: the original decays twice when it is resumed after the drop; here the drop follows from
+        the losses, which are part of the checkpoint.
+    """
+    check_name(name, SCHEDULES, "schedule")
+    if any(b <= a for a, b in zip((0, *drop_epochs), drop_epochs, strict=False)):
+        raise ValueError(f"drop_epochs is {drop_epochs}; needed are epochs from 1 on that rise.")
+    steps = epochs * steps_per_epoch
+    ends = drop_epochs or (range(step_epochs, epochs, step_epochs) if step_epochs else ())
+    if name == "cosine":
+        body = _cosine(steps, warmup_steps, every=steps_per_epoch if per_epoch else 1)
+    elif name == "step" and ends:
+        # Drops are counted from the start of the training, also after a warm-up.
+        drops = [end * steps_per_epoch for end in ends]
+        passed = sum(drop <= warmup_steps for drop in drops)
+        later = {drop - warmup_steps: factor for drop in drops[passed:]}
+        body = optax.piecewise_constant_schedule(factor**passed, later)
+    else:
+        body = optax.constant_schedule(1.0)
+    if warmup_steps:
+        rise = optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)
+        body = optax.join_schedules([rise, body], [warmup_steps])
+
+    def drop_epoch(done: jax.Array | int, epoch_loss: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Whether the loss has fallen enough, and after which epoch, counted from 1."""
+        number = 1 + jnp.arange(epochs)
+        bound = threshold * epoch_loss[min(1, epochs - 1)]
+        low = (number > 2) & (number <= done) & (epoch_loss < bound)
+        return low.any(), 1 + low.argmax()
+
+    def share(step: jax.Array, epoch_loss: jax.Array) -> jax.Array:
+        if name != "adaptive":
+            return jnp.asarray(body(step))
+        dropped, _ = drop_epoch(step // steps_per_epoch, epoch_loss)
+        return jnp.where(dropped, factor, 1.0) * body(step)
+
+    def last_epoch(done: int, epoch_loss: jax.Array) -> int:
+        if name != "adaptive":
+            return epochs
+        dropped, epoch = drop_epoch(done, epoch_loss)
+        return min(epochs, int(epoch + epoch // 2)) if dropped else epochs
+
+    return Schedule(steps_per_epoch, share, last_epoch)
+
+
+def _cosine(steps: int, warmup_steps: int, every: int) -> optax.Schedule:
+    """Half a cosine from the end of the warm-up, where its argument is 0, to the end.
+
+    It changes at multiples of `every` steps, counted from the start of the training.
+    """
+    smooth = optax.cosine_decay_schedule(1.0, max(steps - warmup_steps, 1))
+
+    def body(step: jax.Array | int) -> jax.Array:
+        change = (step + warmup_steps) // every * every
+        return smooth(jnp.maximum(change - warmup_steps, 0))
+
+    return body
