@@ -215,6 +215,41 @@ def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     assert losses(killed) == losses(whole)
 
 
+# Classification; the same folder twice stands for two sets with equal names and person ids.
+CLASSIFICATION = [
+    "--config=configs/osnet.py:market1501,debug,resnet18",
+    "--config.model.backbone.cut=layer2",
+    "--config.model.backbone.width=8",
+    "--config.data.train=('market1501', 'market1501-time_rule=corrected')",
+    "--config.sampler.quota=(8, 8)",
+    "--config.augment.translation=0.5",
+    "--config.augment.patch=0.5",
+    "--config.augment.erasing=0.5",
+    "--config.epochs=4",
+]
+
+
+def test_two_sets_classified_and_killed_in_mid_epoch_end_in_the_same_bits(place):
+    whole, killed = place / "classes", place / "classes-killed"
+    result = run(place, whole, *CLASSIFICATION)
+    assert "24 identities, 144 images; up to 4 epochs of 9 steps" in result.stdout
+    state = final_state(whole)["variables"]
+    assert state["params"]["classifier"]["kernel"].shape == (16, 24)
+    code, _ = start_and_signal(place, killed, signal.SIGKILL, 17, *CLASSIFICATION)
+    assert code == -signal.SIGKILL
+    result = run(place, killed, *CLASSIFICATION)
+    assert int(result.stdout.split("resuming from step ")[1].split()[0]) in (7, 14)
+    assert_same_bits(final_state(killed), final_state(whole))
+    assert losses(killed) == losses(whole)
+    # Evaluation does without the classifier.
+    before = json.loads((whole / "results.json").read_text())["results"][-1]
+    result = run(place, whole, *CLASSIFICATION, "--mode=evaluate", "--config.eval.flip=True")
+    assert "checkpoint of step 36" in result.stdout
+    after = json.loads((whole / "results.json").read_text())["results"]
+    assert {row["variant"] for row in after} >= {"plain", "flip"}
+    assert before in after
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
     workdir = place / number.name
@@ -455,6 +490,18 @@ REFUSALS = [
         "there are 12 identities, and a batch of 48 with 2 images each needs 24",
     ),
     (["--config.augment.occlusion=(0.5,)"], "occlusion"),
+    (["--config.freeze_epochs=1"], "nothing would learn in the first phase"),
+    (["--config.data.train=('market1501', 'market1501')"], "names 'market1501' more than once"),
+    (["--config.sampler.quota=(8, 8)"], "sampler.quota"),
+    (["--config.model.interpolation=cubic"], "unknown model.interpolation 'cubic'; valid: bicubic"),
+    (
+        ["--config=configs/osnet.py:market1501,architecture=README.md"],
+        "needed is an architecture.json",
+    ),
+    (
+        ["--config=configs/osnet.py:market1501,debug", "--config.objective.metric=cosin"],
+        "unknown objective.metric 'cosin'; valid: cosine",
+    ),
     (["--config=configs/qaconv.py:markt"], "'market1501'"),
     (["--config=configs/nothing.py"], "nothing.py"),
 ]

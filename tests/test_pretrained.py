@@ -99,6 +99,29 @@ def test_parts_that_are_not_there_start_at_random_and_it_is_said(variables, tmp_
         load_weights(path, MODEL, whole=True)
 
 
+def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
+    matcher = {"name": "embedding"}
+    model = MODEL | {"neck": {"name": "linear", "channels": 8}, "matcher": matcher, "classes": 5}
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
+    path = tmp_path / "classes.safetensors"
+    save_weights(path, variables, model, source="a test")
+    loaded, _ = load_weights(path, model)
+    assert loaded["params"]["classifier"]["kernel"].shape == (8, 5)
+    for classes, new in ((7, ["classifier"]), (0, [])):
+        loaded, told = load_weights(path, model | {"classes": classes})
+        assert loaded["params"].keys() == {"backbone", "neck"}
+        assert "its classifier is of other classes (5), and not used" in told
+        assert [line.split(": ")[1] for line in told if "and new" in line] == new
+    with pytest.raises(ValueError, match="classifier/bias is not in it"):
+        load_weights(path, model | {"classes": 7}, whole=True)
+
+
+def test_images_resized_another_way_are_told(file):
+    _, told = load_weights(file, MODEL | {"interpolation": "bilinear"})
+    assert "interpolation of its images was bicubic, here it is bilinear" in told
+
+
 def test_what_the_model_has_not_is_not_used_and_it_is_said(file):
     shorter = with_part("backbone", cut="layer2") | {"neck": {"name": "map", "channels": 0}}
     loaded, told = load_weights(file, shorter | {"height": 32, "width": 16})

@@ -1,13 +1,16 @@
 """The sharded training step: the same on any number of devices, compiled once."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreid.backbones import make_neck
 from jaxreid.evaluator import make_score
+from jaxreid.matchers import make_matcher
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
-from jaxreid.model import make_model
+from jaxreid.model import Model, make_model
 from jaxreid.objectives import make_objective
 from jaxreid.optim import make_optimizer
 from jaxreid.schedules import make_schedule
@@ -55,7 +58,9 @@ def batches():
         yield {"image": np.clip(looks[label] + noise, 0, 255).astype(np.uint8), "label": label}
 
 
-def train(devices, objective="class_memory", make=tiny_model, frozen=False, rule=(), **options):
+def train(
+    devices, objective="class_memory", make=tiny_model, frozen=False, rule=(), seed=0, **options
+):
     mesh = make_mesh(jax.devices()[:devices])
     tx = make_optimizer(lr=0.05, backbone_lr=0.02, freeze_steps=STEPS if frozen else 0)
     goal = make_objective(objective, num_classes=CLASSES, axis_name=AXIS, **dict(rule))
@@ -67,6 +72,7 @@ def train(devices, objective="class_memory", make=tiny_model, frozen=False, rule
         model=make(AXIS, **options),
         objective=goal,
         frozen=frozen,
+        seed=seed,
         tx=tx,
         schedule=make_schedule("step", epochs=STEPS, steps_per_epoch=1, step_epochs=2),
     )
@@ -164,6 +170,51 @@ def test_in_the_first_phase_only_the_classifier_learns():
     slope = feature.T @ (np.exp(log) - share) / BATCH
     norm = np.hypot(np.linalg.norm(slope), np.linalg.norm((np.exp(log) - share).sum(0) / BATCH))
     np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-4)
+
+
+class Noisy(nn.Module):
+    """A backbone that draws something for every step."""
+
+    def draw(self, epoch, key):
+        return {"noise": jax.random.normal(key, (2,)), "epoch": epoch}
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        scale = self.param("scale", nn.initializers.ones, (2,))
+        if self.has_variable("drawn", "noise"):
+            scale = scale * (
+                self.get_variable("drawn", "noise") + self.get_variable("drawn", "epoch")
+            )
+        return x[..., :2] * scale
+
+
+def noisy_model(axis_name=None):
+    neck = make_neck("linear", channels=4, axis_name=axis_name)
+    sizes = {"height": 32, "width": 16, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return Model(
+        backbone=Noisy(), neck=neck, matcher=make_matcher("embedding"), classes=CLASSES, **sizes
+    )
+
+
+def test_what_a_step_draws_follows_from_seed_and_step_on_every_device():
+    with jax.enable_x64(True):
+        (one, expected), (four, history) = (
+            train(devices, "softmax", noisy_model) for devices in (1, 4)
+        )
+        (_, other) = train(1, "softmax", noisy_model, seed=2)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+    for a, b, c in zip(expected, history, other, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
+        assert abs(c["grad_norm"] / a["grad_norm"] - 1) > 1e-3
+    model = noisy_model()
+    drawn = [
+        model.draw(epoch, jax.random.fold_in(jax.random.key(0), epoch))["drawn"]["backbone"]
+        for epoch in range(STEPS)
+    ]
+    assert [d["epoch"] for d in drawn] == list(range(STEPS))
+    assert len({float(d["noise"][0]) for d in drawn}) == STEPS
+    assert classifying_model().draw(0, jax.random.key(0)) == {}
 
 
 def test_bfloat16_stays_near_float32(on_one_device):
