@@ -6,17 +6,19 @@
 
 The argument is `dataset[,option...]`: `synthetic` (embedded, the default) or `market1501`;
 
-    x0_75, x0_5, x0_25   the width of the network; of `synthetic` x0_25 if none is given
+    x0_75, x0_5, x0_25   the width of the network
     ibn, ain             where it has instance normalisations, and the recipe for cameras unseen
-    architecture=FILE    where configs/osnet_search.py has found that it should have them
+    architecture=FILE    where configs/osnet_search.py has found that it should have them; from
+                         random weights, since there are no others
     paper                the longer training of the paper's table
     scratch              from random weights
     triplet              the hardest triplets of embeddings beside the classification
-    small                the recipe of the embedded data, on any data; its numbers are ours
+    small                the recipe of the embedded data, on any data, of x0_25 if no width is
+                         given; its numbers are ours
     debug                seconds
 
-The recipes are those of the published models. All but `scratch` and `small` begin with ImageNet
-weights (--config.init_from).
+or the name of a ResNet, to compare with. The recipes are those of the published models. All but
+`scratch`, `small` and `architecture` begin with ImageNet weights (--config.init_from).
 """
 
 import functools
@@ -30,11 +32,12 @@ import ml_collections
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # from wherever it is loaded
 import qaconv  # noqa: E402
 
+FORMAT = "jaxreid architecture 1"  # of jaxreid/search.py
 WIDTHS = ("x1_0", "x0_75", "x0_5", "x0_25")
 
 
 def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
-    return qaconv.configure(arg, published(), options_of(arg))
+    return qaconv.configure(arg, published(), options_of(arg), families=("resnet",))
 
 
 def options_of(arg: str) -> dict:
@@ -42,10 +45,12 @@ def options_of(arg: str) -> dict:
     chosen = (arg or "").split(",")
     options = {width: functools.partial(narrow, width=width) for width in WIDTHS}
     options |= {"ibn": ibn, "ain": ain}
-    for option in chosen:
-        if option.startswith("architecture="):
-            file = option.removeprefix("architecture=")
-            options[option] = functools.partial(architecture, file=file)
+    files = [option for option in chosen if option.startswith("architecture=")]
+    if len(places := [*files, *({"ibn", "ain"} & set(chosen))]) > 1:
+        raise ValueError(f"{' and '.join(places)}: each says where norms are; give one of them.")
+    for option in files:
+        file = option.removeprefix("architecture=")
+        options[option] = functools.partial(architecture, file=file)
     options |= {"paper": paper, "scratch": scratch, "small": small, "triplet": triplet}
     if not set(WIDTHS) & set(chosen):
         options["small"] = small_and_narrow
@@ -128,9 +133,11 @@ def generalise(config: ml_collections.ConfigDict) -> None:
 
 
 def architecture(config: ml_collections.ConfigDict, file: str) -> None:
-    """What a search has found, written into the configuration; the file is not needed again."""
+    """What a search has found; the same command, which continues a run, reads the file again."""
     try:
         found = json.loads(pathlib.Path(file).expanduser().read_text())
+        if found["format"] != FORMAT:
+            raise ValueError(f"its format is {found['format']!r} and not {FORMAT!r}")
         places = {"stem": found["stem"], "blocks": tuple(found["blocks"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -139,6 +146,7 @@ def architecture(config: ml_collections.ConfigDict, file: str) -> None:
         ) from error
     config.model.backbone.update(places)
     generalise(config)
+    config.freeze_epochs = 0
 
 
 def paper(config: ml_collections.ConfigDict) -> None:

@@ -29,7 +29,7 @@ def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
         for width in osnet.WIDTHS
     }
     options = {"small": small} | widths | {"debug": debug}
-    return qaconv.configure(arg, paper(), options)
+    return qaconv.configure(arg, paper(), options, families=())
 
 
 def paper() -> ml_collections.ConfigDict:

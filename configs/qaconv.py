@@ -27,17 +27,22 @@ def configure(
     arg: str,
     config: ml_collections.ConfigDict,
     options: dict[str, Callable[[ml_collections.ConfigDict], None]],
+    families: tuple[str, ...] = BACKBONES,
 ) -> ml_collections.ConfigDict:
-    """The recipe `config`, on the data set and with the options of `arg`."""
+    """The recipe `config`, on the data set and with the options of `arg`.
+
+    A backbone may be named as well, if its name begins with one of `families`.
+    """
     dataset, *chosen = (arg or "synthetic").split(",")
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r} in the config argument; valid: {DATASETS}.")
-    backbones = [option for option in chosen if option.startswith(BACKBONES)]
+    backbones = [option for option in chosen if option.startswith(families)]
     for option in chosen:
         if option not in (*options, *backbones):
+            named = ", ".join(f"{family}..." for family in families)
             raise ValueError(
-                f"unknown option {option!r} in the config argument; valid: {', '.join(options)}, "
-                f"or the name of a backbone ({', '.join(f'{name}...' for name in BACKBONES)})."
+                f"unknown option {option!r} in the config argument; valid: {', '.join(options)}"
+                + (f", or the name of a backbone ({named})." if families else ".")
             )
     if dataset == "synthetic":
         config.data.train = ("synthetic_people/plaza",)

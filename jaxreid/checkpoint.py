@@ -82,6 +82,14 @@ class Checkpoints:
         args = ocp.args.Composite(card=ocp.args.JsonSave(self._card), **parts)
         self._manager.save(step, args=args, force=True)
 
+    def card(self) -> dict[str, Any]:
+        """The card of the newest checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+        """
+        return self._restore(card=ocp.args.JsonRestore())["card"]
+
     def restore(
         self, abstract: TrainState, mesh: Mesh, order: Mapping[str, np.ndarray]
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
@@ -96,8 +104,7 @@ class Checkpoints:
             FileNotFoundError: there is no checkpoint.
             ValueError: it belongs to another model or to other training data.
         """
-        card = self._restore(card=ocp.args.JsonRestore())["card"]
-        if card != self._card:
+        if (card := self.card()) != self._card:
             raise ValueError(
                 f"the checkpoint in {self._manager.directory} is of {card}, and now asked for is "
                 f"{self._card}; use the same model and training data, or another --workdir."
@@ -116,20 +123,12 @@ class Checkpoints:
         return TrainState(**parts["variables"], **parts["training"]), order
 
     def restore_variables(self, abstract: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-        """As `restore`, but only what evaluation needs: {"params", "batch_stats"}.
-
-        A classifier that `abstract` does not name is left where it is.
-        """
+        """As `restore`, but only what evaluation needs: {"params", "batch_stats"}."""
         everywhere = shardings(mesh, P())
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract
         )
-        wanted = ocp.args.PyTreeRestore(
-            target,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-            partial_restore=True,
-        )
-        return self._restore(variables=wanted)["variables"]
+        return self._restore(variables=ocp.args.StandardRestore(target))["variables"]
 
     def _restore(self, **args: Any) -> dict[str, Any]:
         step = self.latest_step

@@ -75,6 +75,7 @@ def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:
         neighbours=graph.neighbours,
         scores=graph.scores,
         pid=anchors.pid,
+        source=anchors.source,
         anchor=np.array(anchors.name),
     )
     replace_file(path.with_suffix(".npz"), file.getvalue())

@@ -111,7 +111,7 @@ def apply_training(
     Args:
         model: the model.
         function: takes the bound model; what it returns may depend on any of its methods.
-        variables: {"params", "batch_stats"}.
+        variables: {"params", "batch_stats"}, and what `Model.draw` gives.
 
     Returns:
         What `function` returned, and the batch statistics that its calls have left.
@@ -163,7 +163,10 @@ def make_model(
             f"{kind}s; use neck 'map' for maps, 'pooled' or 'linear' for embeddings."
         )
     if classes and kind == "map":
-        raise ValueError(f"neck 'map' with {classes} classes: only embeddings are classified.")
+        raise ValueError(
+            f"neck 'map' with {classes} classes: only embeddings are classified; take the neck "
+            "'linear' or 'pooled' and the matcher 'embedding', as configs/osnet.py does."
+        )
     return Model(
         backbone=make_backbone(**backbone, dtype=dtype, axis_name=axis_name),
         neck=make_neck(**neck, dtype=dtype, axis_name=axis_name),

@@ -21,7 +21,7 @@ import optax
 
 from jaxreid.memory import ClassMemory
 from jaxreid.names import check_name
-from jaxreid.ops.normalize import l2_normalize
+from jaxreid.ops.similarity import METRICS, distances
 
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -202,27 +202,6 @@ def smoothed_cross_entropy(logit: jax.Array, label: jax.Array, smoothing: float)
     return -(1 - smoothing) * own - smoothing * log.mean(1)
 
 
-METRICS = ("euclidean", "cosine")
-
-
-def distances(query: jax.Array, gallery: jax.Array, metric: str) -> jax.Array:
-    """All distances of embeddings, for losses.
-
-    Args:
-        query: [Q, d] float.
-        gallery: [G, d] float.
-        metric: "euclidean", at least 1e-6, so that its gradient is finite where two are equal; or
-            "cosine", 1 - the cosine of the angle.
-
-    Returns:
-        [Q, G] float.
-    """
-    if metric == "cosine":
-        return 1 - l2_normalize(query) @ l2_normalize(gallery).T
-    squares = jnp.sum(query**2, 1)[:, None] + jnp.sum(gallery**2, 1) - 2 * query @ gallery.T
-    return jnp.sqrt(jnp.maximum(squares, 1e-12))
-
-
 @dataclasses.dataclass(frozen=True)
 class SoftmaxObjective:
     """Classification of the training identities, and the hardest triplets of embeddings with it.
@@ -231,7 +210,8 @@ class SoftmaxObjective:
         smoothing: of the labels (`smoothed_cross_entropy`).
         triplet: weight of the triplet loss beside the cross-entropy; 0 leaves it out.
         margin: of the triplet loss, in units of the distance.
-        metric: of its distances, one of `METRICS`.
+        metric: of its distances, "euclidean" or "cosine"; the matcher may test with the other, as
+            the published models of OSNet-AIN do.
         axis_name: mesh axis over which the images are divided.
 
     Source: torchreid's softmax and triplet engines (Zhou et al., ICCV 2019); Hermans et al., 2017,
@@ -311,8 +291,11 @@ def make_objective(
     if name == "class_memory":
         return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
     if name == "softmax":
-        check_name(options.get("metric", METRICS[0]), METRICS, "objective.metric")
+        check_name(options.get("metric", "euclidean"), METRICS, "objective.metric")
         if not 0 <= options.get("smoothing", 0.1) < 1:
             raise ValueError(f"objective.smoothing is {options['smoothing']}; it is in [0, 1).")
+        for option in ("triplet", "margin"):
+            if options.get(option, 0) < 0:
+                raise ValueError(f"objective.{option} is {options[option]}; it is 0 or more.")
         return SoftmaxObjective(axis_name=axis_name, **options)
     return PairwiseObjective(loss=name, axis_name=axis_name, **options)

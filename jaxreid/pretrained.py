@@ -66,6 +66,7 @@ def load_weights(
     *,
     skip: Sequence[str] = (),
     whole: bool = False,
+    frozen: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """The variables of a file that a model can start from.
 
@@ -75,6 +76,8 @@ def load_weights(
         skip: parts of the file to leave out: "neck", "matcher", "classifier", "memory".
         whole: every variable of the model must be in the file; else parts other than the backbone
             may start as they would without it.
+        frozen: a first phase will leave all but the classifier as it is; without a file, that is
+            said.
 
     Returns:
         A tree {"params", "batch_stats"} with some of the model's variables, and {"memory"} if the
@@ -84,7 +87,11 @@ def load_weights(
         FileNotFoundError, ValueError: no such file, not one of ours, or not for this model.
     """
     if path is None:
-        return {}, []
+        random = (
+            "freeze_epochs: the classifier learns first, on a network of random weights; give it "
+            "others with --config.init_from=FILE, or set --config.freeze_epochs=0"
+        )
+        return {}, [random] if frozen else []
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
@@ -94,6 +101,10 @@ def load_weights(
         card = _card(file, path)
         if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
             raise ValueError(f"{path} holds the backbone {there}; the model asked for has {here}.")
+        for option in ("stem", "blocks"):  # of OSNet; a name can be given others
+            there, here = (getattr(make_model(**m).backbone, option, None) for m in (card, model))
+            if there != here:
+                raise ValueError(f"{path} has {option} {there}; the model asked for has {here}.")
         abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
         needed = {
             key: leaf.shape
@@ -132,8 +143,11 @@ def load_weights(
         f"its {p} is of another kind ({card[p]['name']}), and not used"
         for p in sorted(foreign - {"classifier"})
     ]
-    if "classifier" in foreign and (classes := card.get("classes")):
-        told.append(f"its classifier is of other classes ({classes}), and not used")
+    if classes := card.get("classes"):
+        if "classifier" in foreign:
+            told.append(f"its classifier is of {classes} classes, and not used")
+        elif any(_part(key) == "classifier" for key in variables):
+            told.append(f"its classifier is used, since it is of as many classes ({classes})")
     for what in ("height", "width", "mean", "std", "interpolation"):
         there = card.get(what, "bicubic")
         here = model.get(what, there)

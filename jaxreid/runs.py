@@ -111,7 +111,8 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     if strict:  # nothing has been learned yet: begin anew
         held, changes = None, []
-        (path / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "architecture.json", "architecture.png"):
+            (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "graphs", ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()

@@ -58,10 +58,10 @@ def record(
     params: Mapping[str, Any],
     *,
     step: int,
-    epoch: int,
+    steps_per_epoch: int,
     tell: bool = False,
 ) -> None:
-    """Keeps what the search has come to; does nothing for a model that is no super-network.
+    """Keeps what the search has come to; of a super-network, and at the end of an epoch.
 
     Left are an event of kind "search" (once for each step), and in the work directory
     `architecture.json`, whose "stem" and "blocks" are options of `make_backbone`, and
@@ -72,10 +72,11 @@ def record(
         writer: of the run.
         params: of a `Model`.
         step: updates so far.
-        epoch: epochs so far.
+        steps_per_epoch: updates of an epoch; within one, nothing is done.
         tell: say it as a table, too.
     """
-    if not is_search(params["backbone"]):
+    epoch, rest = divmod(step, steps_per_epoch)
+    if rest or not is_search(params["backbone"]):
         return
     shares = probabilities(params["backbone"]).round(6)
     if not any(e["kind"] == "search" and e["step"] == step for e in writer.events):
@@ -89,8 +90,10 @@ def record(
     if tell:
         writer.say(f"candidates of each block, in percent, after epoch {epoch}; * is taken:")
         writer.say(architecture_table(shares))
-        file = workdir / "architecture.json"
-        writer.say(f"--config=configs/osnet.py:synthetic,architecture={file} trains them")
+        writer.say(
+            "configs/osnet.py trains this architecture: end its argument with "
+            f",architecture={workdir / 'architecture.json'}"
+        )
     if jax.process_index() == 0:
         best = {"stem": "instance", "blocks": chosen(shares)}
         content = {"format": FORMAT} | best | {"probabilities": shares.tolist(), "epoch": epoch}

@@ -315,7 +315,8 @@ def evaluate_workdir(
     else:
         told = []
         with Checkpoints(workdir, {"model": model}, **checkpoint) as checkpoints:
-            abstract = jax.eval_shape(lambda: init_variables(alone, seed))
+            held = make_model(**checkpoints.card()["model"])  # perhaps with a classifier
+            abstract = jax.eval_shape(lambda: init_variables(held, seed))
             variables = checkpoints.restore_variables(abstract, mesh)
             step = checkpoints.latest_step
     _, tests = load_sets(**{**data, "train": None})

@@ -92,7 +92,7 @@ def train(
     shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
     abstract = abstract_state(alone, tx, **shape)
     file = None if holds_checkpoint(workdir) else init_from
-    weights, told = load_weights(file, model, skip=init_skip)
+    weights, told = load_weights(file, model, skip=init_skip, frozen=bool(freeze_epochs))
     parts = {"model": spread, "objective": goal, "tx": tx, "schedule": plan, "seed": seed}
     make_update = functools.partial(make_train_step, mesh, abstract, precision=precision, **parts)
     updates = [make_update(frozen=frozen) for frozen in (False, True)]
@@ -113,7 +113,7 @@ def train(
                 writer.say(line)
             epoch, first = divmod(step, length)
             while epoch < (last := plan.last_epoch(epoch, to_host(state.history.loss))):
-                record(workdir, writer, state.params, step=step, epoch=epoch)
+                record(workdir, writer, state.params, step=step, steps_per_epoch=length)
                 if first == 0 and evaluation.due(epoch):
                     evaluation.run(variables_of(state), tests, writer, step=step)
                 nearest = functools.partial(
@@ -144,7 +144,7 @@ def train(
                             writer.say(f"stopped by {leave} at {where}")
                             return False
                 epoch, first = epoch + 1, 0
-            record(workdir, writer, state.params, step=step, epoch=epoch, tell=True)
+            record(workdir, writer, state.params, step=step, steps_per_epoch=length, tell=True)
             evaluation.run(variables_of(state), tests, writer, step=step)
             evaluation.tell(writer, ", metrics and checkpoints")
     return True

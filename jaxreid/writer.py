@@ -79,7 +79,7 @@ class Writer:
         Those of another "variant" than "plain" go to `kind/name/variant/key`.
 
         Args:
-            kind: "train" or "eval".
+            kind: "train", "eval" or "search".
             step: updates so far.
             values: numbers and texts.
             name: of the test set, for "eval".

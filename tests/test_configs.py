@@ -141,10 +141,20 @@ def test_a_found_architecture_becomes_part_of_the_configuration(tmp_path):
     backbone = config["model"]["backbone"]
     assert backbone == found | {"name": "osnet_x0_25", "blocks": tuple(found["blocks"])}
     assert make_model(**config["model"]).backbone.blocks == tuple(found["blocks"])
-    for content in ("", "[]", "{}"):
+    other = json.dumps(found | {"format": "jaxreid architecture 2"})
+    for content in ("", "[]", "{}", json.dumps(found), other):
         file.write_text(content)
         with pytest.raises(ValueError, match="needed is an architecture.json"):
             load("osnet").get_config(f"synthetic,architecture={file}")
+
+
+def test_one_thing_says_where_norms_are(tmp_path):
+    for option in ("ain", f"architecture={tmp_path}"):
+        with pytest.raises(ValueError, match="each says where norms are; give one of them"):
+            load("osnet").get_config(f"synthetic,ibn,{option}")
+    for config, name in (("osnet", "osnet_x1_0"), ("osnet_search", "resnet18")):
+        with pytest.raises(ValueError, match=f"unknown option '{name}' in the config argument"):
+            load(config).get_config(f"synthetic,{name}")
 
 
 @pytest.mark.parametrize("argument", ["", "market1501", "market1501,x0_5", "synthetic,debug"])

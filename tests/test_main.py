@@ -18,6 +18,7 @@ from golden import checkpoint, find, seed_of
 from people import market_tree
 from PIL import Image
 
+from jaxreid.backbones import make_backbone
 from jaxreid.runs import open_workdir
 from jaxreid.stopping import StopRequest
 
@@ -248,6 +249,22 @@ def test_two_sets_classified_and_killed_in_mid_epoch_end_in_the_same_bits(place)
     after = json.loads((whole / "results.json").read_text())["results"]
     assert {row["variant"] for row in after} >= {"plain", "flip"}
     assert before in after
+
+
+def test_a_search_ends_with_an_architecture_that_can_be_trained(place):
+    search = place / "search"
+    few = ["--config.epochs=2", "--config.data.identities=6", "--config.checkpoint.every_steps=100"]
+    result = run(place, search, "--config=configs/osnet_search.py:market1501,debug", *few)
+    assert "candidates of each block, in percent, after epoch 2" in result.stdout
+    assert [e["epoch"] for e in events(search) if e["kind"] == "search"] == [0, 1, 2]
+    with Image.open(search / "architecture.png") as picture:
+        assert picture.width > 400
+    held = json.loads((search / "architecture.json").read_text())
+    shares = np.array(held["probabilities"])
+    assert shares.shape == (6, 4)
+    assert (shares != 0.25).any(1).all()  # the weights of every block have learned
+    found = make_backbone("osnet_x0_25", stem=held["stem"], blocks=held["blocks"])
+    assert len(set(found.blocks)) > 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

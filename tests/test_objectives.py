@@ -11,7 +11,6 @@ from golden import nchw, nhwc, qaconv_variables, seed_of
 from jaxreid.matchers import make_matcher
 from jaxreid.memory import ClassMemory
 from jaxreid.objectives import (
-    distances,
     focal_loss,
     hardest,
     make_objective,
@@ -20,6 +19,7 @@ from jaxreid.objectives import (
     smoothed_cross_entropy,
     triplet_loss,
 )
+from jaxreid.ops.similarity import distances
 
 
 def scoring(logit):
@@ -300,6 +300,9 @@ def test_softmax_with_triplets_equals_plain_loops(metric):
 def test_wrong_settings_of_softmax_are_refused():
     with pytest.raises(ValueError, match="'euclidian'; valid: euclidean"):
         make_objective("softmax", num_classes=2, metric="euclidian")
+    for option in ("triplet", "margin"):
+        with pytest.raises(ValueError, match=f"objective.{option} is -1; it is 0 or more"):
+            make_objective("softmax", num_classes=2, **{option: -1})
     with pytest.raises(ValueError, match="smoothing is 1.0; it is in"):
         make_objective("softmax", num_classes=2, smoothing=1.0)
 

@@ -88,7 +88,8 @@ def test_adam_equals_pytorchs_rule(name, betas):
                 root = (top / (1 - betas[1] ** (step + 1))) ** 0.5
                 lr = 0.01 if part == "backbone" else 0.1
                 weights[part] -= lr * mean / (1 - betas[0] ** (step + 1)) / (root + 1e-3)
-        assert any(largest > square for _, square, largest in memory.values()) or betas[1] > 0.9
+        if betas[1] < 0.9:  # else the mean hardly falls: the two must not be the same thing
+            assert any(largest > square for _, square, largest in memory.values())
     for part, weight in weights.items():
         np.testing.assert_allclose(jax.tree.leaves(tree[part])[0], weight, rtol=1e-12)
 

@@ -106,15 +106,35 @@ def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
     path = tmp_path / "classes.safetensors"
     save_weights(path, variables, model, source="a test")
-    loaded, _ = load_weights(path, model)
+    loaded, told = load_weights(path, model)
     assert loaded["params"]["classifier"]["kernel"].shape == (8, 5)
+    assert "its classifier is used, since it is of as many classes (5)" in told
     for classes, new in ((7, ["classifier"]), (0, [])):
         loaded, told = load_weights(path, model | {"classes": classes})
         assert loaded["params"].keys() == {"backbone", "neck"}
-        assert "its classifier is of other classes (5), and not used" in told
+        assert "its classifier is of 5 classes, and not used" in told
         assert [line.split(": ")[1] for line in told if "and new" in line] == new
     with pytest.raises(ValueError, match="classifier/bias is not in it"):
         load_weights(path, model | {"classes": 7}, whole=True)
+
+
+def test_another_architecture_of_the_same_name_is_refused(tmp_path):
+    parts = {"neck": {"name": "linear", "channels": 8}, "matcher": {"name": "embedding"}}
+    model = MODEL | parts | {"backbone": {"name": "osnet_x0_25"}}
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
+    path = tmp_path / "osnet.safetensors"
+    save_weights(path, variables, model, source="a test")
+    load_weights(path, model)
+    for option in ({"stem": "instance"}, {"blocks": ["sum"] * 6}):
+        with pytest.raises(ValueError, match=f"has {next(iter(option))} .* the model asked for"):
+            load_weights(path, model | {"backbone": {"name": "osnet_x0_25", **option}})
+
+
+def test_a_first_phase_on_random_weights_is_told():
+    assert load_weights(None, MODEL) == ({}, [])
+    _, (sentence,) = load_weights(None, MODEL, frozen=True)
+    assert "on a network of random weights" in sentence
 
 
 def test_images_resized_another_way_are_told(file):

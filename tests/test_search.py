@@ -48,7 +48,9 @@ def keep(folder, *epochs, resume_at=0):
     """Records epochs of ten steps, given as (number, weights)."""
     with Writer(folder, resume_at=resume_at) as writer:
         for epoch, weights in epochs:
-            search.record(folder, writer, params(weights), step=10 * epoch, epoch=epoch)
+            for step in (10 * epoch, 10 * epoch + 3):  # within an epoch nothing is kept
+                search.record(folder, writer, params(weights), step=step, steps_per_epoch=10)
+                weights = 2 - weights
 
 
 def test_probabilities_are_what_the_network_uses_without_noise():
@@ -100,7 +102,7 @@ def test_other_models_leave_nothing(tmp_path):
     with Writer(tmp_path, resume_at=0) as writer:
         plain = {"backbone": {"conv2_0": {"conv1": {}}}}
         for given in (plain, {"backbone": {"layer1_0": {"conv1": {}}}}, {"backbone": {}}):
-            search.record(tmp_path, writer, given, step=1, epoch=1)
+            search.record(tmp_path, writer, given, step=1, steps_per_epoch=1)
         assert not writer.events
     assert not list(tmp_path.glob("architecture*"))
 

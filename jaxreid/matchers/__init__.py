@@ -4,9 +4,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxreid.matchers.embedding import METRICS, Embedding
+from jaxreid.matchers.embedding import Embedding
 from jaxreid.matchers.qaconv import HEADS, QAConv
 from jaxreid.names import check_name
+from jaxreid.ops.similarity import METRICS
 
 FEATURES = {"qaconv": "map", "embedding": "embedding"}  # what each compares
 NAMES = tuple(FEATURES)

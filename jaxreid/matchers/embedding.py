@@ -2,11 +2,8 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxreid.ops.normalize import l2_normalize
-
-METRICS = ("cosine", "euclidean")
+from jaxreid.ops.similarity import similarity
 
 
 class Embedding(nn.Module):
@@ -38,9 +35,4 @@ class Embedding(nn.Module):
         Returns:
             [Q, G] float32 or wider, whatever the embeddings' type; larger is more alike.
         """
-        wide = jnp.promote_types(query.dtype, jnp.float32)
-        query, gallery = query.astype(wide), gallery.astype(wide)
-        if self.metric == "cosine":
-            return l2_normalize(query) @ l2_normalize(gallery).T
-        squares = jnp.sum(query**2, -1)[:, None] + jnp.sum(gallery**2, -1)[None, :]
-        return 2 * query @ gallery.T - squares
+        return similarity(query, gallery, self.metric)
