@@ -307,8 +307,6 @@ def pillow_translation(image, height, width, top, left):
 def test_translation_equals_golden(golden_dir):
     facts = json.loads((golden_dir / "transforms.json").read_text())["translation2d/first4"]
     with np.load(golden_dir / "transforms.npz") as arrays:
-        if "translation2d/first4" not in arrays.files:
-            pytest.skip("the cut of the golden data holds no translation")
         source, results = arrays[facts["source"]], arrays["translation2d/first4"]
     height, width = facts["h"], facts["w"]
     python = random.Random(facts["python_seed"])
