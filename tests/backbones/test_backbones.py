@@ -162,7 +162,7 @@ MODES = {"train": False, "axis_name": None, "dtype": jnp.float32}
 
 @pytest.mark.parametrize(
     "block",
-    [OmniScaleBlock(128, "none", **MODES), Bottleneck(64, 1, **MODES)],
+    [OmniScaleBlock(128, **MODES), Bottleneck(64, 1, **MODES)],
     ids=["osnet", "resnet"],
 )
 def test_initialisation_is_the_originals(block):
