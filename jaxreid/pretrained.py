@@ -101,11 +101,12 @@ def load_weights(
         card = _card(file, path)
         if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
             raise ValueError(f"{path} holds the backbone {there}; the model asked for has {here}.")
+        theirs, ours = make_model(**card), make_model(**model)
         for option in ("stem", "blocks"):  # of OSNet; a name can be given others
-            there, here = (getattr(make_model(**m).backbone, option, None) for m in (card, model))
+            there, here = (getattr(m.backbone, option, None) for m in (theirs, ours))
             if there != here:
                 raise ValueError(f"{path} has {option} {there}; the model asked for has {here}.")
-        abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+        abstract = jax.eval_shape(lambda: init_variables(ours, 0))
         needed = {
             key: leaf.shape
             for key, leaf in traverse_util.flatten_dict(abstract).items()
