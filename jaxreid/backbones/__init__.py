@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxreid.backbones import osnet, resnet
+from jaxreid.backbones import multi_scale, osnet, resnet
+from jaxreid.backbones.multi_scale import MultiScaleNeck
 from jaxreid.backbones.necks import MAP_NORMS, POOLS, LinearNeck, MapNeck, PooledNeck
 from jaxreid.backbones.osnet import OSNet
 from jaxreid.backbones.osnet_search import SuperNet
@@ -31,7 +32,12 @@ OSNETS = (
 SEARCHES = {f"osnet_search_{width}": {"channels": c} for width, c in osnet.WIDTHS.items()}
 NAMES = (*RESNETS, *OSNETS, *SEARCHES)
 TEMPERATURE = tuple(f"temperature{part}" for part in ("", "_factor", "_every", "_floor"))
-NECKS = {"map": MapNeck, "pooled": PooledNeck, "linear": LinearNeck}
+NECKS = {
+    "map": MapNeck,
+    "multi_scale": MultiScaleNeck,
+    "pooled": PooledNeck,
+    "linear": LinearNeck,
+}
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -109,15 +115,34 @@ def make_neck(
     """A neck by name: feature map [B, h, w, c] to local features or to one embedding.
 
     Args:
-        name: "map" (local features [B, h, w, d]), "pooled" or "linear" (embeddings [B, d]).
+        name: "map" or "multi_scale" (local features [B, h, w, d]), "pooled" or "linear"
+            (embeddings [B, d]).
         dtype: as for `make_backbone`.
         axis_name: as for `make_backbone`.
-        **options: attributes of the neck (`channels`, `norm`, `pool`, `bn`, `affine`).
+        **options: attributes of the neck (`channels`, `norm`, `pool`, `bn`, `affine`; of
+            "multi_scale" see there).
 
     Raises:
         ValueError: an unknown name, or an option out of its range.
     """
     check_name(name, tuple(NECKS), "neck")
-    check_name(options.get("norm", "batch"), MAP_NORMS, "neck.norm")
-    check_name(options.get("pool", "average"), POOLS, "neck.pool")
+    if name == "multi_scale":
+        options = _multi_scale(options)
+    else:
+        check_name(options.get("norm", "batch"), MAP_NORMS, "neck.norm")
+        check_name(options.get("pool", "average"), POOLS, "neck.pool")
     return NECKS[name](dtype=jnp.dtype(dtype), axis_name=axis_name, **options)
+
+
+def _multi_scale(options: dict[str, Any]) -> dict[str, Any]:
+    check_name(options.get("norm", "position"), tuple(multi_scale.NORMS), "neck.norm")
+    check_name(options.get("fusion", "score"), multi_scale.FUSIONS, "neck.fusion")
+    scales = tuple(options.get("scales", MultiScaleNeck.scales))
+    if len(set(scales)) < len(scales) or any(size < 1 or size % 2 == 0 for size in scales):
+        raise ValueError(f"neck.scales is {scales}; needed are different odd sizes, such as 1, 3.")
+    if options.get("fusion") == "feature" and options.get("attention_layers") == 0:
+        raise ValueError(
+            "neck.fusion='feature' adds the encoder's output to every part, and "
+            "neck.attention_layers=0 leaves the encoder out; set one of them otherwise."
+        )
+    return options | {"scales": scales}

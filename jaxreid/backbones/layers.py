@@ -1,6 +1,6 @@
 """Layers that the backbones share, with PyTorch's geometry and statistics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,16 @@ from jaxreid.ops.normalize import EPSILON, batch_norm, moments
 # He et al., ICCV 2015, over the outputs of a convolution: the initialisation of ResNet and OSNet.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 linear_init = nn.initializers.normal(0.01)
+
+
+def uniform_init(inputs: int) -> Callable[..., jax.Array]:
+    """PyTorch's default for weights and biases of a layer that sums so many inputs."""
+    bound = inputs**-0.5
+
+    def uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return uniform
 
 
 class Conv(nn.Module):

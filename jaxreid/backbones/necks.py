@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.backbones.layers import BatchNorm, Conv, GeM, linear_init
+from jaxreid.backbones.layers import BatchNorm, Conv, GeM, linear_init, uniform_init
 from jaxreid.ops.normalize import l2_normalize
 
 MAP_NORMS = ("batch", "none")
@@ -33,18 +33,14 @@ class MapNeck(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, h, w, c] -> [B, h, w, channels], unit norm along the last axis."""
         if self.channels:
-            bound = (9 * x.shape[-1]) ** -0.5  # PyTorch's default
-
-            def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-                return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
+            init = uniform_init(9 * x.shape[-1])
             x = Conv(
                 self.channels,
                 3,
                 use_bias=self.norm == "none",
                 dtype=self.dtype,
-                kernel_init=uniform,
-                bias_init=uniform,
+                kernel_init=init,
+                bias_init=init,
                 name="conv",
             )(x)
             if self.norm == "batch":

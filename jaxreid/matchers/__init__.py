@@ -6,10 +6,12 @@ import flax.linen as nn
 
 from jaxreid.matchers.embedding import Embedding
 from jaxreid.matchers.qaconv import HEADS, QAConv
+from jaxreid.matchers.qaconv_ms import HEADS as MS_HEADS
+from jaxreid.matchers.qaconv_ms import QAConvMS
 from jaxreid.names import check_name
 from jaxreid.ops.similarity import METRICS
 
-FEATURES = {"qaconv": "map", "embedding": "embedding"}  # what each compares
+FEATURES = {"qaconv": "map", "qaconv_ms": "map", "embedding": "embedding"}  # what each compares
 NAMES = tuple(FEATURES)
 
 
@@ -28,5 +30,9 @@ def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> 
     if name == "embedding":
         check_name(options.get("metric", "cosine"), METRICS, "matcher.metric")
         return Embedding(**options)
+    if name == "qaconv_ms":
+        check_name(options.get("head", "perceptron"), MS_HEADS, "matcher.head")
+        lists = {k: tuple(v) for k, v in options.items() if k == "parts"}  # JSON has no tuples
+        return QAConvMS(axis_name=axis_name, **options | lists)
     check_name(options.get("head", "v2.1"), HEADS, "matcher.head")
     return QAConv(axis_name=axis_name, **options)

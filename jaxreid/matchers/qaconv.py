@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxreid.ops.correlation import best_matches, match_scores
 from jaxreid.ops.normalize import affine, batch_norm, chunked_batch_norm
+from jaxreid.ops.patches import patch_matches
 
 HEADS = ("v1", "v2.1")
 
@@ -26,18 +27,21 @@ class ScoreNorm(nn.Module):
         axis_name: mesh axis over which the scores are spread.
         initial_bias: the mean of the normalised scores before training.
         chunk: gallery rows that are normalised together in training; 0 for all.
+        shape: of the last axes, whose entries are normalised each by itself; none by default, and
+            none with `chunk`.
     """
 
     axis_name: str | None = None
     initial_bias: float = 0.0
     chunk: int = 0
+    shape: tuple[int, ...] = ()
 
     def setup(self) -> None:
-        """Makes the four scalars."""
-        self.scale = self.param("scale", nn.initializers.ones, ())
-        self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), ())
-        self.mean = self.variable("batch_stats", "mean", jnp.zeros, ())
-        self.var = self.variable("batch_stats", "var", jnp.ones, ())
+        """Makes scale, bias, mean and variance."""
+        self.scale = self.param("scale", nn.initializers.ones, self.shape)
+        self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), self.shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, self.shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, self.shape)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
@@ -58,7 +62,7 @@ class ScoreNorm(nn.Module):
                 *given, axis=1, chunk=self.chunk, mask=mask, axis_name=self.axis_name
             )
         else:
-            axes = tuple(range(x.ndim))
+            axes = tuple(range(x.ndim - len(self.shape)))
             mask = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 2))
             y, running = batch_norm(
                 *given, axes=axes, train=True, mask=mask, axis_name=self.axis_name
@@ -86,7 +90,7 @@ class Explanation(NamedTuple):
             best.
         logit: [Q, G] float.
         gain: scalar, of the last normalisation.
-        offset: scalar, what every pair gets.
+        offset: scalar, what every pair gets; [Q, G] where each gets its own.
     """
 
     from_gallery: jax.Array
@@ -96,6 +100,20 @@ class Explanation(NamedTuple):
     logit: jax.Array
     gain: jax.Array
     offset: jax.Array
+
+
+def check_sizes(query: jax.Array, gallery: jax.Array) -> None:
+    """Raises ValueError where maps [Q, h, w, d] and [G, h, w, d] are not of one size."""
+    if query.shape[1:] != gallery.shape[1:]:
+        raise ValueError(
+            f"query maps are {query.shape[1:]} and gallery maps {gallery.shape[1:]}; QAConv "
+            "compares maps of one size: extract both with the same model and image size."
+        )
+
+
+def rows(maps: jax.Array) -> jax.Array:
+    """[N, h, w, d] as [N, n, d]."""
+    return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
 def pool_weights(params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
@@ -130,6 +148,8 @@ class QAConv(nn.Module):
         statistics_chunk: gallery rows, that is classes of the memory, whose scores are normalised
             together in training; 0 for all at once, as QAConv 1.0 and 1.1 do. Version 1.2 takes 16
             after 16, and each chunk that is not all padding updates the running statistics.
+        patch: rows and columns of the patches that are compared, odd; 1 compares single positions.
+            Larger ones are the baseline that QAConv-MS improves on.
         axis_name: mesh axis over which gallery (or queries) are spread in training; with
             `statistics_chunk` the gallery, in order, each device holding whole chunks.
     """
@@ -137,6 +157,7 @@ class QAConv(nn.Module):
     head: str = "v2.1"
     initial_logit: float = 0.0
     statistics_chunk: int = 0
+    patch: int = 1
     axis_name: str | None = None
 
     def setup(self) -> None:
@@ -175,17 +196,19 @@ class QAConv(nn.Module):
                 f"statistics_chunk={self.statistics_chunk} divides a class memory, and this "
                 "objective has none: every device holds other queries; set it to 0."
             )
-        query, gallery, weight, bias = self._prepared(query, gallery)
+        weight, bias = self._prepared(query, gallery)
         if train:
-            contribution = self._contributions(best_matches(query, gallery), weight, True, mask)
+            contribution = self._contributions(self._matches(query, gallery), weight, True, mask)
             return self.norm_out(contribution.sum((2, 3)) + bias, train=True, mask=mask)
         # Without batch statistics all is affine: two dot products and a constant for each pair.
         gain_in, shift_in = self.norm_in.affine()
         gain, shift = self.norm_out.affine()
-        of_gallery, of_query = weight
-        scores = match_scores(
-            query, gallery, of_query * gain_in * gain, of_gallery * gain_in * gain
-        )
+        of_gallery, of_query = weight * gain_in * gain
+        if self.patch == 1:
+            scores = match_scores(rows(query), rows(gallery), of_query, of_gallery)
+        else:
+            query_match, gallery_match = self._matches(query, gallery)
+            scores = query_match @ of_query + gallery_match @ of_gallery
         return scores + (gain * (shift_in * weight.sum() + bias) + shift)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
@@ -203,8 +226,8 @@ class QAConv(nn.Module):
             weights of the two directions; it does not say how the parts add up to the score.
         """
         maps = (len(query), len(gallery), *query.shape[1:3])
-        query, gallery, weight, bias = self._prepared(query, gallery)
-        of_query, of_gallery, in_gallery, in_query = best_matches(query, gallery, positions=True)
+        weight, bias = self._prepared(query, gallery)
+        of_query, of_gallery, in_gallery, in_query = self._matches(query, gallery, positions=True)
         contribution = self._contributions((of_query, of_gallery), weight)
         gain, shift = self.norm_out.affine()
         return Explanation(
@@ -217,22 +240,22 @@ class QAConv(nn.Module):
             offset=bias * gain + shift,
         )
 
-    def _prepared(
-        self, query: jax.Array, gallery: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Maps as [Q, n, d] and [G, n, d], weights [2, n] and the bias of a pair.
+    def _prepared(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights [2, n] and the bias of a pair, for maps that fit each other.
 
         The weights are of gallery positions, then of query positions: the published order.
         """
-        if query.shape[1:] != gallery.shape[1:]:
-            raise ValueError(
-                f"query maps are {query.shape[1:]} and gallery maps {gallery.shape[1:]}; QAConv "
-                "compares maps of one size: extract both with the same model and image size."
-            )
+        check_sizes(query, gallery)
         weight, bias = self._head(*query.shape[1:3])
-        flat = (x.reshape(len(x), -1, x.shape[-1]) for x in (query, gallery))
-        both = jnp.broadcast_to(weight, (2, weight.shape[1]))
-        return *flat, both, bias * (2 // len(weight))
+        return jnp.broadcast_to(weight, (2, weight.shape[1])), bias * (2 // len(weight))
+
+    def _matches(
+        self, query: jax.Array, gallery: jax.Array, *, positions: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """`best_matches` of maps, or of their patches."""
+        if self.patch == 1:
+            return best_matches(rows(query), rows(gallery), positions=positions)
+        return patch_matches(query, gallery, size=self.patch, positions=positions)
 
     def _contributions(
         self,

@@ -89,13 +89,8 @@ def best_matches(
     _check(query, gallery)
     run = _engine(engine, query, gallery)
     query, gallery = vary_alike(query, gallery)
-    return _matches(
-        query,
-        gallery,
-        tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1],
-        run,
-        positions,
-    )
+    default = TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
+    return _matches(query, gallery, tile or default, run, positions)
 
 
 def match_scores(
@@ -201,14 +196,20 @@ def _over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array
     )
 
 
-def _forward(
-    query: Array, gallery: Array, tile: int, engine: str, positions: bool
+def find_matches(
+    query: Array,
+    gallery: Array,
+    tile: int,
+    engine: str,
+    positions: bool,
+    change: Callable[[Array], Array] = lambda correlation: correlation,
 ) -> tuple[Array, ...]:
-    """Maxima and positions as `best_matches` returns them; without a gradient."""
+    """As `best_matches`, without a gradient; `change` is made to every tile of "xla" first."""
     if engine == "pallas":
         return _on_chip(query, gallery, positions)
 
     def reduce(correlation: Array) -> list[Array]:
+        correlation = change(correlation)
         of_gallery, of_query = correlation.max(3), correlation.max(1)
         found = [of_query, of_gallery.swapaxes(1, 2)]
         if positions:
@@ -241,17 +242,17 @@ def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]
 def _matches(
     query: Array, gallery: Array, tile: int, engine: str, positions: bool
 ) -> tuple[Array, ...]:
-    return _forward(query, gallery, tile, engine, positions)
+    return find_matches(query, gallery, tile, engine, positions)
 
 
 def _matches_forward(
     query: Array, gallery: Array, tile: int, engine: str, positions: bool
 ) -> tuple[Any, Any]:
-    found = _forward(query, gallery, tile, engine, True)
+    found = find_matches(query, gallery, tile, engine, True)
     return found if positions else found[:2], (query, gallery, *found[2:])
 
 
-def _matches_backward(
+def gradient_of_matches(
     tile: int, engine: str, positions: bool, kept: Any, cotangents: Any
 ) -> tuple[Array, Array]:
     """Gradients of both maps, a tile of pairs at a time.
@@ -290,7 +291,7 @@ def _matches_backward(
     )
 
 
-_matches.defvjp(_matches_forward, _matches_backward)
+_matches.defvjp(_matches_forward, gradient_of_matches)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -9,7 +9,9 @@ MOMENTUM = 0.1  # PyTorch's: the weight of the new batch in the running statisti
 EPSILON = 1e-5
 
 
-def l2_normalize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-12) -> jax.Array:
+def l2_normalize(
+    x: jax.Array, *, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-12
+) -> jax.Array:
     """`x` scaled to unit norm along `axis`; a zero vector stays zero and has a finite gradient."""
     squares = jnp.sum(jnp.square(x), axis, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squares, epsilon**2))

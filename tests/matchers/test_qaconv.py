@@ -12,6 +12,7 @@ from jaxreid.matchers import make_matcher
 from jaxreid.memory import ClassMemory
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.objectives import make_objective
+from jaxreid.ops.patches import patches
 
 HEADS = {"v2.1": "HEAD", "v1": "v1.2"}  # our name: the golden set's
 
@@ -330,3 +331,50 @@ def test_five_steps_of_chunks_equal_the_original(golden_dir, head):
                 for leaf in ("mean", "var"):
                     after = golden[f"{at}after/{theirs}.running_{leaf}"][0]
                     np.testing.assert_allclose(stats[ours][leaf], after, rtol=1e-8)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_patches_are_scored_and_explained_as_maps_of_patches(head):
+    query, gallery = unit_maps(3, 0), unit_maps(4, 1)
+    variables = qaconv_variables(1, head, 3, 2, np.float32)
+    matcher, plain = make_matcher("qaconv", head=head, patch=3), make_matcher("qaconv", head=head)
+    wide = [np.asarray(patches(x, 3)).reshape(-1, 3, 2, 45) for x in (query, gallery)]
+    scores = matcher.apply(variables, query, gallery)
+    np.testing.assert_allclose(scores, plain.apply(variables, *wide), atol=1e-4)
+    assert np.abs(scores - plain.apply(variables, query, gallery)).max() > 0.1
+    told = matcher.apply(variables, query, gallery, method="explain")
+    expected = plain.apply(variables, *wide, method="explain")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), told, expected)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(("forward", "patch"), [("patch_forward", 3), ("pixel_forward", 1)])
+def test_patches_score_and_learn_as_the_originals(golden_dir, forward, patch, mode):
+    golden = np.load(golden_dir / "mqaconv.npz")
+    at, case = "patch_qaconv/", f"patch_qaconv/{forward}/{mode}/"
+    with jax.enable_x64(True):
+        query, gallery = (nhwc(golden[at + k]).astype(np.float64) for k in ("prob", "gal"))
+        matcher = make_matcher("qaconv", patch=patch)
+        variables = qaconv_variables(seed_of(golden_dir), "v2.1", *query.shape[1:3], np.float64)
+
+        def total(params, query, gallery):
+            held = variables | {"params": params}
+            options = {"train": mode == "train", "mutable": ["batch_stats"]}
+            score, updates = matcher.apply(held, query, gallery, **options)
+            return (score * golden[at + "R"]).sum(), (score, updates["batch_stats"])
+
+        run = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
+        grads, (score, stats) = run(variables["params"], query, gallery)
+    np.testing.assert_allclose(score, golden[case + "score"], rtol=1e-8, atol=1e-8)
+    weight = grads[0]["weight"].reshape(1, -1)
+    given = (weight, "grad_param/fc.weight"), (grads[1], "grad_prob"), (grads[2], "grad_gal")
+    for got, name in given:
+        expected = golden[case + name]
+        got = nchw(got) if got.ndim == 4 else got
+        np.testing.assert_allclose(got, expected, atol=1e-8 * np.abs(expected).max())
+    if mode == "train":
+        for ours, theirs in (("norm_in", "bn"), ("norm_out", "logit_bn")):
+            for leaf in ("mean", "var"):
+                after = golden[f"{case}after/{theirs}.running_{leaf}"][0]
+                np.testing.assert_allclose(stats[ours][leaf], after, rtol=1e-8)
