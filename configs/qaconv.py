@@ -109,6 +109,7 @@ def paper() -> ml_collections.ConfigDict:
             "name": "random",
             "instances": 4,
             "quota": (),  # of several training sets: images of each in a batch
+            "alternate": False,  # of several training sets: an epoch of each in turn
             "save_graph": False,
         }
     )

@@ -23,7 +23,7 @@ def draw_batches(
     shuffle_list: Callable[[list[int]], None],
     shuffle_batches: Callable[[np.ndarray], None],
 ) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
-    """Draw the batches of one epoch, one per class.
+    """Draw a batch for each class.
 
     Every class has a list of its images and a pointer into it. An image is taken at the pointer,
     which moves on; when the last image of the list has been taken, the list is shuffled and read
@@ -65,7 +65,8 @@ class GraphSampler:
     """Orders of the epochs, one after the other; resumes from its `state`.
 
     With P = batch_size / instances, a batch holds a class and its P - 1 nearest, all different,
-    K = ``instances`` images each. Lists and pointers (`draw_batches`) run on from epoch to epoch.
+    K = ``instances`` images each. Lists and pointers (`draw_batches`) run on from epoch to epoch,
+    and within one if it has more batches than there are classes.
     With several processes each one has its sampler, and all must be given the same graph.
 
     Args:
@@ -73,9 +74,11 @@ class GraphSampler:
         batch_size: images per global batch, a multiple of ``instances``.
         instances: K, images per class in a batch, >= 2.
         seed: of the run, >= 0.
+        steps: batches of an epoch, at least C; None for C, one for each class. With more, there
+            are several rounds of all classes, and in the last one those that are drawn.
 
     Attributes:
-        steps_per_epoch: batches of an epoch: C.
+        steps_per_epoch: batches of an epoch.
 
     Raises:
         ValueError: a bad argument, or fewer classes than a batch needs.
@@ -84,7 +87,15 @@ class GraphSampler:
     Differs: the original draws from the global generators of the process and cannot resume.
     """
 
-    def __init__(self, labels: np.ndarray, *, batch_size: int, instances: int, seed: int):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        instances: int,
+        seed: int,
+        steps: int | None = None,
+    ) -> None:
         self._labels = labels = _check_labels(labels)
         classes = int(labels.max()) + 1
         if instances < 2 or batch_size % instances or batch_size < 2 * instances:
@@ -101,7 +112,7 @@ class GraphSampler:
             )
         if seed < 0:
             raise ValueError(f"seed {seed} must not be negative")
-        self.steps_per_epoch = classes
+        self.steps_per_epoch = classes if steps is None else steps
         self._instances = instances
         self._seed = seed
         self._counts = np.bincount(labels)
@@ -124,8 +135,8 @@ class GraphSampler:
                 class, and a count; returns int [C, count], the nearest classes of each class.
 
         Returns:
-            int32 [C, batch_size], indices into ``labels``. K neighbouring images are of one class;
-            the last K are of the class whose batch it is.
+            int32 [steps, batch_size], indices into ``labels``. K neighbouring images are of one
+            class; the last K are of the class whose batch it is.
 
         Raises:
             ValueError: another epoch, or no such neighbours. The sampler is then as before.
@@ -197,16 +208,16 @@ class GraphSampler:
         self._start = self._end = lists, pointer
 
     def _hold(self, epoch, lists, pointer, neighbours):
-        order, *end = draw_batches(
-            lists,
-            pointer,
-            neighbours,
-            self._instances,
-            shuffle_list=self._random(epoch, _LISTS).shuffle,
-            shuffle_batches=self._random(epoch, _BATCHES).shuffle,
-        )
+        shuffles = {
+            "shuffle_list": self._random(epoch, _LISTS).shuffle,
+            "shuffle_batches": self._random(epoch, _BATCHES).shuffle,
+        }
+        orders, end = [], (lists, pointer)
+        for _ in range(-(-self.steps_per_epoch // len(neighbours))):
+            order, *end = draw_batches(*end, neighbours, self._instances, **shuffles)
+            orders.append(order)
         self._epoch, self._start, self._neighbours = epoch, (lists, pointer), neighbours
-        self._order, self._end = order, end
+        self._order, self._end = np.concatenate(orders)[: self.steps_per_epoch], end
 
     def _check_neighbours(self, neighbours) -> np.ndarray:
         neighbours = np.asarray(neighbours)

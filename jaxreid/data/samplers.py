@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxreid.data.alternate import AlternatingSampler
 from jaxreid.data.graph_sampler import GraphSampler
-from jaxreid.data.quota import QuotaSampler, check_quota, source_seed
+from jaxreid.data.quota import QuotaSampler, check_quota, places, source_seed
 from jaxreid.names import check_name
 
 # One stream per sampler, so that two samplers of one seed do not use the same numbers.
@@ -58,7 +59,8 @@ def make_sampler(
     seed: int,
     sources: np.ndarray | None = None,
     quota: Sequence[int] = (),
-) -> EpochSampler | GraphSampler | QuotaSampler:
+    alternate: bool = False,
+) -> EpochSampler | GraphSampler | QuotaSampler | AlternatingSampler:
     """A sampler by name.
 
     Args:
@@ -67,30 +69,55 @@ def make_sampler(
         batch_size: images per global batch.
         instances: images per identity in a batch, of "pk" and "graph".
         seed: of the run, >= 0.
-        sources: int [N], the data set of every image, from 0; None for one. Only a quota asks.
+        sources: int [N], the data set of every image, from 0; None for one.
         quota: images of each data set in every batch, in their order; each data set then has a
             sampler of its own (`QuotaSampler`). () draws from all images as if from one set.
+        alternate: an epoch of each data set in turn (`AlternatingSampler`).
 
     Raises:
         ValueError: unknown name, an impossible quota, or what the sampler raises.
     """
     check_name(name, NAMES, "sampler")
-    if len(quota):
-        labels = _check(labels, batch_size, seed, 0)
+    if not len(quota) and not alternate:
+        return _sampler_of_one(name, labels, batch_size, instances, seed)
+    labels = _check(labels, batch_size, seed, 0)
+    if not alternate:
         rows = check_quota(name, quota, sources, len(labels), batch_size, instances)
-        samplers = []
-        for source, (count, row) in enumerate(zip(quota, rows, strict=True)):
-            size = {"batch_size": int(count), "instances": instances}
-            try:
-                samplers.append(
-                    make_sampler(name, labels[row], **size, seed=source_seed(seed, source))
-                )
-            except ValueError as error:
-                where = f"data set {source} of 0 to {len(quota) - 1}, with a quota of {count}"
-                raise ValueError(f"{where}: {error}") from error
-        return QuotaSampler(samplers, rows)
+    elif len(quota):
+        raise ValueError(
+            f"sampler.quota is {tuple(quota)} and sampler.alternate is True: a batch holds images "
+            "of all data sets, or an epoch those of one; set one of them only"
+        )
+    else:
+        rows, quota = places(sources, len(labels)), ()
+    # Numbered anew, since a graph is made of the classes of one data set.
+    own = [np.unique(labels[row], return_inverse=True)[1] for row in rows]
+    steps = max(int(numbers.max()) + 1 for numbers in own)
+    samplers = []
+    for source, numbers in enumerate(own):
+        count = int(quota[source]) if len(quota) else batch_size
+        seed_here = source_seed(seed, source)
+        try:
+            samplers.append(_sampler_of_one(name, numbers, count, instances, seed_here, steps))
+        except ValueError as error:
+            where = f"data set {source} of 0 to {len(rows) - 1}"
+            where += f", with a quota of {count}" if len(quota) else ""
+            raise ValueError(f"{where}: {error}") from error
+    return (AlternatingSampler if alternate else QuotaSampler)(samplers, rows)
+
+
+def _sampler_of_one(
+    name: str,
+    labels: np.ndarray,
+    batch_size: int,
+    instances: int,
+    seed: int,
+    graph_steps: int | None = None,
+) -> EpochSampler | GraphSampler:
+    """A sampler of one data set."""
     if name == "graph":
-        return GraphSampler(labels, batch_size=batch_size, instances=instances, seed=seed)
+        size = {"batch_size": batch_size, "instances": instances, "steps": graph_steps}
+        return GraphSampler(labels, **size, seed=seed)
     draw = functools.partial(random_order, labels, batch_size=batch_size)
     if name == "pk":
         draw = functools.partial(pk_order, labels, batch_size=batch_size, instances=instances)
