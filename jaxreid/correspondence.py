@@ -33,6 +33,9 @@ class Pair:
         match_in_query: [h, w] int, for each gallery cell its best query cell.
         constant: what is added to them.
         reference: what contributions are told above, or None.
+        part: of the features that are compared, the one that this is of; None for all of them.
+        whole: the score of all parts.
+        reach: rows and columns on each side of a cell that are encoded with it.
     """
 
     query: bytes
@@ -45,10 +48,13 @@ class Pair:
     match_in_query: np.ndarray
     constant: float
     reference: str | None = None
+    part: str | None = None
+    whole: float | None = None
+    reach: int = 0
 
     @property
     def score(self) -> float:
-        """The sum of all parts."""
+        """The sum of all cells and the constant."""
         return float(self.from_query.sum() + self.from_gallery.sum() + self.constant)
 
     def above(self, query: np.ndarray, gallery: np.ndarray, reference: str) -> "Pair":
@@ -182,44 +188,56 @@ def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], top: float)
         title = _fitted(title, panel.width - x, 12)
         draw.text((x - FRAME, at), title, fill=INK, font=_font(12))
     grid = pair.from_query.shape
-    cells = [
-        [_cell(i, grid, size, origin) for i in range(math.prod(grid))] for origin in (left, right)
-    ]
-    layer = _lines(panel.size, links, cells, top)
+    cells, patches = (
+        [[_cell(i, grid, size, origin, reach) for i in range(math.prod(grid))] for origin in ends]
+        for ends, reach in (((left, right), 0), ((left, right), pair.reach))
+    )
+    layer = _lines(panel.size, links, cells, patches, top)
     panel.paste(layer, (0, 0), layer)
     query, gallery = pair.from_query.sum(), pair.from_gallery.sum()
     drawn = sum(link.value for link in links)
     parts = f"= {query:+.2f} query cells {gallery:+.2f} gallery cells {pair.constant:+.2f}"
     rest = f"{len(links)} lines {drawn:+.2f}, other cells {query + gallery - drawn:+.2f}"
-    y = below + CAPTION
-    draw.text((0, y), f"score {pair.score:+.2f}", fill=INK, font=_font(14))
-    draw.text((95, y + 2), f"{parts} {pair.reference or 'constant'}", fill=INK, font=_font(12))
-    draw.text((95, y + CAPTION), rest, fill=FAINT, font=_font(12))
+    y, text = below + CAPTION, f"{pair.part or 'score'} {pair.score:+.2f}"
+    x = max(95, round(_font(14).getlength(text)) + 12)
+    draw.text((0, y), text, fill=INK, font=_font(14))
+    if pair.whole is not None:
+        draw.text((0, y + CAPTION), f"of {pair.whole:+.2f}", fill=FAINT, font=_font(12))
+    draw.text((x, y + 2), f"{parts} {pair.reference or 'constant'}", fill=INK, font=_font(12))
+    draw.text((x, y + CAPTION), rest, fill=FAINT, font=_font(12))
     return panel
 
 
 def _cell(
-    index: int, grid: tuple[int, int], size: tuple[int, int], origin: tuple[int, int]
+    index: int, grid: tuple[int, int], size: tuple[int, int], origin: tuple[int, int], reach: int
 ) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge of a cell in the panel."""
-    row, column = divmod(index, grid[1])
+    """Left, upper, right and lower edge in the panel of a cell, with those around it."""
+    place = np.array(divmod(index, grid[1]))
+    first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, grid)
     wide, high = size[0] / grid[1], size[1] / grid[0]
-    x, y = origin[0] + column * wide, origin[1] + row * high
-    return x, y, x + wide, y + high
+    (top, left), (bottom, right) = first, last
+    x, y = origin
+    return x + left * wide, y + top * high, x + right * wide, y + bottom * high
 
 
 def _lines(
-    size: tuple[int, int], links: Sequence[Link], cells: Sequence[Sequence], top: float
+    size: tuple[int, int],
+    links: Sequence[Link],
+    cells: Sequence[Sequence],
+    patches: Sequence[Sequence],
+    top: float,
 ) -> Image.Image:
-    """Outlined cells and the lines between their centres, on a transparent layer."""
+    """Outlined patches and the lines between the centres of their cells, transparent elsewhere."""
     layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     for link in reversed(links):  # the strongest last, on top
         share = link.value / top
         colour, weight = _colour(share), WEIGHTS[0] + share * (WEIGHTS[1] - WEIGHTS[0])
-        boxes = np.array((cells[0][link.query], cells[1][link.gallery])) * FINE
+        boxes, outlines = (
+            np.array((of[0][link.query], of[1][link.gallery])) * FINE for of in (cells, patches)
+        )
         centres = [tuple(centre) for centre in (boxes[:, :2] + boxes[:, 2:]) / 2]
-        for x, y, right, lower in boxes:
+        for x, y, right, lower in outlines:
             draw.rectangle((x, y, right - 1, lower - 1), outline=colour, width=FINE)
         draw.line(centres, fill=SHADE, width=round((weight + 1.5) * FINE))
         draw.line(centres, fill=colour, width=round(weight * FINE))

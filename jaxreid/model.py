@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.backbones import FEATURES as MADE
 from jaxreid.backbones import make_backbone, make_neck
 from jaxreid.backbones.layers import linear_init
-from jaxreid.matchers import FEATURES, make_matcher
+from jaxreid.matchers import FEATURES as COMPARED
+from jaxreid.matchers import make_matcher
 from jaxreid.names import check_name
 
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -155,22 +157,26 @@ def make_model(
         ValueError: an unknown name, an option out of its range, parts that do not fit.
     """
     check_name(interpolation, INTERPOLATIONS, "model.interpolation")
-    kind = "map" if neck.get("name") == "map" else "embedding"
-    wanted = FEATURES.get(matcher.get("name"), kind)
-    if wanted != kind:
+    kind = MADE.get(neck.get("name"))
+    wanted = COMPARED.get(matcher.get("name"))
+    if kind and wanted and wanted != kind:
+        fitting = " or ".join(repr(name) for name in MADE if MADE[name] == wanted)
         raise ValueError(
             f"matcher {matcher['name']!r} compares {wanted}s, and neck {neck['name']!r} makes "
-            f"{kind}s; use neck 'map' for maps, 'pooled' or 'linear' for embeddings."
+            f"{kind}s; use neck {fitting}."
         )
-    if classes and kind == "map":
+    if classes and kind != "embedding":
         raise ValueError(
-            f"neck 'map' with {classes} classes: only embeddings are classified; take the neck "
-            "'linear' or 'pooled' and the matcher 'embedding', as configs/osnet.py does."
+            f"neck {neck.get('name')!r} with {classes} classes: only embeddings are classified; "
+            "take the neck 'linear' or 'pooled' and the matcher 'embedding', as configs/osnet.py "
+            "does."
         )
+    made = make_neck(**neck, dtype=dtype, axis_name=axis_name)
+    parts = {"parts": made.parts, "shared": made.shared} if kind == "multi-scale map" else {}
     return Model(
         backbone=make_backbone(**backbone, dtype=dtype, axis_name=axis_name),
-        neck=make_neck(**neck, dtype=dtype, axis_name=axis_name),
-        matcher=make_matcher(**matcher, axis_name=axis_name),
+        neck=made,
+        matcher=make_matcher(**matcher, **parts, axis_name=axis_name),
         height=height,
         width=width,
         mean=tuple(mean),

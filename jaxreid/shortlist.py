@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.evaluator import Evaluator, Gallery
-from jaxreid.matchers.qaconv import pool_weights
+from jaxreid.matchers.qaconv import QAConv, pool_weights
 
 BLOCK = 2**26  # numbers of features that are pooled at once
 
@@ -72,6 +72,16 @@ class Shortlist:
         scores -= np.where(excess >= 0, excess + 1e-3 * (1 + excess), 0)
         np.put_along_axis(scores, chosen, exact, axis=1)
         return scores, chosen
+
+
+def check_matcher(matcher: Any) -> None:
+    """Raises ValueError where a matcher has no coarser form."""
+    if not isinstance(matcher, QAConv):
+        raise ValueError(
+            f"a shortlist compares coarser maps with the weights of the matcher 'qaconv', and this "
+            f"model has {type(matcher).__name__}, for which there is no such thing: set "
+            "eval.shortlist=0."
+        )
 
 
 def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:

@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.model import Model, apply_training
 from jaxreid.objectives import Objective
-from jaxreid.ops.normalize import l2_normalize
 from jaxreid.schedules import Schedule
 from jaxreid.state import TrainState, state_specs
 
@@ -124,8 +123,8 @@ def make_train_step(
 def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[..., jax.Array]:
     """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`.
 
-    With `flip`, the mean of an image's features and of those of its mirror image, mirrored back
-    where they are maps; of unit length where they were.
+    With `flip`, the neck's average of an image's features and of those of its mirror image,
+    mirrored back where they are maps.
     """
 
     def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
@@ -134,7 +133,7 @@ def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[...
             if not flip:
                 return extract(image)
             feature, mirrored = extract(image), extract(image[:, :, ::-1])
-        is_map = feature.ndim == 4
-        return l2_normalize(feature + mirrored[:, :, ::-1]) if is_map else (feature + mirrored) / 2
+        mirrored = mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored
+        return model.neck.average(feature, mirrored)
 
     return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))

@@ -33,7 +33,7 @@ from jaxreid.report import (
     write_ranking,
 )
 from jaxreid.runs import holds_checkpoint
-from jaxreid.shortlist import check_window
+from jaxreid.shortlist import check_matcher, check_window
 from jaxreid.writer import Writer, write_json
 
 RERANK = ("k1", "k2", "weight", "squared", "normalize")
@@ -102,6 +102,7 @@ class Evaluation:
         window = {"size": shortlist, "window": tuple(shortlist_window)}
         self._shortlist = window if shortlist else None
         if shortlist:
+            check_matcher(model.matcher)
             variables = jax.eval_shape(lambda: init_variables(model, 0))
             check_window(feature_shape(model, variables), **window)
         self._initial = "loaded" if loaded else "untrained"

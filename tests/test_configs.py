@@ -86,6 +86,66 @@ def test_qaconv_gs(argument):
     assert make_sampler(config, classes=40).steps_per_epoch == 40
 
 
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("", (64,) * 5),
+        ("market1501", (512,) * 5),
+        ("market1501,multi", (512,) * 6),
+        ("market1501,small", (64,) * 5),
+        ("synthetic,multi,debug", (16,) * 6),
+        ("market1501,resnet50", (512,) * 5),
+    ],
+)
+def test_qaconv_ms(argument, parts):
+    config = load("qaconv_ms").get_config(argument).to_dict()
+    model = make_model(**config["model"])
+    assert model.matcher.parts == parts
+    state = abstract_state(model, make_optimizer(**config["optim"]), num_classes=None)
+    assert all(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert not make_objective(**config["objective"], num_classes=751).uses_memory
+    schedule = make_schedule(**config["schedule"], epochs=config["epochs"], steps_per_epoch=10)
+    assert schedule.last_epoch(0, np.zeros(10)) == config["epochs"]
+    assert config["sampler"]["alternate"] == ("multi" in argument)
+    assert make_sampler(config, classes=40).steps_per_epoch == 40
+
+
+def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
+    config = load("qaconv_ms").get_config("market1501")
+    assert (config.batch_size, config.sampler.instances, config.epochs) == (64, 4, 15)
+    assert (config.optim.lr, config.optim.backbone_lr, config.optim.clip_norm) == (0.005, 5e-4, 4)
+    assert (config.schedule.name, config.schedule.step_epochs) == ("step", 10)
+    assert config.model.freeze_stats
+    shapes = abstract_state(
+        make_model(**config.model.to_dict()),
+        make_optimizer(**config.optim.to_dict()),
+        num_classes=None,
+    ).params
+    # 3x3 to 512 channels; kernels of 1, 3 and 5; two encoder layers of 512 and 2,048.
+    layer = 4 * 512**2 + 4 * 512 + 2 * 512 * 2048 + 2048 + 512 + 4 * 512
+    kernels = 512 * (1024 * 9 + 1) + 512 * (512 * (1 + 9 + 25) + 3)
+    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    assert count["neck"] == kernels + 2 * layer
+    # Five heads of 192 matches, 2,048 units and one score, with their normalisations.
+    head = 2 + 192 * 2048 + 2048 + 2 * 2048 + 2048 + 1 + 2
+    assert count["matcher"] == 5 * head + 2
+
+
+@pytest.mark.parametrize(
+    ("matcher", "neck", "message"),
+    [
+        ("qaconv", "multi_scale", "compares maps, .* makes multi-scale maps; use neck 'map'"),
+        ("qaconv_ms", "map", "compares multi-scale maps, .*use neck 'multi_scale'"),
+        ("qaconv_ms", "pooled", "'pooled' makes embeddings; use neck 'multi_scale'"),
+        ("embedding", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_model_that_do_not_fit_are_refused(matcher, neck, message):
+    config = load("qaconv").get_config("synthetic,debug").to_dict()["model"]
+    with pytest.raises(ValueError, match=message):
+        make_model(**config | {"matcher": {"name": matcher}, "neck": {"name": neck}})
+
+
 OSNETS = {
     "": "osnet_x0_25",
     "synthetic,x0_5,ain": "osnet_ain_x0_5",
@@ -174,7 +234,7 @@ def make_sampler(config, classes):
     return samplers.make_sampler(labels=labels, batch_size=config["batch_size"], seed=0, **options)
 
 
-@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs", "osnet", "osnet_search"])
+@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs", "qaconv_ms", "osnet", "osnet_search"])
 @pytest.mark.parametrize("argument", ["market", "synthetic,debag", "market1501,vgg16"])
 def test_unknown_arguments_list_the_valid_ones(config, argument):
     with pytest.raises(ValueError, match="valid: "):

@@ -7,10 +7,11 @@ import pytest
 from people import MODEL
 
 from jaxreid.evaluator import Evaluator
+from jaxreid.matchers import make_matcher
 from jaxreid.matchers.qaconv import QAConv, pool_weights
 from jaxreid.mesh import make_mesh
 from jaxreid.model import init_variables, make_model
-from jaxreid.shortlist import Shortlist, pool_maps
+from jaxreid.shortlist import Shortlist, check_matcher, pool_maps
 
 
 def maps(count, seed=0):
@@ -76,6 +77,13 @@ def test_pooled_weights_sum_up():
     assert pooled["bias"] == 3.0
     np.testing.assert_allclose(pooled["weight"][1, 0, 1], weight[1, :4, 2:].sum())
     np.testing.assert_allclose(pooled["weight"].sum(), weight.sum())
+
+
+@pytest.mark.parametrize(("name", "options"), [("embedding", {}), ("qaconv_ms", {"parts": (4, 4)})])
+def test_matchers_without_a_coarse_form_are_refused(name, options):
+    check_matcher(make_matcher("qaconv"))
+    with pytest.raises(ValueError, match="eval.shortlist=0"):
+        check_matcher(make_matcher(name, **options))
 
 
 @pytest.mark.parametrize(

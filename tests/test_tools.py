@@ -81,11 +81,16 @@ def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
         assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == (2 if benchmark == "scoring" else 1)
-    for record in lines[-1]["results"]:
+    results = {record["problem"]["task"]: record for record in lines[-1]["results"]}
+    if benchmark == "scoring":
+        matchers = results.pop("matchers")
+        assert matchers["times_as_fast"]["QAConv"] == 1
+    for record in results.values():
         assert record["difference"]["PyTorch, original"] < 1e-3  # the very same function
         assert record["pairs_per_second"]["jaxreid"] > 0
     table = run("benchmark.py", "table", path)
-    assert table.stdout.count("| PyTorch, original |") == len(lines[-1]["results"])
+    assert table.stdout.count("| PyTorch, original |") == len(results)
+    assert table.stdout.count("| QAConv-MS |") == (benchmark == "scoring")
     assert f"`benchmark.py {benchmark}`, " in table.stdout
 
 

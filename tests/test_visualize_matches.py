@@ -30,15 +30,21 @@ MODEL = {
 }
 
 
+SCALES = {"name": "multi_scale", "channels": 8, "scales": (3,), "hidden": 8}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a data set, a file of weights, and one of a model without parts."""
     root = tmp_path_factory.mktemp("matches")
     market_tree(root / "market1501", train=2, test=4)
-    for name, matcher in (("qaconv", MODEL["matcher"]), ("whole", {"name": "embedding"})):
-        card = MODEL | {"matcher": matcher}
-        if name == "whole":
-            card["neck"] = {"name": "pooled"}
+    others = {
+        "qaconv": {},
+        "whole": {"matcher": {"name": "embedding"}, "neck": {"name": "pooled"}},
+        "scales": {"matcher": {"name": "qaconv_ms", "hidden": 8}, "neck": SCALES},
+    }
+    for name, parts in others.items():
+        card = MODEL | parts
         variables = jax.jit(lambda card=card: init_variables(make_model(**card), 0))()
         file = root / f"{name}.safetensors"
         save_weights(file, jax.tree.map(np.asarray, variables), card, source="a test")
@@ -106,6 +112,28 @@ def test_a_query_and_the_best_of_the_gallery(tool, place, absolute):
         assert 0.7 * count * frame < seen <= count * frame  # lines cross them
 
 
+@pytest.mark.parametrize("chosen", [["pixel", "3x3", "attention"], ["3x3"]])
+def test_every_part_of_qaconv_ms_is_a_column(tool, place, chosen):
+    options = ["--dataset", "market1501", "--top", "2", "--query", "1"]
+    if len(chosen) == 1:
+        options += ["--parts", *chosen]
+    status, said, out = tool(*options, model=("--weights", "scales.safetensors"))
+    assert status == 0, said
+    lines = said.splitlines()
+    told = [i for i, line in enumerate(lines) if "  score " in line]
+    assert [lines[i].split()[0] for i in told] == ["1.", "2."]
+    constants = []
+    for i in told:
+        parts = lines[i + 1].split()
+        assert parts[::2] == chosen
+        score = float(lines[i].split("  score ")[1].split()[0])
+        constants.append(score - sum(map(float, parts[1::2])))
+    if len(chosen) == 3:  # scores are sums of their parts, and of what every pair gets
+        assert constants[0] == pytest.approx(constants[1], abs=5e-3)
+    with Image.open(out) as picture:
+        assert (picture.width > 3 * 400) == (len(chosen) == 3)
+
+
 def test_absolute_contributions_are_another_picture(tool):
     pictures = []
     for more in ([], ["--absolute"]):
@@ -139,6 +167,7 @@ def test_the_model_and_the_test_set_of_a_training(place, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--images", "a.jpg", "b.jpg", "--parts", "3x3"], "--parts chooses among those of QAConv"),
         (["--images", "a.jpg", "b.jpg"], "--images: there is no file a.jpg"),
         (["--images", "README.md", "README.md"], "cannot decode image README.md"),
         (["--dataset", "market1501", "--query", "8"], "--query=8: the queries are 0 to 7"),

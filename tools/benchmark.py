@@ -11,6 +11,7 @@ contenders that take turns. Keep the machine otherwise idle.
 """
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import benchmark_matchers
 import benchmark_matching
 import benchmark_networks
 import benchmark_ranking
@@ -275,20 +277,30 @@ def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
     if {"original", "tiled"} & set(given.contenders):
         _need_torch(given.threads)
     tasks = ("scores",) if given.benchmark == "scoring" else benchmark_matching.TASKS
-    problems = [
-        benchmark_matching.Problem(*given.images, *given.maps, dtype=dtype, task=task)
+    work = [
+        (
+            benchmark_matching.compare,
+            benchmark_matching.Problem(*given.images, *given.maps, dtype=dtype, task=task),
+            names,
+        )
         for task in tasks
         for dtype in given.types
     ]
-    runs = len(problems) * (1 + len(names)) * (WARM_UP + given.repeats)
+    if given.benchmark == "scoring":
+        images = map(min, given.images, benchmark_matchers.IMAGES)
+        problem = benchmark_matching.Problem(*images, *given.maps, task="matchers")
+        matchers = list(benchmark_matchers.CONTENDERS)
+        work += [
+            (benchmark_matchers.compare, dataclasses.replace(problem, dtype=dtype), matchers)
+            for dtype in given.types
+        ]
+    runs = sum(1 + len(compared) for _, _, compared in work) * (WARM_UP + given.repeats)
     records = []
     with tqdm(total=runs, unit="run") as progress:
-        for problem in problems:
+        for compare, problem, compared in work:
             progress.set_description(f"{problem.task} {problem.dtype}")
             records.append(
-                benchmark_matching.compare(
-                    problem, names, given.repeats, given.threads, take_turns, progress
-                )
+                compare(problem, compared, given.repeats, given.threads, take_turns, progress)
             )
     return records
 

@@ -226,22 +226,32 @@ def product(dtype: str) -> tuple[Callable[[], Any], float]:
     return lambda: multiply(a, b).block_until_ready(), 2.0 * size**3
 
 
-def memory(name: str, problem: Problem, threads: int | None) -> int | None:
+def memory(
+    name: str,
+    problem: Problem,
+    threads: int | None,
+    make: Callable[[str, Problem], Callable[[], Any]] = contender,
+) -> int | None:
     """Bytes by which one run raises the resident memory of a process that has its inputs ready.
 
     None where the system does not tell.
     """
     context = multiprocessing.get_context("spawn")  # another process: nothing is there to be reused
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_memory, name, problem, threads).result()
+        return pool.submit(_memory, name, problem, threads, make).result()
 
 
-def _memory(name: str, problem: Problem, threads: int | None) -> int | None:
+def _memory(
+    name: str,
+    problem: Problem,
+    threads: int | None,
+    make: Callable[[str, Problem], Callable[[], Any]],
+) -> int | None:
     if threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     small = dataclasses.replace(problem, queries=2, gallery=2)
-    contender(name, small)()  # libraries load what they need
-    run = contender(name, problem)
+    make(name, small)()  # libraries load what they need
+    run = make(name, problem)
     reset, status = pathlib.Path("/proc/self/clear_refs"), pathlib.Path("/proc/self/status")
     if not reset.exists():
         return None

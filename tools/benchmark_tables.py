@@ -61,15 +61,21 @@ def markdown(path: pathlib.Path) -> str:
 
 def _matching(results: Sequence[Record]) -> Rows:
     header = ("what", "maps", "contender", "ms", "pairs/s", "times as fast", "of product rate")
-    tasks = {"scores": "scores", "pairs": "loss, both maps", "memory": "loss, class memory"}
+    tasks = {
+        "scores": "scores",
+        "pairs": "loss, both maps",
+        "memory": "loss, class memory",
+        "matchers": "matchers",
+    }
     found = []
     for r in results:
         p = r["problem"]
         size = f"{p['queries']} x {p['gallery']} of {p['height']}x{p['width']}x{p['channels']}"
         for name in r["pairs_per_second"]:
             fast = r["times_as_fast"].get(name)
-            share = f"{r['of_product'][name]:.0%}" if p["task"] == "scores" else "-"
-            bytes_ = r["peak_bytes"][name]
+            evaluated = p["task"] in ("scores", "matchers")
+            share = f"{r['of_product'][name]:.0%}" if evaluated else "-"
+            bytes_, difference = r["peak_bytes"][name], r["difference"][name]
             found.append(
                 (
                     f"{tasks[p['task']]}, {p['dtype']}",
@@ -80,7 +86,7 @@ def _matching(results: Sequence[Record]) -> Rows:
                     "-" if fast is None else f"{fast:.2f}",
                     share,
                     "-" if bytes_ is None else f"{bytes_ / 1e6:,.0f} MB",
-                    f"{r['difference'][name]:.0e}",
+                    "-" if difference is None else f"{difference:.0e}",
                     f"{spread(r['ms']):.0%}",
                 )
             )

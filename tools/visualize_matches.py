@@ -1,5 +1,7 @@
 """Draws which parts of two images matched, and what each match adds to their score.
 
+For QAConv-MS once for each scale of its features, side by side.
+
 python tools/visualize_matches.py --workdir=runs/qaconv --query=3 --out=matches.png
 python tools/visualize_matches.py --weights=qaconv.safetensors --images a.jpg b.jpg --out=pair.png
 """
@@ -7,6 +9,7 @@ python tools/visualize_matches.py --weights=qaconv.safetensors --images a.jpg b.
 import argparse
 import difflib
 import functools
+import itertools
 import json
 import pathlib
 import sys
@@ -24,6 +27,7 @@ from jaxreid.data.datasets import available, load_sets
 from jaxreid.evaluator import Evaluator
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.model import init_variables, make_model
+from jaxreid.names import check_name
 from jaxreid.pretrained import load_weights, read_card
 from jaxreid.ranking import top_matches
 from jaxreid.runs import holds_checkpoint
@@ -35,9 +39,10 @@ OTHERS = 256  # gallery images, at most, that stand for the average one
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw what a QAConv model sees (PNG): pairs of images side by side, lines "
-        "between the cells that match best, coloured by what each adds to the score, and below "
-        "each pair the sum that makes its score.",
+        description="Draw what a QAConv or QAConv-MS model sees (PNG): pairs of images side by "
+        "side, lines between the cells that match best, coloured by what each adds to the score, "
+        "and below each pair the sum that makes its score; of QAConv-MS once for each part of its "
+        "features, with the patches that its templates see.",
         epilog="Without --images a query of a data set is shown with the best of its gallery, "
         "right ones framed green and wrong ones red; what cells add is told above what they add "
         "with the average gallery image, unless --absolute is given.",
@@ -63,6 +68,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--prepared-dir", "--prepared_dir", help="where prepared copies are kept (default: TFDS's)"
     )
     parser.add_argument("--query", help="number, from 0, or file name of a query (default: 0)")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART",
+        help="of QAConv-MS: which to show, of pixel, 1x1, 3x3, 5x5, attention (default: all)",
+    )  # fmt: skip
     parser.add_argument("--top", type=int, default=3, help="gallery images (default: 3)")
     parser.add_argument("--matches", type=int, default=12, help="lines in a pair (default: 12)")
     parser.add_argument("--height", type=int, default=384, help="of an image (default: 384 pixels)")
@@ -92,18 +101,24 @@ class Shown(NamedTuple):
 
 
 class Matcher:
-    """A trained QAConv model, ready to compare images.
+    """A trained QAConv or QAConv-MS model, ready to compare images.
 
     Args:
         workdir: of a training, or None.
         weights: a file of weights, where there is no work directory.
+        parts: of QAConv-MS, those to tell of; None for all.
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: it is no QAConv model, or a file is damaged.
+        ValueError: it is another model or has no such part, or a file is damaged.
     """
 
-    def __init__(self, workdir: pathlib.Path | None, weights: pathlib.Path | None) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path | None,
+        weights: pathlib.Path | None,
+        parts: Sequence[str] | None = None,
+    ) -> None:
         if weights:
             self.settings = {"model": read_card(weights)}
         elif holds_checkpoint(workdir):
@@ -114,12 +129,18 @@ class Matcher:
                 "of weights with --weights."
             )
         card = self.settings["model"]
-        if card["matcher"]["name"] != "qaconv":
+        if card["matcher"]["name"] not in ("qaconv", "qaconv_ms"):
             raise ValueError(
                 f"the model of {weights or workdir} has the matcher {card['matcher']['name']!r}, "
-                "which compares images as wholes; only 'qaconv' matches their parts."
+                "which compares images as wholes; only 'qaconv' and 'qaconv_ms' match their parts."
             )
         self.model, self._mesh = make_model(**card), make_mesh()
+        self._reaches = getattr(self.model.neck, "reaches", None)
+        if parts and not self._reaches:
+            raise ValueError("--parts chooses among those of QAConv-MS, and this is QAConv.")
+        self._shown = parts or list(self._reaches or [None])
+        for part in parts or ():
+            check_name(part, tuple(self._reaches), "--parts")
         if weights:
             variables, _ = load_weights(weights, card, skip=("memory",), whole=True)
             self._variables = jax.device_put(variables, shardings(self._mesh, P()))
@@ -134,11 +155,17 @@ class Matcher:
 
         @jax.jit
         def explain(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
+            """The `Explanation` of each part, by name, contributions scaled; and the logits."""
             with jax.default_matmul_precision("highest"):
                 method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
                 told = self.model.apply(variables, query, gallery, method=method)
-            parts = ("from_query", "from_gallery")
-            return told._replace(**{part: told.gain * getattr(told, part) for part in parts})
+            parts = dict(zip(self._reaches or [None], getattr(told, "parts", [told]), strict=True))
+            sides = ("from_query", "from_gallery")
+            scaled = {
+                name: part._replace(**{side: part.gain * getattr(part, side) for side in sides})
+                for name, part in parts.items()
+            }
+            return {name: scaled[name] for name in self._shown}, told.logit
 
         self._explain = explain
 
@@ -160,7 +187,7 @@ class Matcher:
     def pairs(
         self, query: Shown, gallery: Sequence[Shown], others: np.ndarray | None = None
     ) -> list[Pair]:
-        """A query with each of some gallery images, to be drawn.
+        """A query with each of some gallery images, to be drawn; once for each part.
 
         Args:
             query: an image.
@@ -171,23 +198,36 @@ class Matcher:
         explain = functools.partial(self._explain, self._variables)
         found = []
         if others is not None:
-            of_query = explain(query.feature[None], others).from_query.mean((0, 1))
+            with_query, _ = explain(query.feature[None], others)
         for shown in gallery:
-            told = jax.tree.map(np.asarray, explain(query.feature[None], shown.feature[None]))
-            maps = {name: value[0, 0] for name, value in told._asdict().items() if value.ndim == 4}
-            pair = Pair(
-                query=query.image,
-                gallery=shown.image,
-                titles=(query.title, shown.title),
-                right=shown.right,
-                constant=float(told.offset),
-                **maps,
-            )
+            told, logit = explain(query.feature[None], shown.feature[None])
             if others is not None:
-                of_gallery = explain(others, shown.feature[None]).from_gallery.mean((0, 1))
-                pair = pair.above(np.asarray(of_query), np.asarray(of_gallery), "average image")
-            found.append(pair)
+                with_gallery, _ = explain(others, shown.feature[None])
+            for name in self._shown:
+                part = jax.tree.map(np.asarray, told[name])
+                of_part = {} if name is None else {
+                    "part": name, "whole": float(logit[0, 0]), "reach": self._reaches[name]
+                }  # fmt: skip
+                pair = Pair(
+                    query=query.image,
+                    gallery=shown.image,
+                    titles=(query.title, shown.title),
+                    right=shown.right,
+                    constant=part.offset.item(),
+                    **{k: value[0, 0] for k, value in part._asdict().items() if value.ndim == 4},
+                    **of_part,
+                )
+                if others is not None:
+                    of_query = with_query[name].from_query.mean((0, 1))
+                    of_gallery = with_gallery[name].from_gallery.mean((0, 1))
+                    pair = pair.above(np.asarray(of_query), np.asarray(of_gallery), "average image")
+                found.append(pair)
         return found
+
+    @property
+    def columns(self) -> int:
+        """Pairs beside each other in a picture: the parts of one, or three."""
+        return len(self._shown) if self._reaches else 3
 
 
 def two_files(matcher: Matcher, paths: Sequence[pathlib.Path]) -> tuple[str, list[Pair]]:
@@ -262,7 +302,7 @@ def draw(given: argparse.Namespace) -> tuple[str, list[Pair]]:
     """
     if not given.out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out: there is no folder {given.out.absolute().parent}")
-    matcher = Matcher(given.workdir, given.weights)
+    matcher = Matcher(given.workdir, given.weights, given.parts)
     if given.images:
         title, pairs = two_files(matcher, given.images)
     else:
@@ -275,7 +315,9 @@ def draw(given: argparse.Namespace) -> tuple[str, list[Pair]]:
         title, pairs = best_of_gallery(matcher, splits, wanted, given.top, absolute=given.absolute)
         title = f"{name}: {title}"
     width = max(1, round(given.height * matcher.model.width / matcher.model.height))
-    picture = correspondence_picture(title, pairs, size=(width, given.height), links=given.matches)
+    picture = correspondence_picture(
+        title, pairs, size=(width, given.height), links=given.matches, columns=matcher.columns
+    )
     save(picture, given.out)
     return title, pairs
 
@@ -289,9 +331,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(title)
-    for pair in pairs:
-        said = {None: "", True: "the same person", False: "another person"}[pair.right]
-        print(f"  {pair.titles[1]}  score {pair.score:+.3f}  {said}".rstrip())
+    for name, group in itertools.groupby(pairs, key=lambda pair: pair.titles[1]):
+        first, *others = group
+        said = {None: "", True: "the same person", False: "another person"}[first.right]
+        score = first.score if first.whole is None else first.whole
+        print(f"  {name}  score {score:+.3f}  {said}".rstrip())
+        if first.part:
+            print("    " + "  ".join(f"{p.part} {p.score:+.3f}" for p in (first, *others)))
     print(f"wrote {given.out}")
     return 0
 

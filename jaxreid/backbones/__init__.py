@@ -38,6 +38,12 @@ NECKS = {
     "pooled": PooledNeck,
     "linear": LinearNeck,
 }
+FEATURES = {  # what each makes
+    "map": "map",
+    "multi_scale": "multi-scale map",
+    "pooled": "embedding",
+    "linear": "embedding",
+}
 DTYPES = ("float32", "bfloat16", "float64")
 
 

@@ -101,6 +101,13 @@ class MultiScaleNeck(nn.Module):
         return (self.channels, *templates, *([self.channels] if alone else []))
 
     @property
+    def reaches(self) -> dict[str, int]:
+        """By the name of each part, in order: how far around a position its template sees."""
+        alone = self.attention_layers and self.fusion == "score"
+        templates = {f"{size}x{size}": size // 2 for size in self.scales}
+        return {"pixel": 0} | templates | ({"attention": 0} if alone else {})
+
+    @property
     def shared(self) -> int:
         """Channels after the parts, which belong to every part."""
         return self.channels if self.attention_layers and self.fusion == "feature" else 0

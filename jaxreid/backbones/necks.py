@@ -47,6 +47,11 @@ class MapNeck(nn.Module):
                 x = BatchNorm(train=train, axis_name=self.axis_name, name="bn")(x)
         return l2_normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
+    @nn.nowrap
+    def average(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """Features for an image of which there are two; of unit length again."""
+        return l2_normalize(first + second)
+
 
 class PooledNeck(nn.Module):
     """One embedding: the mean over all positions, batch-normalised.
@@ -77,6 +82,11 @@ class PooledNeck(nn.Module):
             x = norm(x)
         return x
 
+    @nn.nowrap
+    def average(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """Features for an image of which there are two: the mean."""
+        return (first + second) / 2
+
 
 class LinearNeck(nn.Module):
     """One embedding: the mean over all positions through a linear layer, BN and ReLU.
@@ -103,3 +113,5 @@ class LinearNeck(nn.Module):
         x = nn.Dense(self.channels, kernel_init=linear_init, name="fc")(x)
         norm = BatchNorm(train=train, axis_name=self.axis_name, affine=self.affine, name="bn")
         return nn.relu(norm(x))
+
+    average = PooledNeck.average

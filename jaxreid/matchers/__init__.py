@@ -11,7 +11,11 @@ from jaxreid.matchers.qaconv_ms import QAConvMS
 from jaxreid.names import check_name
 from jaxreid.ops.similarity import METRICS
 
-FEATURES = {"qaconv": "map", "qaconv_ms": "map", "embedding": "embedding"}  # what each compares
+FEATURES = {  # what each compares
+    "qaconv": "map",
+    "qaconv_ms": "multi-scale map",
+    "embedding": "embedding",
+}
 NAMES = tuple(FEATURES)
 
 

@@ -347,6 +347,8 @@ def test_scores_gradients_and_statistics_equal_the_original(golden_dir, case, mo
     golden, train = np.load(golden_dir / "mqaconv.npz"), mode == "train"
     told = json.loads((golden_dir / "mqaconv.json").read_text())
     at, seed = f"transmatcher/{case}", seed_of(golden_dir)
+    if at not in told:
+        pytest.skip(f"{golden_dir.folder} has been cut")
     parts, hidden = tuple(told[at]["split_layer"]), told[at]["dim_feedforward"]
     with jax.enable_x64(True):
         query, gallery = (golden[f"{at}/{k}"].astype(np.float64) for k in ("prob", "gal"))

@@ -1,0 +1,110 @@
+"""Contenders of `benchmark.py scoring`: this package's matchers against QAConv, pair by pair."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import benchmark_matching
+from benchmark_matching import Problem
+from tqdm import tqdm
+
+BASELINE = "QAConv"
+PARTS = 5  # of QAConv-MS: pixels, three scales, attention
+WIDER = 4  # each of its parts has so many times the channels of QAConv's map
+HIDDEN = 2048
+IMAGES = (16, 64)  # queries and gallery images, at most: QAConv-MS costs twenty times QAConv
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A matcher and what it compares.
+
+    Attributes:
+        options: keywords of `make_matcher`.
+        channels: of the features, as a multiple of QAConv's.
+        flops: (n, d) -> of one pair, with maps of n positions and QAConv's d channels.
+    """
+
+    options: dict[str, Any]
+    channels: int
+    flops: Callable[[int, int], float]
+
+
+def _scales(n: int, d: int) -> float:
+    return PARTS * 2.0 * n * n * WIDER * d
+
+
+CONTENDERS = {
+    BASELINE: Contender({"name": "qaconv"}, 1, lambda n, d: 2.0 * n * n * d),
+    "QAConv, 3x3 patches": Contender(
+        {"name": "qaconv", "patch": 3}, 1, lambda n, d: 2.0 * n * n * d
+    ),
+    "QAConv, 5x5 patches": Contender(
+        {"name": "qaconv", "patch": 5}, 1, lambda n, d: 2.0 * n * n * d
+    ),
+    "QAConv-MS, linear heads": Contender(
+        {"name": "qaconv_ms", "head": "linear"}, PARTS * WIDER, _scales
+    ),
+    "QAConv-MS": Contender(
+        {"name": "qaconv_ms", "hidden": HIDDEN},
+        PARTS * WIDER,
+        lambda n, d: _scales(n, d) + PARTS * 2 * 2.0 * HIDDEN * (n + 1),
+    ),
+}
+
+
+def contender(name: str, problem: Problem) -> Callable[[], Any]:
+    """A function that scores all pairs once and returns when it is done."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxreid.matchers import make_matcher
+
+    made = CONTENDERS[name]
+    maps = dataclasses.replace(problem, channels=problem.channels * made.channels).maps()
+    query, gallery = (jnp.asarray(x, problem.dtype) for x in maps)
+    options = dict(made.options)
+    if options["name"] == "qaconv_ms":
+        options["parts"] = (WIDER * problem.channels,) * PARTS
+    matcher = make_matcher(**options)
+    variables = jax.jit(matcher.init)(jax.random.key(0), query[:1], gallery[:1])
+    with jax.default_matmul_precision("highest"):
+        score = jax.jit(matcher.apply).lower(variables, query, gallery).compile()
+    return lambda: jax.block_until_ready(score(variables, query, gallery))
+
+
+def compare(
+    problem: Problem,
+    names: Sequence[str],
+    repeats: int,
+    threads: int | None,
+    take_turns: Callable[..., dict[str, dict[str, float]]],
+    progress: tqdm,
+) -> dict[str, Any]:
+    """Times matchers in turn, each on features as it compares them.
+
+    Returns:
+        As `benchmark_matching.compare`, "times_as_fast" as QAConv; "difference" is None, since
+        each computes something else.
+    """
+    runs: dict[str, Callable[[], Any]] = {name: contender(name, problem) for name in names}
+    multiply, flops = benchmark_matching.product(problem.dtype)
+    ms = take_turns({**runs, "product": multiply}, repeats, progress)
+    pairs, n = problem.queries * problem.gallery, problem.height * problem.width
+    peak = {}
+    for name in names:
+        time.sleep(0.1)
+        peak[name] = benchmark_matching.memory(name, problem, threads, make=contender)
+    rate = flops / ms["product"]["median"]
+    need = {name: pairs * CONTENDERS[name].flops(n, problem.channels) for name in names}
+    return {
+        "problem": dataclasses.asdict(problem),
+        "ms": ms,
+        "pairs_per_second": {name: 1e3 * pairs / ms[name]["median"] for name in names},
+        "product_gflops": rate / 1e6,
+        "of_product": {name: need[name] / ms[name]["median"] / rate for name in names},
+        "peak_bytes": peak,
+        "times_as_fast": {name: ms[BASELINE]["median"] / ms[name]["median"] for name in names},
+        "difference": dict.fromkeys(names),
+    }
