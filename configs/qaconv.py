@@ -226,7 +226,8 @@ def small(config: ml_collections.ConfigDict) -> None:
 
 def backbone(config: ml_collections.ConfigDict, name: str) -> None:
     """Another backbone, in its full width."""
-    options = {"cut": config.model.backbone.get("cut", "layer4"), "width": 64}
+    options = {"cut": "layer4", **config.model.backbone, "width": 64}
+    options = {k: options[k] for k in ("cut", "last_stride", "width") if k in options}
     options = options if name.startswith("resnet") else {}
     config.model.backbone = ml_collections.ConfigDict({"name": name, **options})
 

@@ -50,20 +50,25 @@ class Model(nn.Module):
         if self.classes:
             self.classifier = nn.Dense(self.classes, kernel_init=linear_init)
 
-    def encode(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+    def encode(
+        self, image: jax.Array, *, train: bool = False, before: bool = False
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Features of a batch.
 
         Args:
             image: [B, H, W, 3] uint8, or float in the same range.
             train: use and update batch statistics, unless they are frozen.
+            before: of embeddings, give also what precedes the BN neck, where there is one.
 
         Returns:
-            [B, h, w, d] float feature maps, or [B, d] embeddings.
+            [B, h, w, d] float feature maps, or [B, d] embeddings; with `before` a pair of
+            embeddings, those after the BN neck first.
         """
         pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
         train = train and not self.freeze_stats
-        return self.neck(self.backbone(pixels, train=train), train=train)
+        options = {"before": True} if before else {}
+        return self.neck(self.backbone(pixels, train=train), train=train, **options)
 
     def match(
         self,
@@ -75,6 +80,17 @@ class Model(nn.Module):
     ) -> jax.Array:
         """Scores [Q, G] of features; larger is more alike."""
         return self.matcher(query, gallery, train=train, mask=mask)
+
+    def match_perturbed(
+        self, query: jax.Array, gallery: jax.Array, factor: jax.Array, *, mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Scores [Q, G] in training, and those of perturbed pairs (`MetricNetwork.perturbed`)."""
+        if not hasattr(self.matcher, "perturbed"):
+            raise ValueError(
+                f"the matcher {type(self.matcher).__name__} has no pair features to drop entries "
+                "of; set objective.dropout=0, or take the matcher 'metric_network'."
+            )
+        return self.matcher.perturbed(query, gallery, factor, mask=mask)
 
     def classify(self, embedding: jax.Array) -> jax.Array:
         """Logits [B, classes] of embeddings [B, d]."""

@@ -9,6 +9,10 @@ labels [B] of the whole batch, and this device's part of the class memory (None 
 has none). The work is divided over the devices: by classes where there is a class memory, else by
 images. `loss` is the mean over the batch and `stats` a dictionary of numbers to log, "accuracy"
 among them; both are reduced over the mesh. The gradient of the loss then needs no reduction.
+
+What else an objective wants it says by attributes: `uses_memory`; `classifies`, logits of the
+training identities; `uses_before`, a pair of features, the second what precedes the BN neck; and
+`draws`, the keywords `epoch` [] int32 and `key`, one for each step and the same on all devices.
 """
 
 import dataclasses
@@ -17,58 +21,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxreid.losses import (
+    balanced_pair_loss,
+    focal_loss,
+    hardest,
+    hardest_pair_loss,
+    mean_of,
+    my_share,
+    nearest_class,
+    pair_centre_loss,
+    pair_dropout,
+    pairwise_loss,
+    random_negatives,
+    smoothed_cross_entropy,
+    total,
+    triplet_loss,
+)
 from jaxreid.memory import ClassMemory
 from jaxreid.names import check_name
+from jaxreid.ops.normalize import l2_normalize
 from jaxreid.ops.similarity import METRICS, distances
 
+PAIRS = ("balanced", "random", "hardest")
+PIC_PAIRS = ("all", "positive")
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-
-
-def focal_loss(
-    logit: jax.Array, label: jax.Array, valid: jax.Array, first_class: jax.Array | int = 0
-) -> jax.Array:
-    """Focal binary cross-entropy of each sample, summed over classes.
-
-    Args:
-        logit: [B, C] float, scores of the batch with (a part of) the classes.
-        label: [B] int32.
-        valid: [C] bool; classes that are False do not count.
-        first_class: the class of column 0.
-
-    Returns:
-        [B] sum over c of valid_c * w * BCE, with w = (1 - p)^2 for the own class and p^2 for
-        another. The weight is differentiated too, as in the original code.
-
-    Source: Liao and Shao, ECCV 2020, Eq. 4; QAConv 1.1 and later for the valid flags.
-    """
-    own = label[:, None] == first_class + jnp.arange(logit.shape[1])
-    cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logit, own.astype(logit.dtype))
-    miss = jax.nn.sigmoid(jnp.where(own, -logit, logit))
-    return jnp.sum(jnp.where(valid, jnp.square(miss) * cross_entropy, 0), axis=1)
-
-
-def nearest_class(
-    logit: jax.Array, first_class: jax.Array | int = 0, axis_name: str | None = None
-) -> jax.Array:
-    """The best scoring class of each sample, over all devices.
-
-    Args:
-        logit: [B, C] float; -inf where a class must not win.
-        first_class: the class of column 0.
-        axis_name: mesh axis over which the classes are divided, in order.
-
-    Returns:
-        [B] int32; the first of equally good classes.
-    """
-    best, nearest = logit.max(1), logit.argmax(1) + first_class
-    if axis_name is not None:
-        best = jax.lax.all_gather(best, axis_name)
-        nearest = jax.lax.all_gather(nearest, axis_name)
-        winner = best.argmax(0)
-        nearest = jnp.take_along_axis(nearest, winner[None], axis=0)[0]
-    return nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +62,7 @@ class ClassMemoryObjective:
     num_classes: int
     valid_flags: bool = True
     axis_name: str | None = None
-    uses_memory, classifies = True, False
+    uses_memory, classifies, uses_before, draws = True, False, False, False
 
     def __call__(
         self, model: Any, feature: jax.Array, label: jax.Array, memory: ClassMemory
@@ -108,49 +85,6 @@ class ClassMemoryObjective:
         return loss, {"accuracy": accuracy}
 
 
-def pairwise_loss(logit: jax.Array, same: jax.Array) -> jax.Array:
-    """Binary cross-entropy of each query, summed over the batch.
-
-    Args:
-        logit: [Q, B] float, scores with the whole batch, each image with itself included.
-        same: [Q, B] bool, the two are of one identity.
-
-    Returns:
-        [Q] float.
-
-    Source: QAConv 2.0, pairwise matching loss.
-    """
-    cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logit, same.astype(logit.dtype))
-    return cross_entropy.sum(1)
-
-
-def hardest(logit: jax.Array, same: jax.Array, itself: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least alike of the own identity and the most alike of the others.
-
-    Args:
-        logit: [Q, B] float.
-        same: [Q, B] bool, the two are of one identity.
-        itself: [Q, B] bool, the two are one image.
-
-    Returns:
-        [Q] score of the hardest positive, inf where there is none, and [Q] of the hardest negative,
-        -inf where there is none.
-    """
-    positive = jnp.where(same & ~itself, logit, jnp.inf).min(1)
-    negative = jnp.where(same, -jnp.inf, logit).max(1)
-    return positive, negative
-
-
-def triplet_loss(positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
-    """Hinge loss [Q] on the scores of the hardest pairs; 0 where one of the two is missing.
-
-    Scores may be negative distances.
-
-    Source: QAConv 2.1; Hermans et al., 2017, arXiv 1703.07737, for mining in the batch.
-    """
-    return jax.nn.relu(margin - positive + negative)
-
-
 @dataclasses.dataclass(frozen=True)
 class PairwiseObjective:
     """Losses on the scores of a batch with itself.
@@ -168,14 +102,15 @@ class PairwiseObjective:
     loss: str
     margin: float = 16.0
     axis_name: str | None = None
-    uses_memory, classifies = False, False  # the gallery is whole on every device
+    # The gallery is whole on every device.
+    uses_memory, classifies, uses_before, draws = False, False, False, False
 
     def __call__(
         self, model: Any, feature: jax.Array, label: jax.Array, memory: None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss, and the share of images whose hardest positive beats the hardest negative."""
-        row = _mine(jnp.arange(len(label)), self.axis_name)
-        logit = model.match(_mine(feature, self.axis_name), feature, train=True)
+        row = my_share(jnp.arange(len(label)), self.axis_name)
+        logit = model.match(my_share(feature, self.axis_name), feature, train=True)
         same = label[row, None] == label[None, :]
         positive, negative = hardest(logit, same, row[:, None] == jnp.arange(len(label)))
         if self.loss == "triplet":
@@ -183,23 +118,8 @@ class PairwiseObjective:
         else:
             loss, right = pairwise_loss(logit, same), positive > negative
         counts = jnp.isfinite(loss)
-        loss = _total(jnp.where(counts, loss, 0), self.axis_name) / _total(counts, self.axis_name)
-        return loss, {"accuracy": _total(right, self.axis_name) / len(label)}
-
-
-def smoothed_cross_entropy(logit: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy [B] with a share of every target spread evenly over all classes.
-
-    Args:
-        logit: [B, C] float.
-        label: [B] int32.
-        smoothing: that share, in [0, 1).
-
-    Source: Szegedy et al., CVPR 2016, Section 7; torchreid.
-    """
-    log = jax.nn.log_softmax(logit)
-    own = jnp.take_along_axis(log, label[:, None], axis=1)[:, 0]
-    return -(1 - smoothing) * own - smoothing * log.mean(1)
+        loss = total(jnp.where(counts, loss, 0), self.axis_name) / total(counts, self.axis_name)
+        return loss, {"accuracy": total(right, self.axis_name) / len(label)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,19 +144,32 @@ class SoftmaxObjective:
     margin: float = 0.3
     metric: str = "euclidean"
     axis_name: str | None = None
-    uses_memory, classifies = False, True
+    uses_memory, classifies, uses_before, draws = False, True, False, False
 
     def __call__(
         self, model: Any, feature: jax.Array, label: jax.Array, memory: None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss, the share of images that are classified rightly, and the parts of a sum."""
-        mine, own = _mine(feature, self.axis_name), _mine(label, self.axis_name)
-        logit = model.classify(mine)
-        mean = lambda values: _total(values, self.axis_name) / len(label)  # noqa: E731
+        return self.of_images(model, feature, feature, label)
+
+    def of_images(
+        self, model: Any, embedding: jax.Array, before: jax.Array, label: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As the call, with distances between other embeddings than those that are classified.
+
+        Args:
+            model: as for the call.
+            embedding: [B, d] float, to be classified.
+            before: [B, d] float, whose distances make the triplets.
+            label: [B] int32.
+        """
+        own = my_share(label, self.axis_name)
+        logit = model.classify(my_share(embedding, self.axis_name))
+        mean = lambda values: total(values, self.axis_name) / len(label)  # noqa: E731
         loss = mean(smoothed_cross_entropy(logit, own, self.smoothing))
         stats = {"accuracy": mean(logit.argmax(1) == own)}
         if self.triplet:
-            alike = -distances(mine, feature, self.metric)
+            alike = -distances(my_share(before, self.axis_name), before, self.metric)
             same = own[:, None] == label[None, :]
             positive, negative = hardest(alike, same, jnp.zeros_like(same))
             triplet = mean(triplet_loss(positive, negative, self.margin))
@@ -245,25 +178,106 @@ class SoftmaxObjective:
         return loss, stats
 
 
-def _mine(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """The rows [B / devices, ...] of [B, ...] that this device answers for."""
-    if axis_name is None:
-        return values
-    share = len(values) // jax.lax.axis_size(axis_name)
-    return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis_name) * share, share)
+@dataclasses.dataclass(frozen=True)
+class GMNObjective(SoftmaxObjective):
+    """GMN's loss: classes, triplets, and the pairs of images of a batch.
+
+    L = L_cls + L_tri + L_gmn + lambda L_pic. The first two are those of `SoftmaxObjective`, classes
+    on embeddings and triplets on what precedes the BN neck. L_gmn is the cross-entropy of the
+    matcher's scores; L_pic draws pair features (p - q)^2, scaled to unit length, to the mean of
+    those of the same two identities (`pair_centre_loss`). No image is paired with itself.
+
+    Attributes:
+        triplet: weight of L_tri.
+        gmn: weight of L_gmn; 0 leaves the matcher untrained.
+        pairs: of L_gmn: "balanced" (all, the mean of the positive ones plus that of the negative
+            ones), "random" (as many negative ones as positive ones), "hardest" (of each image, one
+            of either kind).
+        dropout: share of the entries of pair features that is dropped in a second copy of all
+            pairs, whose loss is averaged with the first; 0 for no copy.
+        dropout_from: epoch, from 0, from which on there is one.
+        pic: lambda, the weight of L_pic; 0 leaves it out.
+        pic_pairs: of L_pic: "all", or "positive" for those of one identity.
+
+    Source: Qi et al., 2023, arXiv 2306.11991. The terms, the perturbation by dropout and its late
+        start are the paper's; it has no public code, and everything else here is our reading.
+    """
+
+    triplet: float = 1.0
+    gmn: float = 1.0
+    pairs: str = "balanced"
+    dropout: float = 0.5
+    dropout_from: int = 0
+    pic: float = 0.1
+    pic_pairs: str = "all"
+    uses_memory, classifies, uses_before, draws = False, True, True, True
+
+    def __call__(
+        self,
+        model: Any,
+        feature: tuple[jax.Array, jax.Array],
+        label: jax.Array,
+        memory: None = None,
+        *,
+        epoch: jax.Array | int,
+        key: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean loss, its parts, and the share of images, and of either kind of pairs, seen rightly.
+
+        Args:
+            model: as for all objectives.
+            feature: embeddings [B, d] and what precedes the BN neck [B, d], of the whole batch.
+            label: [B] int32.
+            memory: none.
+            epoch: [] int32.
+            key: of this step.
+        """
+        embedding, before = feature
+        loss, stats = self.of_images(model, embedding, before, label)
+        row = my_share(jnp.arange(len(label)), self.axis_name)
+        itself = row[:, None] == jnp.arange(len(label))
+        same = label[row, None] == label[None, :]
+        positive, own = same & ~itself, embedding[row]
+        if self.gmn:
+            key_negatives, key_dropout = jax.random.split(key)
+            chosen = ~same
+            if self.pairs == "random":
+                chosen = random_negatives(key_negatives, label)[row]
+
+            def cost(logit: jax.Array) -> jax.Array:
+                if self.pairs == "hardest":
+                    return hardest_pair_loss(logit, same, itself, self.axis_name)
+                return balanced_pair_loss(logit, positive, chosen, self.axis_name)
+
+            if self.dropout:
+                factor = pair_dropout(key_dropout, row, *embedding.shape, self.dropout)
+                logit, perturbed = model.match_perturbed(own, embedding, factor, mask=~itself)
+                both = (cost(logit) + cost(perturbed)) / 2
+                gmn = jnp.where(epoch >= self.dropout_from, both, cost(logit))
+            else:
+                logit = model.match(own, embedding, train=True, mask=~itself)
+                gmn = cost(logit)
+            right = mean_of(logit > 0, positive, self.axis_name)
+            right += mean_of(logit <= 0, ~same, self.axis_name)
+            stats |= {"gmn": gmn, "pair_accuracy": right / 2}
+            loss = loss + self.gmn * gmn
+        if self.pic:
+            unit = l2_normalize(embedding)
+            pairs = l2_normalize(jnp.square(unit[row, None] - unit))
+            counts = positive if self.pic_pairs == "positive" else ~itself
+            pic = pair_centre_loss(pairs, label, row, counts, self.axis_name)
+            stats["pic"] = pic
+            loss = loss + self.pic * pic
+        return loss, stats
 
 
-def _total(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """The sum over all devices; of truth values, how many are true."""
-    values = values.sum()
-    return values if axis_name is None else jax.lax.psum(values, axis_name)
-
-
+SOFTMAX = ("smoothing", "triplet", "margin", "metric")
 OPTIONS = {
     "class_memory": ("valid_flags",),
     "pairwise": (),
     "triplet": ("margin",),
-    "softmax": ("smoothing", "triplet", "margin", "metric"),
+    "softmax": SOFTMAX,
+    "gmn": (*SOFTMAX, "gmn", "pairs", "dropout", "dropout_from", "pic", "pic_pairs"),
 }
 
 
@@ -273,7 +287,7 @@ def make_objective(
     """An objective by name.
 
     Args:
-        name: "class_memory", "pairwise", "triplet" or "softmax".
+        name: "class_memory", "pairwise", "triplet", "softmax" or "gmn".
         num_classes: training identities.
         axis_name: mesh axis over which the step is spread.
         **options: attributes of the objective.
@@ -290,12 +304,21 @@ def make_objective(
         )
     if name == "class_memory":
         return ClassMemoryObjective(num_classes=num_classes, axis_name=axis_name, **options)
-    if name == "softmax":
-        check_name(options.get("metric", "euclidean"), METRICS, "objective.metric")
-        if not 0 <= options.get("smoothing", 0.1) < 1:
-            raise ValueError(f"objective.smoothing is {options['smoothing']}; it is in [0, 1).")
-        for option in ("triplet", "margin"):
-            if options.get(option, 0) < 0:
-                raise ValueError(f"objective.{option} is {options[option]}; it is 0 or more.")
-        return SoftmaxObjective(axis_name=axis_name, **options)
+    if name in ("softmax", "gmn"):
+        _check_softmax(options)
+        made = GMNObjective if name == "gmn" else SoftmaxObjective
+        return made(axis_name=axis_name, **options)
     return PairwiseObjective(loss=name, axis_name=axis_name, **options)
+
+
+def _check_softmax(options: dict[str, Any]) -> None:
+    """Raises ValueError for an option of "softmax" or "gmn" that is out of its range."""
+    check_name(options.get("metric", "euclidean"), METRICS, "objective.metric")
+    check_name(options.get("pairs", "balanced"), PAIRS, "objective.pairs")
+    check_name(options.get("pic_pairs", "all"), PIC_PAIRS, "objective.pic_pairs")
+    for option in ("smoothing", "dropout"):
+        if not 0 <= options.get(option, 0) < 1:
+            raise ValueError(f"objective.{option} is {options[option]}; it is in [0, 1).")
+    for option in ("triplet", "margin", "gmn", "dropout_from", "pic"):
+        if options.get(option, 0) < 0:
+            raise ValueError(f"objective.{option} is {options[option]}; it is 0 or more.")

@@ -39,6 +39,7 @@ def make_schedule(
     drop_epochs: Sequence[int] = (),
     factor: float = 0.1,
     warmup_steps: int = 0,
+    warmup_epochs: int = 0,
     threshold: float = 0.7,
     per_epoch: bool = False,
 ) -> Schedule:
@@ -55,12 +56,13 @@ def make_schedule(
         drop_epochs: the epochs after which it drops, rising, instead of `step_epochs`.
         factor: of one drop.
         warmup_steps: linear rise at the start.
+        warmup_epochs: the same in epochs, instead of `warmup_steps`.
         threshold: of "adaptive".
         per_epoch: "cosine" keeps over each epoch the value of its beginning, as PyTorch's
             CosineAnnealingLR stepped once an epoch; the other schedules do so anyway.
 
     Raises:
-        ValueError: an unknown name, or epochs that do not rise.
+        ValueError: an unknown name, epochs that do not rise, or two warm-ups.
 
     Source: QAConv 2.1 for "adaptive".
     Differs: the original decays twice when it is resumed after the drop; here the drop follows from
@@ -69,6 +71,11 @@ def make_schedule(
     check_name(name, SCHEDULES, "schedule")
     if any(b <= a for a, b in zip((0, *drop_epochs), drop_epochs, strict=False)):
         raise ValueError(f"drop_epochs is {drop_epochs}; needed are epochs from 1 on that rise.")
+    if warmup_steps and warmup_epochs:
+        raise ValueError(
+            f"warmup_steps is {warmup_steps} and warmup_epochs {warmup_epochs}; one of them is 0."
+        )
+    warmup_steps = warmup_steps or warmup_epochs * steps_per_epoch
     steps = epochs * steps_per_epoch
     ends = drop_epochs or (range(step_epochs, epochs, step_epochs) if step_epochs else ())
     if name == "cosine":

@@ -41,7 +41,7 @@ def train_step(
         objective: made with `axis_name=AXIS`.
         tx: the optimizer.
         schedule: of its learning rate.
-        seed: of what the model draws for each step (`Model.draw`).
+        seed: of what model (`Model.draw`) and objective draw for each step.
         frozen: nothing but the classifier learns: features come as in evaluation, and without a
             gradient. The optimizer needs the same number of `freeze_steps`.
 
@@ -52,15 +52,17 @@ def train_step(
     label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        feature = bound.encode(batch["image"], train=not frozen)
+        feature = bound.encode(batch["image"], train=not frozen, before=objective.uses_before)
         feature = jax.lax.stop_gradient(feature) if frozen else feature
         feature = jax.lax.all_gather(feature, AXIS, tiled=True)
-        loss, stats = objective(bound, feature, label, state.memory)
+        loss, stats = objective(bound, feature, label, state.memory, **chance)
         return loss, (stats, feature)
 
     # Of seed and step alone, so that all devices draw the same.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    drawn = model.draw(state.step // schedule.steps_per_epoch, key)
+    epoch = state.step // schedule.steps_per_epoch
+    drawn = model.draw(epoch, key)
+    chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)} if objective.draws else {}
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats, **drawn}

@@ -138,6 +138,7 @@ def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
         ("qaconv_ms", "map", "compares multi-scale maps, .*use neck 'multi_scale'"),
         ("qaconv_ms", "pooled", "'pooled' makes embeddings; use neck 'multi_scale'"),
         ("embedding", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
+        ("metric_network", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
     ],
 )  # fmt: skip
 def test_parts_of_a_model_that_do_not_fit_are_refused(matcher, neck, message):
@@ -217,6 +218,92 @@ def test_one_thing_says_where_norms_are(tmp_path):
             load(config).get_config(f"synthetic,{name}")
 
 
+@pytest.mark.parametrize(
+    ("argument", "backbone", "d"),
+    [
+        ("", "resnet18_ibn_b", 128),
+        ("synthetic,target=mall,ibn_a", "resnet18_ibn_a", 128),
+        ("synthetic,dp,debug", "resnet18", 16),
+        ("market1501", "resnet50", 2048),
+        ("market1501,ibn_a,mnet", "resnet50_ibn_a", 2048),
+        ("market1501,small", "resnet18_ibn_b", 128),
+        ("market1501,resnet50_ibn_b,baseline", "resnet50_ibn_b", 2048),
+    ],
+)
+def test_gmn(argument, backbone, d):
+    config = load("gmn").get_config(argument).to_dict()
+    assert config["model"]["backbone"]["name"] == backbone
+    assert config["model"]["backbone"]["last_stride"] == 1
+    objective = make_objective(**config["objective"], num_classes=10)
+    assert objective.classifies
+    state = abstract_state(
+        make_model(**config["model"], classes=10),
+        make_optimizer(**config["optim"]),
+        num_classes=None,
+    )
+    assert state.params["classifier"]["kernel"].shape == (d, 10)
+    if "baseline" in argument:
+        assert "matcher" not in state.params
+    else:
+        hidden = config["model"]["matcher"]["hidden"]
+        assert state.params["matcher"]["kernel"].shape == (d, hidden)
+    assert objective.dropout_from == config["epochs"] // 3
+    schedule = make_schedule(**config["schedule"], epochs=config["epochs"], steps_per_epoch=70)
+    assert schedule.share(0, np.zeros(10)) <= 1
+    assert 0 < schedule.share(70 * config["epochs"] - 1, np.zeros(10)) <= 0.1
+    quota = config["sampler"]["quota"]
+    assert quota == (() if "market" in argument else (config["batch_size"] // 3,) * 3)
+    make_sampler(config, classes=40)
+
+
+def test_one_domain_is_left_out():
+    get = load("gmn").get_config
+    for target in ("plaza", "station", "mall", "campus"):
+        data = get(f"synthetic,target={target}").data
+        assert data.test == (f"synthetic_people/{target}",)
+        assert len(data.train) == 3
+        assert not {*data.train} & {*data.test}
+    assert get("synthetic").data == get("synthetic,target=station").data
+    with pytest.raises(ValueError, match="unknown domain 'square' in target=square; valid: "):
+        get("synthetic,target=square")
+    for argument in ("market1501,target=mall", "synthetic,target=mall,target=plaza"):
+        with pytest.raises(ValueError, match="one domain of 'synthetic' is tested"):
+            get(argument)
+
+
+def test_the_rows_of_gmns_ablation_differ_in_its_losses_alone():
+    get = lambda row: load("gmn").get_config(f"synthetic{row}").to_dict()  # noqa: E731
+    rows = {row: get(row) for row in (",baseline", ",mnet", ",dp", "")}
+    parts = {
+        row: tuple(config["objective"].pop(k) > 0 for k in ("gmn", "dropout", "pic"))
+        for row, config in rows.items()
+    }
+    assert parts[",mnet"] == (True, False, False)
+    assert parts[",dp"] == (True, True, False)
+    assert parts[""] == (True, True, True)
+    assert not parts[",baseline"][0]
+    assert not parts[",baseline"][2]
+    assert rows[",mnet"] == rows[",dp"] == rows[""]
+    assert rows[",baseline"]["model"].pop("matcher") == {"name": "embedding", "metric": "cosine"}
+    rows[""]["model"].pop("matcher")
+    assert rows[",baseline"] == rows[""]
+    for argument, message in (
+        ("synthetic,mnet,dp", "mnet and dp: each is a row of the ablation; give one"),
+        ("market1501,ibn_a,resnet101", "ibn_a and resnet101: each says which network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load("gmn").get_config(argument)
+
+
+def test_perturbed_pairs_follow_the_number_of_epochs():
+    config = load("gmn").get_config("market1501")
+    assert (config.epochs, config.objective.dropout_from) == (60, 20)
+    config.epochs = 120
+    assert config.to_dict()["objective"]["dropout_from"] == 40
+    config.objective.dropout_from = 7
+    assert config.to_dict()["objective"]["dropout_from"] == 7
+
+
 @pytest.mark.parametrize("argument", ["", "market1501", "market1501,x0_5", "synthetic,debug"])
 def test_osnet_search(argument):
     config = load("osnet_search").get_config(argument).to_dict()
@@ -234,7 +321,9 @@ def make_sampler(config, classes):
     return samplers.make_sampler(labels=labels, batch_size=config["batch_size"], seed=0, **options)
 
 
-@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs", "qaconv_ms", "osnet", "osnet_search"])
+@pytest.mark.parametrize(
+    "config", ["qaconv", "qaconv_gs", "qaconv_ms", "gmn", "osnet", "osnet_search"]
+)
 @pytest.mark.parametrize("argument", ["market", "synthetic,debag", "market1501,vgg16"])
 def test_unknown_arguments_list_the_valid_ones(config, argument):
     with pytest.raises(ValueError, match="valid: "):

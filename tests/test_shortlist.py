@@ -79,7 +79,10 @@ def test_pooled_weights_sum_up():
     np.testing.assert_allclose(pooled["weight"].sum(), weight.sum())
 
 
-@pytest.mark.parametrize(("name", "options"), [("embedding", {}), ("qaconv_ms", {"parts": (4, 4)})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("embedding", {}), ("metric_network", {}), ("qaconv_ms", {"parts": (4, 4)})],
+)
 def test_matchers_without_a_coarse_form_are_refused(name, options):
     check_matcher(make_matcher("qaconv"))
     with pytest.raises(ValueError, match="eval.shortlist=0"):

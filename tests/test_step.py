@@ -60,6 +60,19 @@ def classifying_model(axis_name=None, **options):
     )
 
 
+def metric_model(axis_name=None, **options):
+    return make_model(
+        backbone={"name": "resnet18", "cut": "layer1", "width": 4},
+        neck={"name": "pooled", "pool": "gem"},
+        matcher={"name": "metric_network", "hidden": 6},
+        height=32,
+        width=16,
+        classes=CLASSES,
+        axis_name=axis_name,
+        **options,
+    )
+
+
 def batches():
     generator = np.random.default_rng(0)
     looks = generator.integers(0, 256, (CLASSES, 32, 16, 3))
@@ -157,6 +170,29 @@ def test_classification_with_triplets_is_equal_too(metric):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
         np.testing.assert_allclose(b["loss"], b["cross_entropy"] + b["triplet"], rtol=1e-6)
         assert b["accuracy"] == a["accuracy"]
+
+
+def test_the_loss_of_pairs_is_equal_too():
+    # The first step is without perturbed pairs.
+    rule = {"pairs": "random", "dropout_from": 1, "pic": 0.5}
+    with jax.enable_x64(True):  # the hardest pair must not be another one for rounding
+        (one, expected), (four, history) = (
+            train(devices, "gmn", metric_model, rule=rule, dtype="float64") for devices in (1, 4)
+        )
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(four), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-9, err_msg=str(path))
+    for a, b in zip(expected, history, strict=True):
+        assert b.keys() == a.keys()
+        for name in a:
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
+        total = b["cross_entropy"] + b["triplet"] + b["gmn"] + 0.5 * b["pic"]
+        np.testing.assert_allclose(b["loss"], total, rtol=1e-9)
+    begun = metric_model().init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))["params"]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), begun["matcher"], four.params["matcher"])
+    assert moved["norm_in"].pop("bias") < 1e-9  # the normalisation of the hidden units undoes it
+    assert min(jax.tree.leaves(moved)) > 1e-6
 
 
 def test_in_the_first_phase_only_the_classifier_learns():

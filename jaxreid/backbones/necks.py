@@ -72,15 +72,16 @@ class PooledNeck(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, c]; "pooled" among the intermediates is what precedes the BN neck."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, before: bool = False
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """[B, h, w, c] -> [B, c]; with `before` also the [B, c] that precede the BN neck."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = GeM(name="gem")(x) if self.pool == "gem" else x.mean((1, 2))
-        self.sow("intermediates", "pooled", x)
+        pooled = x = GeM(name="gem")(x) if self.pool == "gem" else x.mean((1, 2))
         if self.bn:
             norm = BatchNorm(train=train, axis_name=self.axis_name, use_bias=False, name="bn")
             x = norm(x)
-        return x
+        return (x, pooled) if before else x
 
     @nn.nowrap
     def average(self, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -107,11 +108,14 @@ class LinearNeck(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, channels]."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, before: bool = False
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """[B, h, w, c] -> [B, channels]; with `before` twice: no BN neck is between the two."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
         x = nn.Dense(self.channels, kernel_init=linear_init, name="fc")(x)
         norm = BatchNorm(train=train, axis_name=self.axis_name, affine=self.affine, name="bn")
-        return nn.relu(norm(x))
+        x = nn.relu(norm(x))
+        return (x, x) if before else x
 
     average = PooledNeck.average

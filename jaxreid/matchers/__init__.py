@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreid.matchers.embedding import Embedding
+from jaxreid.matchers.metric_network import NETS, MetricNetwork
 from jaxreid.matchers.qaconv import HEADS, QAConv
 from jaxreid.matchers.qaconv_ms import HEADS as MS_HEADS
 from jaxreid.matchers.qaconv_ms import QAConvMS
@@ -15,6 +16,7 @@ FEATURES = {  # what each compares
     "qaconv": "map",
     "qaconv_ms": "multi-scale map",
     "embedding": "embedding",
+    "metric_network": "embedding",
 }
 NAMES = tuple(FEATURES)
 
@@ -34,6 +36,11 @@ def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> 
     if name == "embedding":
         check_name(options.get("metric", "cosine"), METRICS, "matcher.metric")
         return Embedding(**options)
+    if name == "metric_network":
+        check_name(options.get("net", "perceptron"), NETS, "matcher.net")
+        if options.get("hidden", 1) < 1:
+            raise ValueError(f"matcher.hidden is {options['hidden']}; needed is at least 1.")
+        return MetricNetwork(axis_name=axis_name, **options)
     if name == "qaconv_ms":
         check_name(options.get("head", "perceptron"), MS_HEADS, "matcher.head")
         lists = {k: tuple(v) for k, v in options.items() if k == "parts"}  # JSON has no tuples

@@ -51,7 +51,8 @@ class ScoreNorm(nn.Module):
         Args:
             x: [Q, G, ...] float.
             train: use and update batch statistics, else use the running ones.
-            mask: [G] bool; rows that are False do not enter the statistics.
+            mask: [G] bool, or without `chunk` [Q, G]; rows or pairs that are False do not enter the
+                statistics.
         """
         if not train or self.is_initializing():
             gain, shift = self.affine()
@@ -63,7 +64,7 @@ class ScoreNorm(nn.Module):
             )
         else:
             axes = tuple(range(x.ndim - len(self.shape)))
-            mask = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 2))
+            mask = None if mask is None else mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
             y, running = batch_norm(
                 *given, axes=axes, train=True, mask=mask, axis_name=self.axis_name
             )

@@ -116,14 +116,25 @@ def test_pooled_neck_offers_what_precedes_its_normalisation():
     x = jax.random.uniform(jax.random.key(0), (4, 3, 2, 5))
     neck = make_neck("pooled")
     variables = neck.init(jax.random.key(1), x)
-    y, left = neck.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"])
-    (pooled,) = left["intermediates"]["pooled"]
+    options = {"train": True, "mutable": ["batch_stats"]}
+    (y, pooled), _ = neck.apply(variables, x, before=True, **options)
+    np.testing.assert_array_equal(neck.apply(variables, x, **options)[0], y)
     np.testing.assert_allclose(pooled, x.mean((1, 2)), rtol=1e-6)
     expected = (pooled - pooled.mean(0)) / np.sqrt(pooled.var(0) + 1e-5)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
     assert "bias" not in variables["params"]["bn"]
     plain = make_neck("pooled", bn=False)
     np.testing.assert_allclose(plain.apply({}, x), pooled, rtol=1e-6)
+
+
+def test_without_a_bn_neck_nothing_precedes_it():
+    x = jax.random.uniform(jax.random.key(0), (4, 3, 2, 5))
+    for options in ({"name": "pooled", "bn": False}, {"name": "linear", "channels": 6}):
+        neck = make_neck(**options)
+        variables = neck.init(jax.random.key(1), x)
+        y, before = neck.apply(variables, x, before=True)
+        np.testing.assert_array_equal(y, before)
+        np.testing.assert_array_equal(y, neck.apply(variables, x))
 
 
 @pytest.mark.parametrize(("p", "expected"), [(1.0, np.mean), (60.0, np.max)])
