@@ -281,6 +281,22 @@ def test_a_finished_run_shows_its_results_again(place, finished):
     assert (finished[0] / "metrics.jsonl").read_text() == before
 
 
+def test_the_matches_of_a_run_can_be_drawn(place, finished, tmp_path):
+    out = tmp_path / "matches.png"
+    options = ["--workdir", finished[0], "--top", "2", "--out", out]
+    result = subprocess.run(
+        [sys.executable, "tools/visualize_matches.py", *map(str, options)],
+        cwd=REPOSITORY,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "market1501: query 0 and the best 2 of 24 gallery images" in result.stdout
+    assert out.exists()
+
+
 def test_evaluating_again_gives_the_same_numbers(place, finished):
     before = json.loads((finished[0] / "results.json").read_text())
     (finished[0] / "ranking.png").unlink()
@@ -512,11 +528,44 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=lambda x: str(x)[:30])
-def test_wrong_settings_are_refused_in_words(place, tmp_path, arguments, message):
-    result = run(place, tmp_path / "refused", *arguments, expect=1)
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+# The entry point for one list of arguments after the other, each in a process of its own, which
+# does not have to import everything again.
+FORKS = """
+import json, os, sys
+from absl import app
+import jaxreid.train
+from jaxreid import main
+for place, arguments in json.load(sys.stdin):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    with open(place, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["jaxreid.main", *arguments]
+    app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def test_wrong_settings_are_refused_in_words(place, tmp_path):
+    cases = [
+        (str(tmp_path / f"{i}.txt"), command(place, tmp_path / "refused", *arguments)[3:])
+        for i, (arguments, _) in enumerate(REFUSALS)
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(cases),
+        cwd=REPOSITORY,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.stdout.split() == ["1"] * len(cases), result.stdout + result.stderr
+    for (said, _), (arguments, message) in zip(cases, REFUSALS, strict=True):
+        said = pathlib.Path(said).read_text()
+        assert message in said, (arguments, said)
+        assert "Traceback" not in said, (arguments, said)
 
 
 def test_another_configuration_is_refused(place, finished):

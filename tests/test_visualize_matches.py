@@ -1,7 +1,5 @@
 """The tool that draws matches, on a tiny model and a tiny data set."""
 
-import os
-import subprocess
 import sys
 
 import jax
@@ -140,28 +138,6 @@ def test_absolute_contributions_are_another_picture(tool):
         _, _, out = tool("--dataset", "market1501", "--top", 1, *more)
         pictures.append(out.read_bytes())
     assert pictures[0] != pictures[1]
-
-
-@pytest.mark.end_to_end
-def test_the_model_and_the_test_set_of_a_training(place, tmp_path):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-
-    def run(*command):
-        result = subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    workdir, out = tmp_path / "run", tmp_path / "matches.png"
-    settings = [f"--config.data.dir={place}", f"--config.data.prepared_dir={place / 'prepared'}"]
-    debug = ["--config=configs/qaconv.py:market1501,debug", "--config.epochs=1"]
-    smaller = ["--config.batch_size=4", "--config.eval.batch_size=4"]
-    run("-m", "jaxreid.main", *debug, *settings, *smaller, f"--workdir={workdir}")
-    said = run("tools/visualize_matches.py", "--workdir", workdir, "--top", 2, "--out", out)
-    assert "market1501: query 0 and the best 2 of 16" in said  # of its 12 people
-    assert out.exists()
 
 
 @pytest.mark.parametrize(
