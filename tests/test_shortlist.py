@@ -79,7 +79,10 @@ def test_pooled_weights_sum_up():
     np.testing.assert_allclose(pooled["weight"].sum(), weight.sum())
 
 
-@pytest.mark.parametrize(("name", "options"), [("embedding", {}), ("qaconv_ms", {"parts": (4, 4)})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("embedding", {}), ("qaconv", {"patch": 3}), ("qaconv_ms", {"parts": {"a": 4, "b": 4}})],
+)
 def test_matchers_without_a_coarse_form_are_refused(name, options):
     check_matcher(make_matcher("qaconv"))
     with pytest.raises(ValueError, match="eval.shortlist=0"):
@@ -100,7 +103,6 @@ def test_matchers_without_a_coarse_form_are_refused(name, options):
             "window=.0, 2.",
         ),
         (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (2,)}, "cannot be pooled by"),
-        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "gives embeddings \\[8\\]"),
         (np.zeros((3, 8, 4, 6)), {"size": -1, "window": (2, 2)}, "eval.shortlist is -1"),
     ],
 )

@@ -120,14 +120,15 @@ def test_every_part_of_qaconv_ms_is_a_column(tool, place, chosen):
     lines = said.splitlines()
     told = [i for i, line in enumerate(lines) if "  score " in line]
     assert [lines[i].split()[0] for i in told] == ["1.", "2."]
-    constants = []
+    rests = []
     for i in told:
-        parts = lines[i + 1].split()
-        assert parts[::2] == chosen
+        parts = lines[i + 1].split()[1:]
+        assert parts[::2] == [*chosen, "rest"]
         score = float(lines[i].split("  score ")[1].split()[0])
-        constants.append(score - sum(map(float, parts[1::2])))
-    if len(chosen) == 3:  # scores are sums of their parts, and of what every pair gets
-        assert constants[0] == pytest.approx(constants[1], abs=5e-3)
+        assert score == pytest.approx(sum(map(float, parts[1::2])), abs=5e-3)
+        rests.append(float(parts[-1]))
+    if len(chosen) == 3:  # what is not of the parts is what every pair gets
+        assert rests[0] == pytest.approx(rests[1], abs=5e-3)
     with Image.open(out) as picture:
         assert (picture.width > 3 * 400) == (len(chosen) == 3)
 
