@@ -96,6 +96,7 @@ def paper() -> ml_collections.ConfigDict:
             "head": "v1",  # two weights per position; "v2.1" has one for both directions
             "initial_logit": 0.0,
             "statistics_chunk": 0,  # 16 in version 1.2
+            "patch": 1,  # rows and columns of what is compared; 3 or 5: patches of positions
         }
     )
     # Classes not seen yet count; not any more from version 1.1 on.

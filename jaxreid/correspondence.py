@@ -189,8 +189,11 @@ def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], top: float)
         draw.text((x - FRAME, at), title, fill=INK, font=_font(12))
     grid = pair.from_query.shape
     cells, patches = (
-        [[_cell(i, grid, size, origin, reach) for i in range(math.prod(grid))] for origin in ends]
-        for ends, reach in (((left, right), 0), ((left, right), pair.reach))
+        [
+            [_cell(i, grid, size, end, reach) for i in range(math.prod(grid))]
+            for end in (left, right)
+        ]
+        for reach in (0, pair.reach)
     )
     layer = _lines(panel.size, links, cells, patches, top)
     panel.paste(layer, (0, 0), layer)

@@ -154,6 +154,10 @@ def load_weights(
         here = model.get(what, there)
         if np.any(np.asarray(there) != np.asarray(here)):
             told.append(f"{what} of its images was {there}, here it is {here}")
+    for part in sorted({"neck", "matcher"} & {_part(key) for key in variables}):
+        for option, here in json.loads(json.dumps(dict(model[part]))).items():
+            if (there := card[part].get(option, here)) != here:
+                told.append(f"{part}.{option} was {there}, here it is {here}")
     return traverse_util.unflatten_dict(variables), told
 
 

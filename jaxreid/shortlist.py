@@ -76,21 +76,15 @@ class Shortlist:
 
 def check_matcher(matcher: Any) -> None:
     """Raises ValueError where a matcher has no coarser form."""
-    if not isinstance(matcher, QAConv):
+    if not isinstance(matcher, QAConv) or matcher.patch != 1:
         raise ValueError(
-            f"a shortlist compares coarser maps with the weights of the matcher 'qaconv', and this "
-            f"model has {type(matcher).__name__}, for which there is no such thing: set "
-            "eval.shortlist=0."
+            "a shortlist compares coarser maps with the weights of the matcher 'qaconv' for single "
+            "positions, and this model has another matcher: set eval.shortlist=0."
         )
 
 
 def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
     """Raises ValueError where features of a shape, of one image, cannot be pooled and listed."""
-    if len(shape) != 3:
-        raise ValueError(
-            f"a shortlist needs feature maps, and this model gives embeddings [{shape[-1]}]: only "
-            "the matcher 'qaconv' has coarse and fine; set eval.shortlist=0."
-        )
     if size < 1:
         raise ValueError(f"eval.shortlist is {size}; needed is at least 1 image, or 0 for none.")
     h, w, _ = shape

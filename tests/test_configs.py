@@ -100,14 +100,15 @@ def test_qaconv_gs(argument):
 def test_qaconv_ms(argument, parts):
     config = load("qaconv_ms").get_config(argument).to_dict()
     model = make_model(**config["model"])
-    assert model.matcher.parts == parts
+    assert tuple(model.matcher.parts.values()) == parts
     state = abstract_state(model, make_optimizer(**config["optim"]), num_classes=None)
     assert all(leaf.size for leaf in jax.tree.leaves(state.params))
     assert not make_objective(**config["objective"], num_classes=751).uses_memory
     schedule = make_schedule(**config["schedule"], epochs=config["epochs"], steps_per_epoch=10)
     assert schedule.last_epoch(0, np.zeros(10)) == config["epochs"]
     assert config["sampler"]["alternate"] == ("multi" in argument)
-    assert make_sampler(config, classes=40).steps_per_epoch == 40
+    steps = make_sampler(config, classes=40).steps_per_epoch
+    assert steps == (20 if "multi" in argument else 40)  # of 20 people in each of two sets
 
 
 def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
@@ -316,9 +317,15 @@ def test_osnet_search(argument):
 
 
 def make_sampler(config, classes):
-    options = {key: config["sampler"][key] for key in ("name", "instances")}
+    options = {key: value for key, value in config["sampler"].items() if key != "save_graph"}
     labels = np.repeat(np.arange(classes), 4)
-    return samplers.make_sampler(labels=labels, batch_size=config["batch_size"], seed=0, **options)
+    return samplers.make_sampler(
+        labels=labels,
+        batch_size=config["batch_size"],
+        seed=0,
+        sources=(labels >= classes // 2).astype(int) if options["alternate"] else None,
+        **options,
+    )
 
 
 @pytest.mark.parametrize(

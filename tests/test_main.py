@@ -183,9 +183,12 @@ def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
     assert (workdir / "results.json").read_text() == (finished[0] / "results.json").read_text()
 
 
-# Graph sampling; the learning rate drops after the third epoch, and the fourth is then the last.
+# Graph sampling on two sets in turn, for which the same folder twice stands, with 12 people each
+# and equal names; the learning rate drops after the third epoch, and the fourth is then the last.
 GRAPH = [
     "--config=configs/qaconv_gs.py:market1501,debug",
+    "--config.data.train=('market1501', 'market1501-time_rule=corrected')",
+    "--config.sampler.alternate=True",
     "--config.epochs=6",
     "--config.schedule.threshold=5",
     "--config.sampler.save_graph=True",
@@ -281,6 +284,22 @@ def test_a_finished_run_shows_its_results_again(place, finished):
     assert (finished[0] / "metrics.jsonl").read_text() == before
 
 
+def test_the_matches_of_a_run_can_be_drawn(place, finished, tmp_path):
+    out = tmp_path / "matches.png"
+    options = ["--workdir", finished[0], "--top", "2", "--out", out]
+    result = subprocess.run(
+        [sys.executable, "tools/visualize_matches.py", *map(str, options)],
+        cwd=REPOSITORY,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "market1501: query 0 and the best 2 of 24 gallery images" in result.stdout
+    assert out.exists()
+
+
 def test_evaluating_again_gives_the_same_numbers(place, finished):
     before = json.loads((finished[0] / "results.json").read_text())
     (finished[0] / "ranking.png").unlink()
@@ -363,7 +382,7 @@ def test_two_processes_stop_together_and_go_on(place):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("config", ["qaconv", "qaconv_gs"])
+@pytest.mark.parametrize("config", ["qaconv", "qaconv_ms"])
 def test_two_processes_equal_one(place, config):
     one, two = place / f"{config}-one", place / f"{config}-two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
@@ -372,7 +391,7 @@ def test_two_processes_equal_one(place, config):
         short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
         short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     else:
-        short += ["--config=configs/qaconv_gs.py:market1501,debug"]
+        short += ["--config=configs/qaconv_ms.py:market1501,debug"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -500,6 +519,13 @@ REFUSALS = [
         "there are 12 identities, and a batch of 48 with 2 images each needs 24",
     ),
     (["--config.augment.occlusion=(0.5,)"], "occlusion"),
+    (["--config.sampler.alternate=True"], "there is one data set: give several in data.train"),
+    (["--config.model.matcher.name=qaconv_ms"], "use neck 'multi_scale'"),
+    (["--config.model.matcher.patch=2"], "matcher.patch is 2; needed is an odd number"),
+    (
+        ["--config=configs/qaconv_ms.py:market1501,debug", "--config.eval.shortlist=5"],
+        "this model has another matcher: set eval.shortlist=0",
+    ),
     (["--config.freeze_epochs=1"], "nothing would learn in the first phase"),
     (["--config.sampler.quota=(8, 8)"], "sampler.quota"),
     (["--config.model.interpolation=cubic"], "unknown model.interpolation 'cubic'; valid: bicubic"),
@@ -512,11 +538,47 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=lambda x: str(x)[:30])
-def test_wrong_settings_are_refused_in_words(place, tmp_path, arguments, message):
-    result = run(place, tmp_path / "refused", *arguments, expect=1)
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+# The entry point for one list of arguments after the other, each in a process of its own, which
+# does not have to import everything again.
+FORKS = """
+import json, os, sys
+from absl import app
+import jaxreid.train
+from jaxreid import main
+for place, arguments in json.load(sys.stdin):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    with open(place, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["jaxreid.main", *arguments]
+    app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def test_wrong_settings_are_refused_in_words(place, tmp_path):
+    cases = [
+        (str(tmp_path / f"{i}.txt"), command(place, tmp_path / "refused", *arguments)[3:])
+        for i, (arguments, _) in enumerate(REFUSALS)
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(cases),
+        cwd=REPOSITORY,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.stdout.split() == ["1"] * len(cases), result.stdout + result.stderr
+    said = [pathlib.Path(file).read_text() for file, _ in cases]
+    wrong = [
+        (arguments, words)
+        for (arguments, message), words in zip(REFUSALS, said, strict=True)
+        if message not in words or "Traceback" in words
+    ]
+    assert not wrong
 
 
 def test_another_configuration_is_refused(place, finished):

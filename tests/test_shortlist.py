@@ -81,7 +81,12 @@ def test_pooled_weights_sum_up():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("embedding", {}), ("metric_network", {}), ("qaconv_ms", {"parts": (4, 4)})],
+    [
+        ("embedding", {}),
+        ("metric_network", {}),
+        ("qaconv", {"patch": 3}),
+        ("qaconv_ms", {"parts": {"a": 4, "b": 4}}),
+    ],
 )
 def test_matchers_without_a_coarse_form_are_refused(name, options):
     check_matcher(make_matcher("qaconv"))
@@ -103,7 +108,6 @@ def test_matchers_without_a_coarse_form_are_refused(name, options):
             "window=.0, 2.",
         ),
         (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (2,)}, "cannot be pooled by"),
-        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "gives embeddings \\[8\\]"),
         (np.zeros((3, 8, 4, 6)), {"size": -1, "window": (2, 2)}, "eval.shortlist is -1"),
     ],
 )

@@ -76,8 +76,10 @@ def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
     path = tmp_path / "records.jsonl"
     small = ["--images", 3, 5, "--maps", "3x2x8", "--types", "float32", "--repeats", 1]
     small += ["--contenders", "ours", "original", "--json", path]
-    for _ in range(2 if benchmark == "scoring" else 1):  # lines are added
-        result = run("benchmark.py", benchmark, *small)
+    # Lines are added.
+    for others in ([], ["qaconv_ms"]) if benchmark == "scoring" else [None]:
+        more = [] if others is None else ["--matchers", *others]
+        result = run("benchmark.py", benchmark, *small, *more)
         assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == (2 if benchmark == "scoring" else 1)

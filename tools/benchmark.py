@@ -93,7 +93,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             help=f"QAConv's matching: {what.split(',')[0]}",
             description=f"Times {what}, against the original formulation written plainly in "
             "PyTorch, the same tiles in PyTorch, and the plain formulation in JAX; with a large "
-            "matrix product as the limit, and the memory each needs.",
+            "matrix product as the limit, and the memory each needs."
+            + (" Then other matchers, against QAConv." if name == "scoring" else ""),
         )
         parser_of.add_argument(
             "--images",
@@ -103,6 +104,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             default=images,
             help="how many (default: {} {})".format(*images),
         )
+        if name == "scoring":
+            parser_of.add_argument(
+                "--matchers",
+                nargs="*",
+                choices=benchmark_matchers.NAMES,
+                default=list(benchmark_matchers.NAMES),
+                help="other matchers of this package, against its QAConv; none if no name follows "
+                "(default: all)",
+            )
         parser_of.set_defaults(run=compare_matching)
     for name, passes in (
         ("backbones", benchmark_networks.PASSES),
@@ -286,10 +296,11 @@ def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
         for task in tasks
         for dtype in given.types
     ]
-    if given.benchmark == "scoring":
+    if given.benchmark == "scoring" and given.matchers:
         images = map(min, given.images, benchmark_matchers.IMAGES)
         problem = benchmark_matching.Problem(*images, *given.maps, task="matchers")
-        matchers = list(benchmark_matchers.CONTENDERS)
+        others = [benchmark_matchers.NAMES[name] for name in given.matchers]
+        matchers = [benchmark_matchers.BASELINE, *others]
         work += [
             (benchmark_matchers.compare, dataclasses.replace(problem, dtype=dtype), matchers)
             for dtype in given.types

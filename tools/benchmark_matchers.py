@@ -13,7 +13,7 @@ BASELINE = "QAConv"
 PARTS = 5  # of QAConv-MS: pixels, three scales, attention
 WIDER = 4  # each of its parts has so many times the channels of QAConv's map
 HIDDEN = 2048
-IMAGES = (16, 64)  # queries and gallery images, at most: QAConv-MS costs twenty times QAConv
+IMAGES = (16, 64)  # queries and gallery images, at most: QAConv-MS takes twenty times as long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,25 +31,31 @@ class Contender:
     flops: Callable[[int, int], float]
 
 
-def _scales(n: int, d: int) -> float:
-    return PARTS * 2.0 * n * n * WIDER * d
+def _flops(n: int, d: int) -> float:
+    """Of the correlations of a pair of maps. Those of patches are sums of them."""
+    return 2.0 * n * n * d
 
 
+# Names on the command line.
+NAMES = {
+    "patch3": "QAConv, 3x3 patches",
+    "patch5": "QAConv, 5x5 patches",
+    "qaconv_ms_linear": "QAConv-MS, linear heads",
+    "qaconv_ms": "QAConv-MS",
+}
 CONTENDERS = {
-    BASELINE: Contender({"name": "qaconv"}, 1, lambda n, d: 2.0 * n * n * d),
-    "QAConv, 3x3 patches": Contender(
-        {"name": "qaconv", "patch": 3}, 1, lambda n, d: 2.0 * n * n * d
-    ),
-    "QAConv, 5x5 patches": Contender(
-        {"name": "qaconv", "patch": 5}, 1, lambda n, d: 2.0 * n * n * d
-    ),
+    BASELINE: Contender({"name": "qaconv"}, 1, _flops),
+    "QAConv, 3x3 patches": Contender({"name": "qaconv", "patch": 3}, 1, _flops),
+    "QAConv, 5x5 patches": Contender({"name": "qaconv", "patch": 5}, 1, _flops),
     "QAConv-MS, linear heads": Contender(
-        {"name": "qaconv_ms", "head": "linear"}, PARTS * WIDER, _scales
+        {"name": "qaconv_ms", "head": "linear"},
+        PARTS * WIDER,
+        lambda n, d: PARTS * _flops(n, WIDER * d),
     ),
     "QAConv-MS": Contender(
         {"name": "qaconv_ms", "hidden": HIDDEN},
         PARTS * WIDER,
-        lambda n, d: _scales(n, d) + PARTS * 2 * 2.0 * HIDDEN * (n + 1),
+        lambda n, d: PARTS * (_flops(n, WIDER * d) + 2 * 2.0 * HIDDEN * (n + 1)),
     ),
 }
 
@@ -66,7 +72,7 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
     query, gallery = (jnp.asarray(x, problem.dtype) for x in maps)
     options = dict(made.options)
     if options["name"] == "qaconv_ms":
-        options["parts"] = (WIDER * problem.channels,) * PARTS
+        options["parts"] = {str(i): WIDER * problem.channels for i in range(PARTS)}
     matcher = make_matcher(**options)
     variables = jax.jit(matcher.init)(jax.random.key(0), query[:1], gallery[:1])
     with jax.default_matmul_precision("highest"):

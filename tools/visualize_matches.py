@@ -138,7 +138,7 @@ class Matcher:
         self._reaches = getattr(self.model.neck, "reaches", None)
         if parts and not self._reaches:
             raise ValueError("--parts chooses among those of QAConv-MS, and this is QAConv.")
-        self._shown = parts or list(self._reaches or [None])
+        self._shown = list(dict.fromkeys(parts or self._reaches or [None]))
         for part in parts or ():
             check_name(part, tuple(self._reaches), "--parts")
         if weights:
@@ -159,7 +159,7 @@ class Matcher:
             with jax.default_matmul_precision("highest"):
                 method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
                 told = self.model.apply(variables, query, gallery, method=method)
-            parts = dict(zip(self._reaches or [None], getattr(told, "parts", [told]), strict=True))
+            parts = getattr(told, "parts", {None: told})
             sides = ("from_query", "from_gallery")
             scaled = {
                 name: part._replace(**{side: part.gain * getattr(part, side) for side in sides})
@@ -205,9 +205,11 @@ class Matcher:
                 with_gallery, _ = explain(others, shown.feature[None])
             for name in self._shown:
                 part = jax.tree.map(np.asarray, told[name])
-                of_part = {} if name is None else {
-                    "part": name, "whole": float(logit[0, 0]), "reach": self._reaches[name]
-                }  # fmt: skip
+                of_part = {"reach": getattr(self.model.matcher, "patch", 1) // 2}
+                if name is not None:
+                    of_part = {
+                        "part": name, "whole": float(logit[0, 0]), "reach": self._reaches[name]
+                    }  # fmt: skip
                 pair = Pair(
                     query=query.image,
                     gallery=shown.image,
@@ -332,12 +334,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(title)
     for name, group in itertools.groupby(pairs, key=lambda pair: pair.titles[1]):
-        first, *others = group
+        group = list(group)
+        first = group[0]
         said = {None: "", True: "the same person", False: "another person"}[first.right]
         score = first.score if first.whole is None else first.whole
         print(f"  {name}  score {score:+.3f}  {said}".rstrip())
         if first.part:
-            print("    " + "  ".join(f"{p.part} {p.score:+.3f}" for p in (first, *others)))
+            rest = score - sum(pair.score for pair in group)
+            parts = "  ".join(f"{pair.part} {pair.score:+.3f}" for pair in group)
+            print(f"    = {parts}  rest {rest:+.3f}")
     print(f"wrote {given.out}")
     return 0
 

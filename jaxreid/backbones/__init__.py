@@ -11,7 +11,7 @@ from jaxreid.backbones.necks import MAP_NORMS, POOLS, LinearNeck, MapNeck, Poole
 from jaxreid.backbones.osnet import OSNet
 from jaxreid.backbones.osnet_search import SuperNet
 from jaxreid.backbones.resnet import ResNet
-from jaxreid.names import check_name
+from jaxreid.names import check_at_least, check_name, check_options
 
 RESNETS = {f"resnet{depth}": {"depth": depth} for depth in resnet.BLOCKS} | {
     f"resnet{depth}_ibn_{ibn}": {"depth": depth, "ibn": ibn}
@@ -132,9 +132,11 @@ def make_neck(
         ValueError: an unknown name, or an option out of its range.
     """
     check_name(name, tuple(NECKS), "neck")
+    check_options(NECKS[name], options, f"neck {name!r}")
     if name == "multi_scale":
         options = _multi_scale(options)
     else:
+        check_at_least(options, {"channels": 0 if name == "map" else 1}, "neck")
         check_name(options.get("norm", "batch"), MAP_NORMS, "neck.norm")
         check_name(options.get("pool", "average"), POOLS, "neck.pool")
     return NECKS[name](dtype=jnp.dtype(dtype), axis_name=axis_name, **options)
@@ -143,8 +145,11 @@ def make_neck(
 def _multi_scale(options: dict[str, Any]) -> dict[str, Any]:
     check_name(options.get("norm", "position"), tuple(multi_scale.NORMS), "neck.norm")
     check_name(options.get("fusion", "score"), multi_scale.FUSIONS, "neck.fusion")
+    least = {"channels": 1, "template_channels": 0, "attention_layers": 0, "hidden": 1}
+    check_at_least(options, least, "neck")
     scales = tuple(options.get("scales", MultiScaleNeck.scales))
-    if len(set(scales)) < len(scales) or any(size < 1 or size % 2 == 0 for size in scales):
+    odd = all(type(size) is int and size > 0 and size % 2 for size in scales)
+    if len(set(scales)) < len(scales) or not odd:
         raise ValueError(f"neck.scales is {scales}; needed are different odd sizes, such as 1, 3.")
     if options.get("fusion") == "feature" and options.get("attention_layers") == 0:
         raise ValueError(

@@ -94,18 +94,17 @@ class MultiScaleNeck(nn.Module):
     axis_name: str | None = None
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Channels of each part, in order."""
-        templates = (self.template_channels or self.channels,) * len(self.scales)
+    def parts(self) -> dict[str, int]:
+        """Channels of each part, by name, in order."""
+        of_template = self.template_channels or self.channels
+        parts = {"pixel": self.channels} | {f"{k}x{k}": of_template for k in self.scales}
         alone = self.attention_layers and self.fusion == "score"
-        return (self.channels, *templates, *([self.channels] if alone else []))
+        return parts | ({"attention": self.channels} if alone else {})
 
     @property
     def reaches(self) -> dict[str, int]:
-        """By the name of each part, in order: how far around a position its template sees."""
-        alone = self.attention_layers and self.fusion == "score"
-        templates = {f"{size}x{size}": size // 2 for size in self.scales}
-        return {"pixel": 0} | templates | ({"attention": 0} if alone else {})
+        """How far around a position each part's template sees, by name, in order."""
+        return dict.fromkeys(self.parts, 0) | {f"{k}x{k}": k // 2 for k in self.scales}
 
     @property
     def shared(self) -> int:
@@ -153,7 +152,7 @@ class MultiScaleNeck(nn.Module):
             [B, h, w, d]: the mean, in which every part again has unit length over what it was
             normalised over last. The mean of a feature with itself is that feature.
         """
-        widths = (*self.parts, *([self.shared] if self.shared else []))
+        widths = (*self.parts.values(), *([self.shared] if self.shared else []))
         mean = jnp.split((first + second) / 2, np.cumsum(widths)[:-1], axis=-1)
         templates = range(1, 1 + len(self.scales))
         axes = {0: 3} | {i: NORMS[self.norm][-1] for i in templates}

@@ -17,7 +17,7 @@ class Feed:
 
     Args:
         images: the training set.
-        sampler: keywords of `make_sampler`: name, instances, quota.
+        sampler: keywords of `make_sampler`: name, instances, quota, alternate.
         augment: keywords of `augment.augment`; and "after_accuracy": images stay as they are until
             the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6), 0 for never.
         batch_size: images per step, over all processes.

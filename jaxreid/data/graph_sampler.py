@@ -112,6 +112,8 @@ class GraphSampler:
             )
         if seed < 0:
             raise ValueError(f"seed {seed} must not be negative")
+        if steps is not None and steps < classes:
+            raise ValueError(f"{steps} steps, and there are {classes} classes with a batch each")
         self.steps_per_epoch = classes if steps is None else steps
         self._instances = instances
         self._seed = seed

@@ -135,4 +135,7 @@ def places(sources: np.ndarray | None, images: int) -> list[np.ndarray]:
     sources = np.zeros(images, np.int32) if sources is None else np.asarray(sources)
     if sources.shape != (images,):
         raise ValueError(f"sources have shape {sources.shape} and must be one per image: {images}")
-    return [np.flatnonzero(sources == s) for s in range(int(sources.max(initial=-1)) + 1)]
+    rows = [np.flatnonzero(sources == s) for s in range(int(sources.max(initial=-1)) + 1)]
+    if empty := [s for s, row in enumerate(rows) if not len(row)]:
+        raise ValueError(f"data set {empty[0]} of 0 to {len(rows) - 1} has no image")
+    return rows

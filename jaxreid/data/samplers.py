@@ -90,6 +90,11 @@ def make_sampler(
         )
     else:
         rows, quota = places(sources, len(labels)), ()
+        if len(rows) < 2:
+            raise ValueError(
+                "sampler.alternate is True, and there is one data set: give several in data.train, "
+                "or set sampler.alternate=False"
+            )
     # Numbered anew, since a graph is made of the classes of one data set.
     own = [np.unique(labels[row], return_inverse=True)[1] for row in rows]
     steps = max(int(numbers.max()) + 1 for numbers in own)

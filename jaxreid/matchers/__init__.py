@@ -4,12 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxreid.matchers import qaconv, qaconv_ms
 from jaxreid.matchers.embedding import Embedding
 from jaxreid.matchers.metric_network import NETS, MetricNetwork
-from jaxreid.matchers.qaconv import HEADS, QAConv
-from jaxreid.matchers.qaconv_ms import HEADS as MS_HEADS
+from jaxreid.matchers.qaconv import QAConv
 from jaxreid.matchers.qaconv_ms import QAConvMS
-from jaxreid.names import check_name
+from jaxreid.names import check_at_least, check_name, check_options
 from jaxreid.ops.similarity import METRICS
 
 FEATURES = {  # what each compares
@@ -18,7 +18,14 @@ FEATURES = {  # what each compares
     "embedding": "embedding",
     "metric_network": "embedding",
 }
-NAMES = tuple(FEATURES)
+MATCHERS = {
+    "qaconv": QAConv,
+    "qaconv_ms": QAConvMS,
+    "embedding": Embedding,
+    "metric_network": MetricNetwork,
+}
+NAMES = tuple(MATCHERS)
+HEADS = {"qaconv": qaconv.HEADS, "qaconv_ms": qaconv_ms.HEADS}
 
 
 def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> nn.Module:
@@ -33,17 +40,15 @@ def make_matcher(name: str, *, axis_name: str | None = None, **options: Any) -> 
         ValueError: an unknown name, or an option out of its range.
     """
     check_name(name, NAMES, "matcher")
+    check_options(MATCHERS[name], options, f"matcher {name!r}")
     if name == "embedding":
         check_name(options.get("metric", "cosine"), METRICS, "matcher.metric")
         return Embedding(**options)
+    check_at_least(options, {"hidden": 1, "patch": 1, "statistics_chunk": 0}, "matcher")
     if name == "metric_network":
         check_name(options.get("net", "perceptron"), NETS, "matcher.net")
-        if options.get("hidden", 1) < 1:
-            raise ValueError(f"matcher.hidden is {options['hidden']}; needed is at least 1.")
         return MetricNetwork(axis_name=axis_name, **options)
-    if name == "qaconv_ms":
-        check_name(options.get("head", "perceptron"), MS_HEADS, "matcher.head")
-        lists = {k: tuple(v) for k, v in options.items() if k == "parts"}  # JSON has no tuples
-        return QAConvMS(axis_name=axis_name, **options | lists)
-    check_name(options.get("head", "v2.1"), HEADS, "matcher.head")
-    return QAConv(axis_name=axis_name, **options)
+    check_name(options.get("head", HEADS[name][0]), HEADS[name], "matcher.head")
+    if options.get("patch", 1) % 2 == 0:
+        raise ValueError(f"matcher.patch is {options['patch']}; needed is an odd number.")
+    return MATCHERS[name](axis_name=axis_name, **options)

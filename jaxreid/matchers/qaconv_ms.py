@@ -6,6 +6,8 @@ Source: Chen et al., ICME 2023, and TCSVT 34(9), 2024; the perceptron is the hea
 (Liao and Shao, NeurIPS 2021), which their code uses.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,12 +29,12 @@ class Parts(NamedTuple):
     logit = sum of the parts' logits + offset, up to rounding.
 
     Attributes:
-        parts: of each part, in order, what its contribution to the logit is made of.
+        parts: of each part, by name, what its contribution to the logit is made of.
         logit: [Q, G] float.
         offset: scalar, what every pair gets.
     """
 
-    parts: tuple[Explanation, ...]
+    parts: dict[str, Explanation]
     logit: jax.Array
     offset: jax.Array
 
@@ -143,7 +145,8 @@ class QAConvMS(nn.Module):
     """Scores of every query with every gallery image: the sum over the parts of their features.
 
     Attributes:
-        parts: channels of each part, as the neck lays them side by side.
+        parts: channels of each part, by name, in the order in which the neck lays them side by
+            side.
         shared: channels after the parts that are compared along with each of them.
         head: "perceptron", or "linear", that of QAConv 2.1: a weight for each position.
         hidden: units of the perceptrons.
@@ -153,7 +156,7 @@ class QAConvMS(nn.Module):
     Source: Chen et al., ICME 2023; the perceptron and the sum as in the authors' code.
     """
 
-    parts: tuple[int, ...]
+    parts: Mapping[str, int]
     shared: int = 0
     head: str = "perceptron"
     hidden: int = 2048
@@ -167,10 +170,9 @@ class QAConvMS(nn.Module):
             "initial_logit": 0.0 if several else self.initial_logit,
             "axis_name": self.axis_name,
         }
-        if self.head == "perceptron":
-            self.heads = [PerceptronHead(self.hidden, **options) for _ in self.parts]
-        else:
-            self.heads = [QAConv(**options) for _ in self.parts]
+        make = QAConv if self.head == "linear" else functools.partial(PerceptronHead, self.hidden)
+        # By name: a file of weights gives each head to the part it was trained for, or to none.
+        self.heads = {name: make(**options) for name in self.parts}
         if several:
             self.norm = ScoreNorm(self.axis_name, initial_bias=self.initial_logit)
 
@@ -198,8 +200,8 @@ class QAConvMS(nn.Module):
             ValueError: maps of different sizes, of another size than the weights were made for, or
                 with other channels than the parts.
         """
-        given = zip(self.heads, self._split(query, gallery), strict=True)
-        scores = sum(head(*maps, train=train, mask=mask) for head, maps in given)
+        split = self._split(query, gallery)
+        scores = sum(self.heads[k](*maps, train=train, mask=mask) for k, maps in split.items())
         return self.norm(scores, train=train, mask=mask) if len(self.parts) > 1 else scores
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Parts:
@@ -214,30 +216,36 @@ class QAConvMS(nn.Module):
         Raises:
             ValueError: as for scoring.
         """
-        given = zip(self.heads, self._split(query, gallery), strict=True)
-        told = [head.explain(*maps) for head, maps in given]
-        if len(told) == 1:
-            return Parts((told[0],), told[0].logit, jnp.zeros(()))
-        logit, (gain, shift) = self.norm(sum(part.logit for part in told)), self.norm.affine()
+        split = self._split(query, gallery)
+        told = {name: self.heads[name].explain(*maps) for name, maps in split.items()}
+        logit, gain, shift = sum(part.logit for part in told.values()), 1.0, jnp.zeros(())
+        if len(told) > 1:
+            logit, (gain, shift) = self.norm(logit), self.norm.affine()
         scaled = ("logit", "gain", "offset")
-        parts = (part._replace(**{k: gain * getattr(part, k) for k in scaled}) for part in told)
-        return Parts(tuple(parts), logit, shift)
+        parts = {
+            name: part._replace(**{k: gain * getattr(part, k) for k in scaled})
+            for name, part in told.items()
+        }
+        return Parts(parts, logit, shift)
 
-    def _split(self, query: jax.Array, gallery: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    def _split(
+        self, query: jax.Array, gallery: jax.Array
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Query and gallery maps of each part."""
         check_sizes(query, gallery)
-        if query.shape[-1] != sum(self.parts) + self.shared:
+        widths = tuple(self.parts.values())
+        if query.shape[-1] != sum(widths) + self.shared:
             raise ValueError(
                 f"features have {query.shape[-1]} channels, and this matcher compares parts of "
-                f"{self.parts} with {self.shared} shared; use the neck's own parts."
+                f"{widths} with {self.shared} shared; use the neck's own parts."
             )
-        ends = np.cumsum(self.parts)
 
         def split(x: jax.Array) -> list[jax.Array]:
-            *parts, shared = jnp.split(x, ends, axis=-1)
+            *parts, shared = jnp.split(x, np.cumsum(widths), axis=-1)
+            # What is shared is copied, so that one correlation compares both.
             return [jnp.concatenate([x, shared], axis=-1) for x in parts] if self.shared else parts
 
-        return list(zip(split(query), split(gallery), strict=True))
+        return dict(zip(self.parts, zip(split(query), split(gallery), strict=True), strict=True))
 
 
 def _by_pieces(folded: tuple[jax.Array, ...], matches: tuple[jax.Array, ...]) -> jax.Array:

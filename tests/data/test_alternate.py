@@ -75,28 +75,23 @@ def test_goes_on_from_its_state(stop):
 
 def test_a_state_of_other_images_changes_nothing():
     sampler = make()
-    expected = [make().order(0, following), make().order(0, following)]
+    expected = make().order(0, following)
     state = sampler.state()
     damaged = state | {"images_2": state["images_2"] + 1}  # the first two are read before it
     with pytest.raises(ValueError, match="images is no list of the images"):
         sampler.restore(damaged | {"pointer_0": state["pointer_0"] + 1})
     with pytest.raises(ValueError, match="a state holds .*images_0"):
         sampler.restore({})
-    np.testing.assert_array_equal(sampler.order(0, following), expected[0])
-
-
-def test_of_one_data_set_it_is_the_sampler_of_that_set():
-    sources = np.zeros_like(SOURCES)
-    alone = make("pk", sources=sources)
-    orders = [alone.order(epoch) for epoch in range(3)]
-    assert all(order.shape == (alone.steps_per_epoch, 8) for order in orders)
-    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(sampler.order(0, following), expected)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"quota": (4, 2, 2)}, "set one of them only"),
+        ({"sources": np.zeros_like(SOURCES)}, "there is one data set: give several in data.train"),
+        ({"sources": None}, "there is one data set"),
+        ({"sources": SOURCES * 2}, "data set 1 of 0 to 4 has no image"),
         ({"batch_size": 10}, "data set 2 of 0 to 2: there are 4 identities, and a batch of 10"),
         ({"sources": SOURCES[1:]}, "must be one per image"),
     ],
