@@ -263,13 +263,11 @@ def test_a_search_ends_with_an_architecture_that_can_be_trained(place):
     assert found.blocks == tuple(held["blocks"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
-    workdir = place / number.name
-    code, output = start_and_signal(place, workdir, number, at_step=9)
+def test_a_run_asked_to_stop_saves_the_very_step(place, finished):
+    workdir = place / "stopped"
+    code, output = start_and_signal(place, workdir, signal.SIGTERM, at_step=9)
     assert code == 75, output
-    assert f"stopped by {number.name} at step" in output
-    stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
+    stopped_at = int(output.split("stopped by SIGTERM at step ")[1].split()[0])
     assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
     result = run(place, workdir)
     assert f"resuming from step {stopped_at}\n" in result.stdout
@@ -392,6 +390,7 @@ def test_two_processes_equal_one(place, config):
         short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     else:
         short += ["--config=configs/qaconv_ms.py:market1501,debug"]
+        short += ["--config.model.neck.scales=(3,)", "--config.model.neck.attention_layers=1"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
