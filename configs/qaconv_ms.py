@@ -5,8 +5,9 @@
         --config.init_from=resnet50_ibn_b.safetensors --workdir=...
 
 The argument is as for qaconv.py, without its versions, and with `multi`: the recipe for several
-training sets, an epoch of each in turn (--config.sampler.alternate=False mixes them in batches).
-`multi` needs them: --config.data.train="('market1501', ...)".
+training sets, an epoch of each in turn (--config.sampler.alternate=False mixes them in batches),
+which --config.data.train="('market1501', ...)" has to name.
+
 The recipe of `market1501` is that of the authors' code. Which of its settings gave the published
 numbers is not known: by default all parts are compared, and options of `model.neck` and
 `model.matcher` are the other readings. `synthetic` and `small` are ours, for a small network from

@@ -174,7 +174,7 @@ def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], top: float)
     left = FRAME, CAPTION + FRAME
     right = left[0] + width + 2 * FRAME + width // 2, left[1] + height // 6
     below = right[1] + height + FRAME + 2
-    panel = Image.new("RGB", (max(right[0] + width + FRAME, 430), below + 3 * CAPTION), "white")
+    panel = Image.new("RGB", (max(right[0] + width + FRAME, 460), below + 3 * CAPTION), "white")
     draw = ImageDraw.Draw(panel)
     frames = PLAIN, PLAIN if pair.right is None else RIGHT if pair.right else WRONG
     heights = 0, below  # of the titles: where no line goes

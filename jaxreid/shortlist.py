@@ -85,6 +85,11 @@ def check_matcher(matcher: Any) -> None:
 
 def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
     """Raises ValueError where features of a shape, of one image, cannot be pooled and listed."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"a shortlist needs feature maps, and this model gives embeddings [{shape[-1]}]: only "
+            "the matcher 'qaconv' has coarse and fine; set eval.shortlist=0."
+        )
     if size < 1:
         raise ValueError(f"eval.shortlist is {size}; needed is at least 1 image, or 0 for none.")
     h, w, _ = shape

@@ -263,14 +263,14 @@ def test_a_search_ends_with_an_architecture_that_can_be_trained(place):
     assert found.blocks == tuple(held["blocks"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_asked_to_stop_saves_the_very_step(place, finished, number):
-    workdir = place / number.name
-    code, output = start_and_signal(place, workdir, number, at_step=9)
-    assert code == 75, output
-    assert f"stopped by {number.name} at step" in output
-    stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
-    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
+def test_a_run_asked_to_stop_saves_the_very_step(place, finished):
+    workdir = place / "stopped"
+    for number, step in ((signal.SIGTERM, 9), (signal.SIGINT, 22)):
+        code, output = start_and_signal(place, workdir, number, at_step=step)
+        assert code == 75, output
+        assert f"stopped by {number.name} at step" in output
+        stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
+        assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
     result = run(place, workdir)
     assert f"resuming from step {stopped_at}\n" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
@@ -392,6 +392,7 @@ def test_two_processes_equal_one(place, config):
         short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     else:
         short += ["--config=configs/qaconv_ms.py:market1501,debug"]
+        short += ["--config.model.neck.scales=(3,)", "--config.model.neck.attention_layers=1"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -527,11 +528,16 @@ REFUSALS = [
         "this model has another matcher: set eval.shortlist=0",
     ),
     (["--config.freeze_epochs=1"], "nothing would learn in the first phase"),
+    (["--config.data.train=('market1501', 'market1501')"], "names 'market1501' more than once"),
     (["--config.sampler.quota=(8, 8)"], "sampler.quota"),
     (["--config.model.interpolation=cubic"], "unknown model.interpolation 'cubic'; valid: bicubic"),
     (
         ["--config=configs/osnet.py:market1501,architecture=README.md"],
         "needed is an architecture.json",
+    ),
+    (
+        ["--config=configs/osnet.py:market1501,debug", "--config.objective.metric=cosin"],
+        "unknown objective.metric 'cosin'; valid: cosine",
     ),
     (["--config=configs/qaconv.py:markt"], "'market1501'"),
     (["--config=configs/nothing.py"], "nothing.py"),

@@ -38,7 +38,13 @@ def tiny_model(axis_name=None, head="v2.1", backbone="resnet18", **options):
 def multi_scale_model(axis_name=None, **options):
     return make_model(
         backbone={"name": "resnet18", "cut": "layer2", "width": 8},
-        neck={"name": "multi_scale", "channels": 8, "scales": (3,), "hidden": 8},
+        neck={
+            "name": "multi_scale",
+            "channels": 8,
+            "scales": (3,),
+            "attention_layers": 1,
+            "hidden": 8,
+        },
         matcher={"name": "qaconv_ms", "hidden": 16},
         height=32,
         width=16,

@@ -1,7 +1,6 @@
 """Contenders of `benchmark.py scoring`: this package's matchers against QAConv, pair by pair."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,23 +93,16 @@ def compare(
         As `benchmark_matching.compare`, "times_as_fast" as QAConv; "difference" is None, since
         each computes something else.
     """
-    runs: dict[str, Callable[[], Any]] = {name: contender(name, problem) for name in names}
-    multiply, flops = benchmark_matching.product(problem.dtype)
-    ms = take_turns({**runs, "product": multiply}, repeats, progress)
-    pairs, n = problem.queries * problem.gallery, problem.height * problem.width
-    peak = {}
-    for name in names:
-        time.sleep(0.1)
-        peak[name] = benchmark_matching.memory(name, problem, threads, make=contender)
-    rate = flops / ms["product"]["median"]
-    need = {name: pairs * CONTENDERS[name].flops(n, problem.channels) for name in names}
-    return {
-        "problem": dataclasses.asdict(problem),
-        "ms": ms,
-        "pairs_per_second": {name: 1e3 * pairs / ms[name]["median"] for name in names},
-        "product_gflops": rate / 1e6,
-        "of_product": {name: need[name] / ms[name]["median"] / rate for name in names},
-        "peak_bytes": peak,
-        "times_as_fast": {name: ms[BASELINE]["median"] / ms[name]["median"] for name in names},
-        "difference": dict.fromkeys(names),
-    }
+    n = problem.height * problem.width
+    pairs = problem.queries * problem.gallery
+    return benchmark_matching.measured(
+        problem,
+        {name: contender(name, problem) for name in names},
+        repeats,
+        threads,
+        take_turns,
+        progress,
+        make=contender,
+        flops={name: pairs * CONTENDERS[name].flops(n, problem.channels) for name in names},
+        baseline=BASELINE,
+    ) | {"difference": dict.fromkeys(names)}

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -230,7 +230,7 @@ def memory(
     name: str,
     problem: Problem,
     threads: int | None,
-    make: Callable[[str, Problem], Callable[[], Any]] = contender,
+    make: Callable[[str, Problem], Callable[[], Any]],
 ) -> int | None:
     """Bytes by which one run raises the resident memory of a process that has its inputs ready.
 
@@ -285,28 +285,63 @@ def compare(
     """
     runs: dict[str, Callable[[], Any]] = {name: contender(name, problem) for name in names}
     results = {name: _plain(problem, run()) for name, run in runs.items()}
-    multiply, flops = product(problem.dtype)
-    ms = take_turns({**runs, "product": multiply}, repeats, progress)
-    pairs = problem.queries * problem.gallery
     first = results[names[0]]
-    peak = {}
-    for name in names:
-        time.sleep(0.1)
-        peak[name] = memory(name, problem, threads)
-    rate = flops / ms["product"]["median"]
-    return {
-        "problem": dataclasses.asdict(problem),
-        "ms": ms,
-        "pairs_per_second": {name: 1e3 * pairs / ms[name]["median"] for name in names},
-        "product_gflops": rate / 1e6,
-        "of_product": {name: problem.flops / ms[name]["median"] / rate for name in names},
-        "peak_bytes": peak,
-        "times_as_fast": {
-            name: ms[ORIGINAL]["median"] / ms[name]["median"] for name in names if ORIGINAL in names
-        },
+    return measured(
+        problem, runs, repeats, threads, take_turns, progress,
+        make=contender, flops=dict.fromkeys(names, problem.flops), baseline=ORIGINAL,
+    ) | {
         "difference": {
             name: float(np.abs(result - first).max() / first.std())
             for name, result in results.items()
+        },
+    }  # fmt: skip
+
+
+def measured(
+    problem: Problem,
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    threads: int | None,
+    take_turns: Callable[..., dict[str, dict[str, float]]],
+    progress: tqdm,
+    *,
+    make: Callable[[str, Problem], Callable[[], Any]],
+    flops: Mapping[str, float],
+    baseline: str,
+) -> dict[str, Any]:
+    """The time of contenders in turn, and the memory of each.
+
+    Args:
+        problem: what they do.
+        runs: by name, functions that do it once.
+        repeats: as for `compare`.
+        threads: as for `compare`.
+        take_turns: as for `compare`.
+        progress: as for `compare`.
+        make: makes such a function, in the process where memory is measured.
+        flops: of each, for the share of the product's rate.
+        baseline: of "times_as_fast", if it is among them.
+
+    Returns:
+        As `compare`, but for "difference".
+    """
+    multiply, of_product = product(problem.dtype)
+    ms = take_turns({**runs, "product": multiply}, repeats, progress)
+    pairs = problem.queries * problem.gallery
+    peak = {}
+    for name in runs:
+        time.sleep(0.1)
+        peak[name] = memory(name, problem, threads, make)
+    rate = of_product / ms["product"]["median"]
+    return {
+        "problem": dataclasses.asdict(problem),
+        "ms": ms,
+        "pairs_per_second": {name: 1e3 * pairs / ms[name]["median"] for name in runs},
+        "product_gflops": rate / 1e6,
+        "of_product": {name: flops[name] / ms[name]["median"] / rate for name in runs},
+        "peak_bytes": peak,
+        "times_as_fast": {
+            name: ms[baseline]["median"] / ms[name]["median"] for name in runs if baseline in runs
         },
     }
 

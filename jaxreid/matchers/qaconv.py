@@ -117,6 +117,12 @@ def rows(maps: jax.Array) -> jax.Array:
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
+def uniform_init(inputs: int) -> nn.initializers.Initializer:
+    """PyTorch's default for weights and biases of a layer that sums so many inputs."""
+    bound = inputs**-0.5
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
 def pool_weights(params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
     """The parameters of a matcher for maps whose cells are means of several of its own.
 
@@ -275,11 +281,7 @@ class QAConv(nn.Module):
         """Weights [1 or 2, n] of positions, and the bias; makes them for h x w maps."""
         directions = {"v1": 2, "v2.1": 1}[self.head]
         n = h * w
-        bound = (n * directions) ** -0.5
-
-        def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
+        uniform = uniform_init(n * directions)
         constant = nn.initializers.constant(1 / n)
         weight_init = constant if self.head == "v2.1" else uniform
         if self.has_variable("params", "weight"):

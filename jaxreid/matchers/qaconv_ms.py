@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid.matchers.qaconv import Explanation, QAConv, ScoreNorm, check_sizes, rows
+from jaxreid.matchers.qaconv import (
+    Explanation,
+    QAConv,
+    ScoreNorm,
+    check_sizes,
+    rows,
+    uniform_init,
+)
 from jaxreid.ops.correlation import best_matches
 
 HEADS = ("perceptron", "linear")
@@ -137,8 +144,8 @@ class PerceptronHead(nn.Module):
         )
         kernel = self.param("kernel", xavier, (h, w, self.hidden)).reshape(h * w, self.hidden)
         out = self.param("out_kernel", nn.initializers.xavier_uniform(), (self.hidden, 1))[:, 0]
-        bias = self.param("bias", _uniform(h * w), (self.hidden,))
-        return kernel, bias, out, self.param("out_bias", _uniform(self.hidden), ())
+        bias = self.param("bias", uniform_init(h * w), (self.hidden,))
+        return kernel, bias, out, self.param("out_bias", uniform_init(self.hidden), ())
 
 
 class QAConvMS(nn.Module):
@@ -255,9 +262,3 @@ def _by_pieces(folded: tuple[jax.Array, ...], matches: tuple[jax.Array, ...]) ->
     pairs = tuple(m.reshape(-1, m.shape[-1]) for m in matches)
     at_once = max(1, HIDDEN_SIZE // len(out))
     return jax.lax.map(score, pairs, batch_size=at_once).reshape(matches[0].shape[:2]) + offset
-
-
-def _uniform(inputs: int) -> nn.initializers.Initializer:
-    """PyTorch's default for biases of a layer that sums so many inputs."""
-    bound = inputs**-0.5
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)

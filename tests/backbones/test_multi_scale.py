@@ -231,12 +231,12 @@ def by_rule(seed, module, x, part, name_of):
 @pytest.mark.golden
 @pytest.mark.parametrize("net", ["resnet18_none", "resnet50_b"])
 def test_features_equal_the_original(golden_dir, net):
-    golden = np.load(golden_dir / "mqaconv.npz")
-    keys = [key for key in golden.files if key.startswith(f"backbone/{net}/")]
+    told = json.loads((golden_dir / "mqaconv.json").read_text())
+    keys = [key for key in told if key.startswith(f"backbone/{net}/")]
     if not keys and net == "resnet50_b":
         pytest.skip(f"{golden_dir.folder} has been cut")
     assert keys
-    told = json.loads((golden_dir / "mqaconv.json").read_text())
+    golden = np.load(golden_dir / "mqaconv.npz")
     seed, arch = seed_of(golden_dir), {"resnet18_none": "resnet18"}.get(net, "resnet50_ibn_b")
     pixels = image(seed, told["backbone_input"]["name"], told["backbone_input"]["shape"])
     assert zlib.crc32(pixels.tobytes()) == told["backbone_input"]["crc32"]

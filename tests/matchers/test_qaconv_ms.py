@@ -352,11 +352,11 @@ def test_before_training_the_mean_score_is_the_one_asked_for(head):
     "case", ["single", "multi_scale_135", "multi_scale_1357", "multi_scale_13_transformer"]
 )
 def test_scores_gradients_and_statistics_equal_the_original(golden_dir, case, mode):
-    golden, train = np.load(golden_dir / "mqaconv.npz"), mode == "train"
     told = json.loads((golden_dir / "mqaconv.json").read_text())
     at, seed = f"transmatcher/{case}", seed_of(golden_dir)
     if at not in told and case.startswith("multi_scale_135"):
         pytest.skip(f"{golden_dir.folder} has been cut")
+    golden, train = np.load(golden_dir / "mqaconv.npz"), mode == "train"
     parts, hidden = tuple(told[at]["split_layer"]), told[at]["dim_feedforward"]
     with jax.enable_x64(True):
         query, gallery = (golden[f"{at}/{k}"].astype(np.float64) for k in ("prob", "gal"))
