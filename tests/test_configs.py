@@ -222,12 +222,12 @@ def test_one_thing_says_where_norms_are(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "backbone", "d"),
     [
-        ("", "resnet18_ibn_b", 128),
-        ("synthetic,target=mall,ibn_a", "resnet18_ibn_a", 128),
+        ("", "resnet18_ibn_b", 64),
+        ("synthetic,target=mall,ibn_a", "resnet18_ibn_a", 64),
         ("synthetic,dp,debug", "resnet18", 16),
         ("market1501", "resnet50", 2048),
         ("market1501,ibn_a,mnet", "resnet50_ibn_a", 2048),
-        ("market1501,small", "resnet18_ibn_b", 128),
+        ("market1501,small", "resnet18_ibn_b", 64),
         ("market1501,resnet50_ibn_b,baseline", "resnet50_ibn_b", 2048),
     ],
 )
@@ -319,11 +319,12 @@ def test_osnet_search(argument):
 def make_sampler(config, classes):
     options = {key: value for key, value in config["sampler"].items() if key != "save_graph"}
     labels = np.repeat(np.arange(classes), 4)
+    sets = 2 if options["alternate"] else len(options["quota"])
     return samplers.make_sampler(
         labels=labels,
         batch_size=config["batch_size"],
         seed=0,
-        sources=(labels >= classes // 2).astype(int) if options["alternate"] else None,
+        sources=labels % sets if sets > 1 else None,
         **options,
     )
 

@@ -96,6 +96,18 @@ def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
     assert f"`benchmark.py {benchmark}`, " in table.stdout
 
 
+def test_benchmark_compares_forms_of_gmns_scores(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "records.jsonl"
+    small = ["--images", 3, 5, "--channels", 32, "--repeats", 1, "--json", path]
+    result = run("benchmark.py", "embeddings", *small)
+    assert result.returncode == 0, result.stderr
+    for record in json.loads(path.read_text())["results"]:
+        assert max(record["difference"].values()) < 1e-4  # the very same function
+        assert record["pairs_per_second"]["jaxreid"] > 0
+    assert "| GMN, linear, float32 | jaxreid |" in run("benchmark.py", "table", path).stdout
+
+
 def test_the_readme_shows_the_tables_of_the_measurements():
     table = run("benchmark.py", "table", TOOLS.parent / "benchmarks" / "cpu.jsonl").stdout
     readme = (TOOLS.parent / "README.md").read_text()

@@ -2,6 +2,7 @@
 
     python tools/benchmark.py scoring
     python tools/benchmark.py step --json speed.jsonl
+    python tools/benchmark.py embeddings
     python tools/benchmark.py encode --arch resnet50 osnet_x1_0 --batch 4
     python tools/benchmark.py ranking --repeats 3
     python tools/benchmark.py table speed.jsonl
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import benchmark_embeddings
 import benchmark_matchers
 import benchmark_matching
 import benchmark_networks
@@ -114,6 +116,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                 "(default: all)",
             )
         parser_of.set_defaults(run=compare_matching)
+    embeddings = benchmarks.add_parser(
+        "embeddings",
+        parents=[common],
+        help="GMN's scores of pairs of embeddings, against PyTorch",
+        description="Times the scores of all pairs of query and gallery embeddings, in evaluation "
+        "mode, by both readings of GMN's metric network, against the same in PyTorch, all pairs at "
+        "once, and the product of the first layer taken apart; with a large matrix product as the "
+        "limit, and the memory each needs.",
+    )
+    embeddings.add_argument(
+        "--images",
+        type=_positive,
+        nargs=2,
+        metavar=("QUERIES", "GALLERY"),
+        default=(64, 512),
+        help="how many (default: 64 512)",
+    )
+    embeddings.add_argument(
+        "--channels", type=_positive, default=2048, help="of an embedding (default: 2048)"
+    )
+    embeddings.set_defaults(run=compare_embeddings)
     for name, passes in (
         ("backbones", benchmark_networks.PASSES),
         ("encode", benchmark_networks.PASSES[:1]),
@@ -314,6 +337,25 @@ def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
                 compare(problem, compared, given.repeats, given.threads, take_turns, progress)
             )
     return records
+
+
+def compare_embeddings(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Scores of many pairs of embeddings: a record for each reading of the metric network.
+
+    Raises:
+        ValueError: PyTorch is missing.
+    """
+    _need_torch(given.threads)
+    work = benchmark_embeddings.problems(given.images, given.channels)
+    names = [benchmark_embeddings.TASKS[problem.task] for problem in work]
+    runs = sum(1 + len(compared) for compared in names) * (WARM_UP + given.repeats)
+    with tqdm(total=runs, unit="run") as progress:
+        return [
+            benchmark_embeddings.compare(
+                problem, compared, given.repeats, given.threads, take_turns, progress
+            )
+            for problem, compared in zip(work, names, strict=True)
+        ]
 
 
 def _need_torch(threads: int | None) -> None:

@@ -18,15 +18,15 @@ def spread(times: Mapping[str, Mapping[str, float]]) -> float:
 
 def rows(benchmark: str, results: Sequence[Record]) -> Rows:
     """Header and rows of the results of a benchmark."""
-    return {"scoring": _matching, "step": _matching, "ranking": _ranking}.get(benchmark, _networks)(
-        results
-    )
+    others = {"ranking": _ranking, **dict.fromkeys(("scoring", "step", "embeddings"), _matching)}
+    return others.get(benchmark, _networks)(results)
 
 
 # Columns for readers; those who measure see all of them.
 SHOWN = {
     "scoring": ("what", "contender", "pairs/s", "times as fast", "of product rate", "memory"),
     "step": ("what", "contender", "ms", "times as fast", "memory"),
+    "embeddings": ("what", "contender", "pairs/s", "times as fast", "of product rate", "memory"),
     "backbones": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "encode": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "ranking": ("what", "images", "jaxreid s", "times as fast", "jaxreid MiB", "plain MiB"),
@@ -66,6 +66,8 @@ def _matching(results: Sequence[Record]) -> Rows:
         "pairs": "loss, both maps",
         "memory": "loss, class memory",
         "matchers": "matchers",
+        "perceptron": "GMN, perceptron",
+        "linear": "GMN, linear",
     }
     found = []
     for r in results:
@@ -73,7 +75,7 @@ def _matching(results: Sequence[Record]) -> Rows:
         size = f"{p['queries']} x {p['gallery']} of {p['height']}x{p['width']}x{p['channels']}"
         for name in r["pairs_per_second"]:
             fast = r["times_as_fast"].get(name)
-            evaluated = p["task"] in ("scores", "matchers")
+            evaluated = p["task"] not in ("pairs", "memory")
             share = f"{r['of_product'][name]:.0%}" if evaluated else "-"
             bytes_, difference = r["peak_bytes"][name], r["difference"][name]
             found.append(

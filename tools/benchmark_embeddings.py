@@ -1,0 +1,158 @@
+"""Contenders of `benchmark.py embeddings`: GMN's scores of pairs of embeddings, in several ways.
+
+The plain form is written from the definition: of every pair the squared difference, then the
+network on it, in blocks of as many pairs as the package makes at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import benchmark_matching
+import numpy as np
+from benchmark_matching import OURS, Problem
+from tqdm import tqdm
+
+PLAIN = "PyTorch, plain"
+AT_ONCE = "JAX, all pairs at once"
+EXPANDED = "JAX, expanded"
+HIDDEN = 512
+# The smallest reading of the network, a weight for each channel, has no product to take apart.
+TASKS = {"perceptron": (OURS, PLAIN, AT_ONCE, EXPANDED), "linear": (OURS, PLAIN, AT_ONCE)}
+
+
+def contender(name: str, problem: Problem) -> Callable[[], Any]:
+    """A function that scores all pairs once and returns their scores [Q, G] when it is done."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxreid.matchers import make_matcher
+    from jaxreid.matchers.metric_network import PAIRS
+
+    d = problem.channels
+    query, gallery = (x.reshape(-1, d) for x in problem.maps())
+    matcher = make_matcher("metric_network", net=problem.task, hidden=HIDDEN)
+    variables = _random(jax.jit(matcher.init)(jax.random.key(0), query[:1], gallery[:1]))
+    at_once = max(1, PAIRS // len(gallery))
+    if name == PLAIN:
+        return _torch_contender(problem.task, variables, query, gallery, at_once)
+    layers = _layers(problem.task, variables)
+    root = np.float32(d**0.5)
+
+    def plain(query: Any, gallery: Any) -> Any:
+        return _plain(jnp, layers, root * query, root * gallery)
+
+    def expanded(query: Any, gallery: Any) -> Any:
+        kernel, shift, out, bias = layers
+        query, gallery = root * query, root * gallery
+        of_gallery = jnp.square(gallery) @ kernel + shift
+
+        def score(one: Any) -> Any:  # (p^2 + q^2) K - 2 q (diag(p) K)
+            hidden = of_gallery + jnp.square(one) @ kernel - 2 * gallery @ (one[:, None] * kernel)
+            return jnp.maximum(hidden, 0) @ out
+
+        return jax.lax.map(score, query, batch_size=at_once) + bias
+
+    forms = {AT_ONCE: plain, EXPANDED: expanded}
+    form = forms.get(name, lambda query, gallery: matcher.apply(variables, query, gallery))
+    query, gallery = jnp.asarray(query), jnp.asarray(gallery)
+    with jax.default_matmul_precision("highest"):
+        score = jax.jit(form).lower(query, gallery).compile()
+    return lambda: jax.block_until_ready(score(query, gallery))
+
+
+def _random(variables: Any) -> Any:
+    """Other numbers than those before training, many of which are zeros and ones."""
+    import jax
+
+    leaves, tree = jax.tree.flatten(variables)
+    generator = np.random.default_rng(2)
+    drawn = [np.float32(1 + 0.1 * generator.standard_normal(x.shape)) * x for x in leaves]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def _layers(task: str, variables: Any) -> tuple[Any, ...]:
+    """What is left of a trained network: kernel, shift, weights of the hidden units and bias."""
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def affine(name: str) -> tuple[Any, Any]:
+        gain = params[name]["scale"] / np.sqrt(stats[name]["var"] + 1e-5)
+        return gain, params[name]["bias"] - stats[name]["mean"] * gain
+
+    if task == "linear":
+        weight = np.logaddexp(0, params["weight"])
+        gain, shift = affine("norm_out")
+        return -gain * weight / len(weight), shift
+    (gain_in, shift_in), (gain, shift) = affine("norm_in"), affine("norm_hidden")
+    kernel = np.asarray(params["kernel"])
+    shift = (shift_in @ kernel) * gain + shift
+    return (
+        np.asarray(gain_in[:, None] * kernel * gain),
+        np.asarray(shift),
+        np.asarray(params["out_kernel"])[:, 0],
+        np.asarray(params["out_bias"]),
+    )
+
+
+def _plain(library: Any, layers: Sequence[Any], query: Any, gallery: Any) -> Any:
+    """Scores [Q, G] from the squared difference of every pair; of NumPy's or PyTorch's arrays."""
+    pairs = (query[:, None] - gallery[None]) ** 2
+    if len(layers) == 2:
+        weight, shift = layers
+        return pairs @ weight + shift
+    kernel, shift, out, bias = layers
+    return (pairs @ kernel + shift).clip(min=0) @ out + bias
+
+
+def _torch_contender(
+    task: str, variables: Any, query: Any, gallery: Any, at_once: int
+) -> Callable[[], Any]:
+    import torch
+
+    layers = [torch.as_tensor(np.array(x)) for x in _layers(task, variables)]
+    query, gallery = (torch.from_numpy(x * x.shape[-1] ** 0.5) for x in (query, gallery))
+
+    def run() -> Any:
+        with torch.inference_mode():
+            parts = [_plain(torch, layers, part, gallery) for part in query.split(at_once)]
+            return torch.cat(parts)
+
+    return run
+
+
+def compare(
+    problem: Problem,
+    names: Sequence[str],
+    repeats: int,
+    threads: int | None,
+    take_turns: Callable[..., dict[str, dict[str, float]]],
+    progress: tqdm,
+) -> dict[str, Any]:
+    """Times forms of the scoring in turn.
+
+    Returns:
+        As `benchmark_matching.compare`, against the plain form.
+    """
+    runs = {name: contender(name, problem) for name in names}
+    expected = np.asarray(runs[PLAIN]())
+    scale = np.abs(expected).max()
+    difference = {name: float(np.abs(run() - expected).max() / scale) for name, run in runs.items()}
+    pairs = problem.queries * problem.gallery
+    flops = 2.0 * problem.channels * (HIDDEN if problem.task == "perceptron" else 1) * pairs
+    return benchmark_matching.measured(
+        problem,
+        runs,
+        repeats,
+        threads,
+        take_turns,
+        progress,
+        make=contender,
+        flops=dict.fromkeys(names, flops),
+        baseline=PLAIN,
+    ) | {"difference": difference}
+
+
+def problems(images: tuple[int, int], channels: int) -> list[Problem]:
+    """One for each reading of the network."""
+    alone = Problem(*images, height=1, width=1, channels=channels)
+    return [dataclasses.replace(alone, task=task) for task in TASKS]
