@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+DOMAINS = ("plaza", "station", "mall", "campus")  # of the embedded people
 DATASETS = ("synthetic", "market1501")
 BACKBONES = ("resnet", "osnet")  # how their names begin; the model knows them all
 
@@ -46,8 +47,7 @@ def configure(
             )
     if dataset == "synthetic":
         config.data.train = ("synthetic_people/plaza",)
-        domains = ("plaza", "station", "mall", "campus")
-        config.data.test = tuple(f"synthetic_people/{domain}" for domain in domains)
+        config.data.test = tuple(f"synthetic_people/{domain}" for domain in DOMAINS)
         chosen.append("small")  # the embedded people are learned by a small network
     for name, change in options.items():
         if name in chosen:

@@ -1,7 +1,6 @@
-"""Losses: numbers from scores, logits and labels; pure functions of one device.
+"""Losses, and what they choose and draw: pure functions of scores, logits and labels.
 
-Where rows are divided over devices, a function that takes means over all of them names the mesh
-axis.
+Where rows are divided over devices, a function that sums over all of them names the mesh axis.
 """
 
 import jax
@@ -170,7 +169,7 @@ def hardest_pair_loss(
         axis_name: mesh axis over which the rows are divided.
     """
     scores = jnp.stack(hardest(logit, same, itself), axis=1)
-    found = jnp.isfinite(scores)
+    found = jnp.stack([(same & ~itself).any(1), (~same).any(1)], axis=1)
     # Chosen before the softplus: its gradient at an infinite score is not a number.
     scores, positive = jnp.where(found, scores, 0), jnp.array([True, False])
     return balanced_pair_loss(scores, found & positive, found & ~positive, axis_name)
@@ -243,8 +242,8 @@ def pair_centre_loss(
 
     Source: GMN, L_pic; centres within the batch are our reading.
     """
-    # The sum over a kind of |f - c|^2 is that of |f|^2 - 2 f.c + |c|^2: sums of kinds are enough,
-    # and no centre is laid beside every pair. An identity goes by the place of its first image.
+    # The sum over a kind of |f - c|^2 is that of |f|^2 - 2 f.c + |c|^2: sums of kinds are enough.
+    # They are [B, B, d] on every device, since an identity goes by the place of its first image.
     # Both orders are kinds of their own here, which have the same mean.
     weight = counts.astype(pairs.dtype)
     group = jax.nn.one_hot((label[:, None] == label).argmax(1), len(label), dtype=pairs.dtype)

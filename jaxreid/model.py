@@ -88,7 +88,8 @@ class Model(nn.Module):
         if not hasattr(self.matcher, "perturbed"):
             raise ValueError(
                 f"the matcher {type(self.matcher).__name__} has no pair features to drop entries "
-                "of; set objective.dropout=0, or take the matcher 'metric_network'."
+                "of; take the matcher 'metric_network', or leave the loss of pairs out with "
+                "objective.gmn=0 (option baseline of configs/gmn.py)."
             )
         return self.matcher.perturbed(query, gallery, factor, mask=mask)
 
@@ -184,8 +185,8 @@ def make_model(
     if classes and kind != "embedding":
         raise ValueError(
             f"neck {neck.get('name')!r} with {classes} classes: only embeddings are classified; "
-            "take the neck 'linear' or 'pooled' and the matcher 'embedding', as configs/osnet.py "
-            "does."
+            "take the neck 'linear' or 'pooled' and the matcher 'embedding' or 'metric_network', "
+            "as configs/osnet.py and configs/gmn.py do."
         )
     made = make_neck(**neck, dtype=dtype, axis_name=axis_name)
     parts = {"parts": made.parts, "shared": made.shared} if kind == "multi-scale map" else {}

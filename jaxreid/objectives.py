@@ -144,25 +144,25 @@ class SoftmaxObjective:
     margin: float = 0.3
     metric: str = "euclidean"
     axis_name: str | None = None
-    uses_memory, classifies, uses_before, draws = False, True, False, False
+    uses_memory, classifies, uses_before, draws = False, True, True, False
 
     def __call__(
-        self, model: Any, feature: jax.Array, label: jax.Array, memory: None = None
+        self,
+        model: Any,
+        feature: tuple[jax.Array, jax.Array],
+        label: jax.Array,
+        memory: None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss, the share of images that are classified rightly, and the parts of a sum."""
-        return self.of_images(model, feature, feature, label)
-
-    def of_images(
-        self, model: Any, embedding: jax.Array, before: jax.Array, label: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """As the call, with distances between other embeddings than those that are classified.
+        """Mean loss, the share of images that are classified rightly, and the parts of a sum.
 
         Args:
-            model: as for the call.
-            embedding: [B, d] float, to be classified.
-            before: [B, d] float, whose distances make the triplets.
+            model: as for all objectives.
+            feature: [B, d] embeddings, which are classified, and [B, d] what precedes the BN neck,
+                whose distances make the triplets; of the whole batch.
             label: [B] int32.
+            memory: none.
         """
+        embedding, before = feature
         own = my_share(label, self.axis_name)
         logit = model.classify(my_share(embedding, self.axis_name))
         mean = lambda values: total(values, self.axis_name) / len(label)  # noqa: E731
@@ -182,10 +182,10 @@ class SoftmaxObjective:
 class GMNObjective(SoftmaxObjective):
     """GMN's loss: classes, triplets, and the pairs of images of a batch.
 
-    L = L_cls + L_tri + L_gmn + lambda L_pic. The first two are those of `SoftmaxObjective`, classes
-    on embeddings and triplets on what precedes the BN neck. L_gmn is the cross-entropy of the
-    matcher's scores; L_pic draws pair features (p - q)^2, scaled to unit length, to the mean of
-    those of the same two identities (`pair_centre_loss`). No image is paired with itself.
+    L = L_cls + L_tri + L_gmn + lambda L_pic. The first two are those of `SoftmaxObjective`. L_gmn
+    is the cross-entropy of the matcher's scores; L_pic draws pair features (p - q)^2, scaled to
+    unit length, to the mean of those of the same two identities (`pair_centre_loss`). No image is
+    paired with itself.
 
     Attributes:
         triplet: weight of L_tri.
@@ -222,18 +222,21 @@ class GMNObjective(SoftmaxObjective):
         epoch: jax.Array | int,
         key: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss, its parts, and the share of images, and of either kind of pairs, seen rightly.
+        """Mean loss, its parts, the share of images that are classified rightly, "pair_accuracy".
+
+        The last is the balanced accuracy of pairs at logit 0: the mean of the shares of positive
+        and of negative ones that are on their side of it.
 
         Args:
             model: as for all objectives.
-            feature: embeddings [B, d] and what precedes the BN neck [B, d], of the whole batch.
+            feature: as for `SoftmaxObjective`; pairs are of the embeddings.
             label: [B] int32.
             memory: none.
             epoch: [] int32.
             key: of this step.
         """
-        embedding, before = feature
-        loss, stats = self.of_images(model, embedding, before, label)
+        loss, stats = super().__call__(model, feature, label)
+        embedding, _ = feature
         row = my_share(jnp.arange(len(label)), self.axis_name)
         itself = row[:, None] == jnp.arange(len(label))
         same = label[row, None] == label[None, :]

@@ -45,7 +45,7 @@ def phase_groups(params: Any) -> Any:
     if "classifier" not in params:
         raise ValueError(
             f"nothing would learn in the first phase: the parts of the model are {sorted(params)}, "
-            "and no classifier; set freeze_epochs to 0, or take the objective 'softmax'."
+            "and no classifier; set freeze_epochs to 0, or take the objective 'softmax' or 'gmn'."
         )
     groups = parameter_groups(params)
     waiting = set(groups) - {"classifier", "backbone"}

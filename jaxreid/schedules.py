@@ -73,7 +73,7 @@ def make_schedule(
         raise ValueError(f"drop_epochs is {drop_epochs}; needed are epochs from 1 on that rise.")
     if warmup_steps and warmup_epochs:
         raise ValueError(
-            f"warmup_steps is {warmup_steps} and warmup_epochs {warmup_epochs}; one of them is 0."
+            f"warmup_steps is {warmup_steps} and warmup_epochs {warmup_epochs}; set one to 0."
         )
     warmup_steps = warmup_steps or warmup_epochs * steps_per_epoch
     steps = epochs * steps_per_epoch

@@ -289,7 +289,7 @@ def test_the_rows_of_gmns_ablation_differ_in_its_losses_alone():
     rows[""]["model"].pop("matcher")
     assert rows[",baseline"] == rows[""]
     for argument, message in (
-        ("synthetic,mnet,dp", "mnet and dp: each is a row of the ablation; give one"),
+        ("synthetic,mnet,dp", "mnet and dp: each says which losses; give one"),
         ("market1501,ibn_a,resnet101", "ibn_a and resnet101: each says which network"),
     ):
         with pytest.raises(ValueError, match=message):

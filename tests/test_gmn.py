@@ -12,6 +12,7 @@ import pytest
 from jaxreid.evaluate import evaluate
 from jaxreid.evaluator import Evaluator
 from jaxreid.losses import pair_dropout, random_negatives
+from jaxreid.matchers import make_matcher
 from jaxreid.mesh import make_mesh
 from jaxreid.model import make_model
 from jaxreid.objectives import make_objective
@@ -45,14 +46,17 @@ def given_model(logit, scores, asked):
     """A model whose answers are given; it notes what it is asked."""
 
     def match(query, gallery, *, train, mask):
-        asked.append({"query": query, "train": train, "mask": mask})
+        asked.append({"query": query, "gallery": gallery, "train": train, "mask": mask})
         return jnp.asarray(scores[0])
 
     def match_perturbed(query, gallery, factor, *, mask):
-        asked.append({"query": query, "factor": factor, "mask": mask})
+        asked.append({"query": query, "gallery": gallery, "factor": factor, "mask": mask})
         return tuple(map(jnp.asarray, scores))
 
-    classify = lambda embedding: jnp.asarray(logit)  # noqa: E731
+    def classify(embedding):
+        np.testing.assert_allclose(embedding, given()[1], rtol=1e-6)  # and not what precedes it
+        return jnp.asarray(logit)
+
     return SimpleNamespace(classify=classify, match=match, match_perturbed=match_perturbed)
 
 
@@ -117,9 +121,12 @@ def test_the_loss_is_the_sum_of_four():
     assert stats == pytest.approx(expected, rel=1e-5)
     assert triplet > 0
     # Pairs are of the embeddings, and no image is one with itself.
-    (call,) = asked
-    np.testing.assert_allclose(call["query"], embedding, rtol=1e-6)
-    np.testing.assert_array_equal(call["mask"], ~np.eye(BATCH, dtype=bool))
+    run(asked, dropout=0.0)
+    assert len(asked) == 2
+    for call in asked:
+        np.testing.assert_allclose(call["query"], embedding, rtol=1e-6)
+        np.testing.assert_allclose(call["gallery"], embedding, rtol=1e-6)
+        np.testing.assert_array_equal(call["mask"], ~np.eye(BATCH, dtype=bool))
 
 
 def test_perturbed_pairs_begin_late():
@@ -167,6 +174,28 @@ def test_other_pairs_and_other_centres():
     assert stats["pic"] == pytest.approx(of_centres(embedding, (True,)), rel=1e-5)
 
 
+def test_an_image_that_is_twice_in_a_batch_leaves_gradients_finite():
+    matcher = make_matcher("metric_network", hidden=4)
+    embedding = given()[1].astype(np.float32)
+    embedding[2] = embedding[0]
+    variables = matcher.init(jax.random.key(0), embedding, embedding)
+
+    def match_perturbed(*features, **given):
+        given |= {"method": "perturbed", "mutable": ["batch_stats"]}
+        return matcher.apply(variables, *features, **given)[0]
+
+    model = SimpleNamespace(classify=lambda x: x[:, :CLASSES], match_perturbed=match_perturbed)
+    objective = make_objective("gmn", num_classes=CLASSES)
+
+    def loss(x):
+        return objective(model, (x, x), jnp.asarray(LABEL), epoch=0, key=jax.random.key(0))[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(embedding)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).min(1).max() > 0
+
+
 def test_a_part_without_weight_is_left_out():
     logit, _, before, _ = given()
     loss, stats = run(asked := [], gmn=0.0, pic=0.0)
@@ -200,7 +229,7 @@ def test_a_matcher_without_pair_features_cannot_perturb_them():
     model = make_model(**GMN | {"matcher": {"name": "embedding"}})
     x = np.ones((2, 3), np.float32)
     perturb = functools.partial(model.apply, {}, method="match_perturbed")
-    with pytest.raises(ValueError, match="Embedding has no pair features.*dropout=0"):
+    with pytest.raises(ValueError, match="Embedding has no pair features.*metric_network.*gmn=0"):
         perturb(x, x, np.ones((2, 2, 3)), mask=np.ones((2, 2), bool))
 
 

@@ -219,11 +219,10 @@ def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     assert losses(killed) == losses(whole)
 
 
-# Classification; the same folder twice stands for two sets with equal names and person ids.
-CLASSIFICATION = [
-    "--config=configs/osnet.py:market1501,debug,resnet18",
-    "--config.model.backbone.cut=layer2",
-    "--config.model.backbone.width=8",
+# GMN; the same folder twice stands for two sets with equal names and person ids.
+PAIRS = [
+    "--config=configs/gmn.py:market1501,debug",
+    "--config.batch_size=16",
     "--config.data.train=('market1501', 'market1501-time_rule=corrected')",
     "--config.sampler.quota=(8, 8)",
     "--config.augment.translation=0.5",
@@ -233,17 +232,20 @@ CLASSIFICATION = [
 ]
 
 
-def test_two_sets_are_classified_and_evaluated_without_the_classifier(place):
-    whole = place / "classes"
-    result = run(place, whole, *CLASSIFICATION)
-    assert "24 identities, 144 images; up to 4 epochs of 9 steps" in result.stdout
+def test_pairs_of_two_sets_are_learned_and_evaluated_without_the_classifier(place):
+    whole = place / "pairs"
+    result = run(place, whole, *PAIRS)
+    assert "24 identities, 144 images; up to 4 epochs of 6 steps" in result.stdout
     state = final_state(whole)["variables"]
     assert state["params"]["classifier"]["kernel"].shape == (16, 24)
     before = json.loads((whole / "results.json").read_text())["results"][-1]
-    result = run(place, whole, *CLASSIFICATION, "--mode=evaluate", "--config.eval.flip=True")
-    assert "checkpoint of step 36" in result.stdout
+    logged = [e for e in events(whole) if e["kind"] == "train"]
+    assert {"cross_entropy", "triplet", "gmn", "pair_accuracy", "pic"} <= logged[-1].keys()
+    more = ["--config.eval.flip=True", "--config.eval.rerank=True", "--config.eval.tlift=True"]
+    result = run(place, whole, *PAIRS, "--mode=evaluate", *more)
+    assert "checkpoint of step 24" in result.stdout
     after = json.loads((whole / "results.json").read_text())["results"]
-    assert {row["variant"] for row in after} >= {"plain", "flip"}
+    assert {row["variant"] for row in after} >= {"plain", "flip", "flip+rerank+tlift"}
     assert before in after
 
 
@@ -382,7 +384,7 @@ def test_two_processes_stop_together_and_go_on(place):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("config", ["qaconv", "qaconv_ms"])
+@pytest.mark.parametrize("config", ["qaconv", "gmn"])
 def test_two_processes_equal_one(place, config):
     one, two = place / f"{config}-one", place / f"{config}-two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
@@ -390,9 +392,8 @@ def test_two_processes_equal_one(place, config):
     if config == "qaconv":
         short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
         short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
-    else:
-        short += ["--config=configs/qaconv_ms.py:market1501,debug"]
-        short += ["--config.model.neck.scales=(3,)", "--config.model.neck.attention_layers=1"]
+    else:  # perturbed pairs from the first step on
+        short += [*PAIRS, "--config.epochs=1"]
     run(place, one, *short, double=True)
     processes = start_two(place, two, *short, double=True)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -401,7 +402,8 @@ def test_two_processes_equal_one(place, config):
     expected, got = final_state(one), final_state(two)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10, err_msg=str(path))
+        rtol, atol = (1e-5, 1e-8) if a.dtype == np.float32 else (1e-8, 1e-10)  # the classifier
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=atol, err_msg=str(path))
     results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
     for a, b in zip(*results, strict=True):
         assert b["variant"] == a["variant"]

@@ -290,7 +290,7 @@ def test_softmax_with_triplets_equals_plain_loops(metric):
     assert 0 < np.count_nonzero(triplet) < 6
     rule = {"smoothing": 0.2, "triplet": 0.7, "margin": 0.3, "metric": metric}
     objective = make_objective("softmax", num_classes=4, **rule)
-    loss, stats = objective(classifier(logit), embedding, label)
+    loss, stats = objective(classifier(logit), (None, embedding), label)
     assert float(loss) == pytest.approx(np.mean(cross) + 0.7 * np.mean(triplet), rel=1e-5)
     assert float(stats["cross_entropy"]) == pytest.approx(np.mean(cross), rel=1e-5)
     assert float(stats["triplet"]) == pytest.approx(np.mean(triplet), rel=1e-5)

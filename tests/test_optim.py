@@ -216,8 +216,9 @@ def test_schedules_by_hand():
     assert shares((0, 29, 30, 59, 60), **step) == [1, 1, 0.5, 0.5, 0.25]
     warm = shares((0, 2, 4, 29, 30), **step, warmup_steps=4)
     np.testing.assert_allclose(warm, [0.25, 0.625, 1, 1, 0.5])
-    warm = shares((0, 9, 19, 29, 30), **step, warmup_epochs=2)
-    np.testing.assert_allclose(warm, [0.05, 0.5, 0.97, 1, 0.5], atol=0.03)
+    in_steps, in_epochs = ({"warmup_steps": 20}, {"warmup_epochs": 2})
+    warm = [shares(range(0, 40, 3), **step, **rise) for rise in (in_steps, in_epochs)]
+    assert warm[0] == warm[1] != shares(range(0, 40, 3), **step)
     with pytest.raises(ValueError, match="warmup_steps is 4 and warmup_epochs 2"):
         make_schedule(**step, warmup_steps=4, warmup_epochs=2)
     late = shares((4, 5, 6), epochs=9, steps_per_epoch=1, step_epochs=2, warmup_steps=4)

@@ -201,6 +201,31 @@ def test_the_loss_of_pairs_is_equal_too():
     assert min(jax.tree.leaves(moved)) > 1e-6
 
 
+def test_an_objective_that_draws_gets_the_epoch_and_a_key_of_its_own_for_every_step():
+    class Drawing:
+        uses_memory = classifies = uses_before = False
+        draws = True
+
+        def __call__(self, model, feature, label, memory, *, epoch, key):
+            stats = {"accuracy": jnp.zeros(()), "epoch": epoch, "draw": jax.random.uniform(key)}
+            return jax.lax.pmean(jnp.square(feature).mean(), AXIS), stats
+
+    def told(seed):
+        mesh, tx = make_mesh(jax.devices()[:1]), make_optimizer(lr=0.05, backbone_lr=0.02)
+        state = create_state(metric_model(), tx, num_classes=None, seed=1, mesh=mesh, epochs=2)
+        parts = {"model": metric_model(AXIS), "objective": Drawing(), "tx": tx, "seed": seed}
+        plan = make_schedule("step", epochs=2, steps_per_epoch=2)
+        step, found = make_train_step(mesh, state, schedule=plan, **parts), []
+        for batch in batches():
+            state, metrics = step(state, to_devices(mesh, batch))
+            found.append(to_host(metrics))
+        return [m["epoch"] for m in found], [float(m["draw"]) for m in found]
+
+    (epochs, first), (_, other) = told(0), told(1)
+    assert epochs == [0, 0, 1]
+    assert len({*first, *other}) == 2 * STEPS
+
+
 def test_in_the_first_phase_only_the_classifier_learns():
     mesh = make_mesh(jax.devices()[:1])
     tx = make_optimizer(lr=0.05, backbone_lr=0.02, freeze_steps=STEPS)

@@ -27,20 +27,20 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
     import jax.numpy as jnp
 
     from jaxreid.matchers import make_matcher
-    from jaxreid.matchers.metric_network import PAIRS
+    from jaxreid.matchers.metric_network import PAIRS_AT_ONCE
 
     d = problem.channels
     query, gallery = (x.reshape(-1, d) for x in problem.maps())
     matcher = make_matcher("metric_network", net=problem.task, hidden=HIDDEN)
     variables = _random(jax.jit(matcher.init)(jax.random.key(0), query[:1], gallery[:1]))
-    at_once = max(1, PAIRS // len(gallery))
+    at_once = max(1, PAIRS_AT_ONCE // len(gallery))
     if name == PLAIN:
         return _torch_contender(problem.task, variables, query, gallery, at_once)
     layers = _layers(problem.task, variables)
     root = np.float32(d**0.5)
 
     def plain(query: Any, gallery: Any) -> Any:
-        return _plain(jnp, layers, root * query, root * gallery)
+        return _plain(layers, root * query, root * gallery)
 
     def expanded(query: Any, gallery: Any) -> Any:
         kernel, shift, out, bias = layers
@@ -62,12 +62,12 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
 
 
 def _random(variables: Any) -> Any:
-    """Other numbers than those before training, many of which are zeros and ones."""
+    """Other numbers than those before training, of which many are zeros that hide mistakes."""
     import jax
 
     leaves, tree = jax.tree.flatten(variables)
     generator = np.random.default_rng(2)
-    drawn = [np.float32(1 + 0.1 * generator.standard_normal(x.shape)) * x for x in leaves]
+    drawn = [np.float32(x + 0.1 * generator.uniform(-1, 1, x.shape)) for x in leaves]
     return jax.tree.unflatten(tree, drawn)
 
 
@@ -94,8 +94,8 @@ def _layers(task: str, variables: Any) -> tuple[Any, ...]:
     )
 
 
-def _plain(library: Any, layers: Sequence[Any], query: Any, gallery: Any) -> Any:
-    """Scores [Q, G] from the squared difference of every pair; of NumPy's or PyTorch's arrays."""
+def _plain(layers: Sequence[Any], query: Any, gallery: Any) -> Any:
+    """Scores [Q, G] from the squared difference of every pair; arrays of JAX or PyTorch."""
     pairs = (query[:, None] - gallery[None]) ** 2
     if len(layers) == 2:
         weight, shift = layers
@@ -114,7 +114,7 @@ def _torch_contender(
 
     def run() -> Any:
         with torch.inference_mode():
-            parts = [_plain(torch, layers, part, gallery) for part in query.split(at_once)]
+            parts = [_plain(layers, part, gallery) for part in query.split(at_once)]
             return torch.cat(parts)
 
     return run
@@ -131,7 +131,8 @@ def compare(
     """Times forms of the scoring in turn.
 
     Returns:
-        As `benchmark_matching.compare`, against the plain form.
+        As `benchmark_matching.measured`, against the plain form, and "difference" from its scores,
+        relative to the largest.
     """
     runs = {name: contender(name, problem) for name in names}
     expected = np.asarray(runs[PLAIN]())

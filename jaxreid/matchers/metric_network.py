@@ -18,8 +18,7 @@ from jaxreid.ops.normalize import l2_normalize
 from jaxreid.ops.similarity import similarity
 
 NETS = ("perceptron", "linear")
-# Pairs whose features scoring makes at once: 16 MiB of 2,048 channels.
-PAIRS = 2048
+PAIRS_AT_ONCE = 2048  # pair features that scoring makes: 16 MiB of 2,048 channels
 
 
 class MetricNetwork(nn.Module):
@@ -123,7 +122,7 @@ class MetricNetwork(nn.Module):
         def score(one: jax.Array) -> jax.Array:
             return nn.relu(jnp.square(one - gallery) @ kernel + shift) @ out
 
-        at_once = min(len(query), max(1, PAIRS // len(gallery)))
+        at_once = min(len(query), max(1, PAIRS_AT_ONCE // len(gallery)))
         return jax.lax.map(score, query, batch_size=at_once) + bias
 
     def _linear(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
