@@ -135,9 +135,9 @@ def compare(
         relative to the largest.
     """
     runs = {name: contender(name, problem) for name in names}
-    expected = np.asarray(runs[PLAIN]())
-    scale = np.abs(expected).max()
-    difference = {name: float(np.abs(run() - expected).max() / scale) for name, run in runs.items()}
+    scores = {name: np.asarray(run()) for name, run in runs.items()}
+    plain = scores[PLAIN]
+    difference = {name: np.abs(x - plain).max() / np.abs(plain).max() for name, x in scores.items()}
     pairs = problem.queries * problem.gallery
     flops = 2.0 * problem.channels * (HIDDEN if problem.task == "perceptron" else 1) * pairs
     return benchmark_matching.measured(
@@ -150,7 +150,7 @@ def compare(
         make=contender,
         flops=dict.fromkeys(names, flops),
         baseline=PLAIN,
-    ) | {"difference": difference}
+    ) | {"difference": {name: float(x) for name, x in difference.items()}}
 
 
 def problems(images: tuple[int, int], channels: int) -> list[Problem]:
