@@ -21,7 +21,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import benchmark_embeddings
@@ -328,6 +328,14 @@ def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
             (benchmark_matchers.compare, dataclasses.replace(problem, dtype=dtype), matchers)
             for dtype in given.types
         ]
+    return _one_by_one(work, given)
+
+
+def _one_by_one(
+    work: list[tuple[Callable[..., dict[str, Any]], benchmark_matching.Problem, Sequence[str]]],
+    given: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """The records of comparisons: what compares, the problem, and names of contenders."""
     runs = sum(1 + len(compared) for _, _, compared in work) * (WARM_UP + given.repeats)
     records = []
     with tqdm(total=runs, unit="run") as progress:
@@ -346,16 +354,12 @@ def compare_embeddings(given: argparse.Namespace) -> list[dict[str, Any]]:
         ValueError: PyTorch is missing.
     """
     _need_torch(given.threads)
-    work = benchmark_embeddings.problems(given.images, given.channels)
-    names = [benchmark_embeddings.TASKS[problem.task] for problem in work]
-    runs = sum(1 + len(compared) for compared in names) * (WARM_UP + given.repeats)
-    with tqdm(total=runs, unit="run") as progress:
-        return [
-            benchmark_embeddings.compare(
-                problem, compared, given.repeats, given.threads, take_turns, progress
-            )
-            for problem, compared in zip(work, names, strict=True)
-        ]
+    alone = benchmark_matching.Problem(*given.images, height=1, width=1, channels=given.channels)
+    work = [
+        (benchmark_embeddings.compare, dataclasses.replace(alone, task=task), names)
+        for task, names in benchmark_embeddings.TASKS.items()
+    ]
+    return _one_by_one(work, given)
 
 
 def _need_torch(threads: int | None) -> None:

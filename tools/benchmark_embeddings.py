@@ -4,7 +4,6 @@ The plain form is written from the definition: of every pair the squared differe
 network on it, in blocks of as many pairs as the package makes at once.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,9 +150,3 @@ def compare(
         flops=dict.fromkeys(names, flops),
         baseline=PLAIN,
     ) | {"difference": {name: float(x) for name, x in difference.items()}}
-
-
-def problems(images: tuple[int, int], channels: int) -> list[Problem]:
-    """One for each reading of the network."""
-    alone = Problem(*images, height=1, width=1, channels=channels)
-    return [dataclasses.replace(alone, task=task) for task in TASKS]
