@@ -52,9 +52,9 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     # Late, so that --help and misspelt flags answer at once.
-    from jaxreid.runs import open_workdir
-    from jaxreid.testing import evaluate_workdir, settings
-    from jaxreid.train import train
+    from jaxreid.evaluation.testing import evaluate_workdir, settings
+    from jaxreid.runs.workdir import open_workdir
+    from jaxreid.training.loop import train
 
     try:
         start_jax()

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreid.data import samplers
-from jaxreid.model import make_model
-from jaxreid.objectives import make_objective
-from jaxreid.optim import make_optimizer
-from jaxreid.schedules import make_schedule
-from jaxreid.state import abstract_state
+from jaxreid.data.sampling import samplers
+from jaxreid.models.model import make_model
+from jaxreid.training.objectives import make_objective
+from jaxreid.training.optim import make_optimizer
+from jaxreid.training.schedules import make_schedule
+from jaxreid.training.state import abstract_state
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 

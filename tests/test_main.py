@@ -18,9 +18,9 @@ from golden import checkpoint, find, seed_of
 from people import market_tree
 from PIL import Image
 
-from jaxreid.backbones import make_backbone
-from jaxreid.runs import open_workdir
-from jaxreid.stopping import StopRequest
+from jaxreid.models.backbones import make_backbone
+from jaxreid.runs.signals import StopRequest
+from jaxreid.runs.workdir import open_workdir
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.end_to_end
@@ -546,7 +546,7 @@ REFUSALS = [
 FORKS = """
 import json, os, sys
 from absl import app
-import jaxreid.train
+import jaxreid.training.loop
 from jaxreid import main
 for place, arguments in json.load(sys.stdin):
     if child := os.fork():

@@ -440,13 +440,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if results is None:
         return 0
-    from jaxreid.writer import table
+    from jaxreid.runs.log import table
 
     print(table(*benchmark_tables.rows(given.benchmark, results)))
     if max(benchmark_tables.spread(record["ms"]) for record in results) > BUSY:
         print("The spread between quartiles is wide: the machine was busy. Measure again.")
     if given.json:
-        from jaxreid.files import replace_file
+        from jaxreid.runs.files import replace_file
 
         settings = {k: v for k, v in vars(given).items() if k not in ("run", "json")}
         record = {"settings": settings, "machine": machine(), "results": results}

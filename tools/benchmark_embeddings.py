@@ -25,8 +25,8 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
-    from jaxreid.matchers import make_matcher
-    from jaxreid.matchers.metric_network import PAIRS_AT_ONCE
+    from jaxreid.models.matchers import make_matcher
+    from jaxreid.models.matchers.metric_network import PAIRS_AT_ONCE
 
     d = problem.channels
     query, gallery = (x.reshape(-1, d) for x in problem.maps())

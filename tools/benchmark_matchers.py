@@ -64,7 +64,7 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
-    from jaxreid.matchers import make_matcher
+    from jaxreid.models.matchers import make_matcher
 
     made = CONTENDERS[name]
     maps = dataclasses.replace(problem, channels=problem.channels * made.channels).maps()

@@ -79,7 +79,7 @@ def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
     import jax.numpy as jnp
     import optax
 
-    from jaxreid.matchers import qaconv
+    from jaxreid.models.matchers import qaconv
     from jaxreid.ops.correlation import match_pair
 
     matcher = qaconv.QAConv()

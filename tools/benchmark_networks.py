@@ -112,8 +112,9 @@ def jax_pass(
     """
     import jax
 
-    from jaxreid.backbones import make_backbone, make_neck
-    from jaxreid.pytorch import convert
+    from jaxreid.models.backbones import make_backbone
+    from jaxreid.models.necks import make_neck
+    from jaxreid.weights.pytorch import convert
 
     weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     converted = convert(weights, arch, skip=("criterion",))

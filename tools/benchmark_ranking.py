@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid.ranking import rank_queries, summarize
-from jaxreid.ranking.rerank import rerank_blocks, rerank_matrix
-from jaxreid.ranking.tlift import tlift
+from jaxreid.evaluation.ranking import rank_queries, summarize
+from jaxreid.evaluation.ranking.rerank import rerank_blocks, rerank_matrix
+from jaxreid.evaluation.ranking.tlift import tlift
 
 # Queries and gallery: those of Market-1501, with its distractors; what a dense re-ranking can hold.
 SIZES = {
@@ -264,7 +264,7 @@ def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
 
 def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
     """Makes what returns the numbers of `plain_metrics` and `plain_roc`, and lists each's best."""
-    from jaxreid.evaluate import BLOCK_SIZE, Ranking  # with JAX, which counts the cores
+    from jaxreid.evaluation.run import BLOCK_SIZE, Ranking  # with JAX, which counts the cores
 
     class Images(types.SimpleNamespace):
         def __len__(self) -> int:

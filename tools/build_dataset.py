@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from jaxreid.data import datasets
+from jaxreid.data.sets import loading as datasets
 
 
 def main(argv: list[str] | None = None) -> int:

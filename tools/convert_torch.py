@@ -18,9 +18,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxreid.backbones.resnet import CUTS
-from jaxreid.pretrained import save_weights
-from jaxreid.pytorch import ARCHITECTURES, IMAGENET, RAW, Report, convert, fitting
+from jaxreid.models.backbones.resnet import CUTS
+from jaxreid.weights.file import save_weights
+from jaxreid.weights.pytorch import ARCHITECTURES, IMAGENET, RAW, Report, convert, fitting
 
 NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
 SAFE = (2, 10)  # before, weights_only could be got around: CVE-2025-32434, CVE-2026-24747

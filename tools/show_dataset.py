@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxreid.data import datasets
+from jaxreid.data.sets import loading as datasets
 
 _GAP, _CAPTION, _LABEL, _TITLE = 4, 15, 76, 44
 _BACK, _INK, _FAINT = (24, 26, 30), (236, 236, 232), (160, 164, 170)
@@ -66,7 +66,7 @@ def rows(splits: dict, split: str) -> list[tuple[str, list[tuple[bytes, str, boo
     """Orders the images of a split by person, camera and time.
 
     Args:
-        splits: from `jaxreid.data.datasets.load`.
+        splits: from `jaxreid.data.sets.loading.load`.
         split: train, query, gallery or test.
 
     Returns:

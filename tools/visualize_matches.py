@@ -21,17 +21,17 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from jaxreid.checkpoint import Checkpoints
-from jaxreid.correspondence import Pair, correspondence_picture
-from jaxreid.data.datasets import available, load_sets
-from jaxreid.evaluator import Evaluator
+from jaxreid.data.sets import available, load_sets
+from jaxreid.evaluation.ranking import top_matches
+from jaxreid.evaluation.scoring import Evaluator
 from jaxreid.mesh import make_mesh, shardings
-from jaxreid.model import init_variables, make_model
+from jaxreid.models.model import init_variables, make_model
 from jaxreid.names import check_name
-from jaxreid.pretrained import load_weights, read_card
-from jaxreid.ranking import top_matches
-from jaxreid.runs import holds_checkpoint
-from jaxreid.visualize import save
+from jaxreid.pictures.matches import Pair, correspondence_picture
+from jaxreid.pictures.ranking import save
+from jaxreid.runs.workdir import holds_checkpoint
+from jaxreid.weights.checkpoint import Checkpoints
+from jaxreid.weights.file import load_weights, read_card
 
 OTHERS = 256  # gallery images, at most, that stand for the average one
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxreid.data.datasets import Split
 from jaxreid.data.pipeline import ImageStore, train_batches
-from jaxreid.data.samplers import make_sampler
+from jaxreid.data.sampling.samplers import make_sampler
+from jaxreid.data.split import Split
 
 
 class Feed:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jaxreid.data import augment as augmentation
-from jaxreid.data import image as imaging
-from jaxreid.data.prepared import leave_accelerators
+from jaxreid.data.images import augment as augmentation
+from jaxreid.data.images import decode as imaging
+from jaxreid.data.sets.prepared import leave_accelerators
 
 leave_accelerators(tf)
 
@@ -80,8 +80,8 @@ def train_batches(
         order: int32 [steps, B], the images of every global batch, as samplers.py makes it.
         height: of the images in pixels.
         width: of the images in pixels.
-        augment: keywords of :func:`jaxreid.data.augment.augment`, {} for its defaults; None leaves
-            the images as they are. Patches come from the images of the store.
+        augment: keywords of `images.augment.augment`, {} for its defaults; None leaves the images
+            as they are. Patches come from the images of the store.
         seed: of the run, >= 0.
         epoch: >= 0.
         start: first step wanted; the images of earlier steps are not even decoded.

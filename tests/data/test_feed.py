@@ -8,7 +8,7 @@ from people import draw
 
 from jaxreid.data import pipeline
 from jaxreid.data.feed import Feed
-from jaxreid.data.prepared import Split, join
+from jaxreid.data.split import Split, join
 
 AUGMENT = {"brightness": (0.2, 0.3), "occlusion": (0.0, 0.0)}  # much darker
 

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jaxreid.data import augment as augmentation
-from jaxreid.data import image as imaging
 from jaxreid.data import pipeline
+from jaxreid.data.images import augment as augmentation
+from jaxreid.data.images import decode as imaging
 
 COUNT, HEIGHT, WIDTH = 26, 20, 12
 AUGMENT = {"pad": 2, "rotation": 5.0, "saturation": None, "hue": None}

@@ -188,7 +188,7 @@ def test_nothing_heavy_is_imported():
 
 
 def test_builder_keeps_the_bytes(tmp_path, plaza):
-    from jaxreid.data import datasets
+    from jaxreid.data.sets import loading as datasets
 
     loaded = datasets.load("synthetic_people/plaza", prepared_dir=tmp_path, **SMALL)
     for split, expected in plaza.items():

@@ -1,0 +1,322 @@
+"""Training augmentation of one image inside TensorFlow, bit-equal to torchvision on PIL images.
+
+The first half of this file are deterministic functions with explicit parameters (those that cover
+parts of an image are in erase.py, those that change colours in colour.py), the second half draws
+these parameters from a seed. The numbers depend on nothing but the seed: not on the order in which
+threads work, and not on which other operations are switched on.
+
+Source: QAConv training transforms (v1.0: flip and occlusion; v1.2 and later: also crop, rotation
+and jitter); torchreid ``transforms.py`` (translation, patch, erasing).
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from jaxreid.data.images.colour import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    static_size,
+)
+from jaxreid.data.images.decode import resize
+from jaxreid.data.images.erase import (
+    BOX_NUMBERS,
+    PATCH_NUMBERS,
+    below,
+    check_box,
+    draw_box,
+    draw_patch,
+    draw_square,
+    erase,
+    occlude,
+    paste,
+    turn_back,
+)
+
+
+def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
+    """Mirror left and right: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
+    return tf.reverse(image, [1])
+
+
+def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
+    """Shift an image: pad it with black on all sides, cut out a window of its own size.
+
+    Args:
+        image: uint8 [H, W, 3].
+        pad: pixels on each side, >= 0.
+        top: int32 [], row of the window in the padded image, 0..2*pad.
+        left: int32 [], column of the window, 0..2*pad.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = static_size(image)
+    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
+    return tf.ensure_shape(tf.slice(padded, [top, left, 0], [height, width, 3]), image.shape)
+
+
+def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor:
+    """Enlarge an image by an eighth of the wanted size, bilinearly, and cut out a window.
+
+    Args:
+        image: uint8 [h, w, 3], of any size.
+        height: of the result.
+        width: of the result.
+        top: int32 [], row of the window, 0..round(1.125 * height) - height.
+        left: int32 [], column of the window, 0..round(1.125 * width) - width.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: torchreid ``Random2DTranslation``.
+    """
+    larger = resize(image, *_enlarged(height, width), "bilinear")
+    return tf.ensure_shape(tf.slice(larger, [top, left, 0], [height, width, 3]), [height, width, 3])
+
+
+def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
+    """Rotate about the centre, nearest neighbour, black outside, same size.
+
+    Args:
+        image: uint8 [H, W, 3], below 32768 pixels a side.
+        degrees: float [], counter-clockwise.
+
+    Returns:
+        uint8 [H, W, 3], equal to ``PIL.Image.rotate(degrees)``.
+    """
+    height, width = static_size(image)
+    rows = np.arange(height, dtype=np.int32)[:, None]
+    columns = np.arange(width, dtype=np.int32)[None, :]
+    y, x = turn_back(rows, columns, height, width, degrees)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = tf.where(inside, y * width + x, height * width)  # the pixel behind the last is black
+    pixels = tf.pad(tf.reshape(image, [-1, 3]), [[0, 1], [0, 0]])
+    return tf.gather(pixels, index)
+
+
+def augment(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    flip: float = 0.5,
+    pad: int = 10,
+    rotation: float = 5.0,
+    brightness: tuple[float, float] | None = (0.5, 2.0),
+    contrast: tuple[float, float] | None = (0.5, 2.0),
+    saturation: tuple[float, float] | None = (0.5, 2.0),
+    hue: tuple[float, float] | None = (-0.1, 0.1),
+    occlusion: tuple[float, float] | None = (0.0, 0.8),
+    translation: float = 0.0,
+    patch: float = 0.0,
+    patch_area: tuple[float, float] = (0.01, 0.5),
+    patch_aspect: float = 0.1,
+    erasing: float = 0.0,
+    erasing_area: tuple[float, float] = (0.02, 0.4),
+    erasing_aspect: float = 0.3,
+    erasing_fill: tuple[int, int, int] = (152, 142, 127),
+    donor: Callable[[], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Augment one image, in this order, by whichever of the operations are on.
+
+    Pad and crop, flip, translation, rotation, patch, colour jitter in random order, occlusion,
+    erasing. The defaults are the QAConv v1.2 training transform. That of v1.0 and v1.1 is flip and
+    occlusion alone: ``pad=0, rotation=0, brightness=None, contrast=None, saturation=None,
+    hue=None``. torchreid's, of images resized bilinearly and all without occlusion, are:
+    random_flip ``flip=0.5``, random_crop ``translation=0.5``, random_patch ``patch=0.5``,
+    color_jitter ``brightness=(0.8, 1.2), contrast=(0.85, 1.15)``, random_erase ``erasing=0.5``.
+
+    Args:
+        image: uint8 [H, W, 3] in 0..255, of static shape.
+        seed: int32 or int64 [2]; equal seeds give equal images.
+        flip: probability of mirroring, 0..1.
+        pad: black pixels on each side before cropping; 0 switches the crop off.
+        rotation: largest angle in degrees, both ways; 0 switches it off.
+        brightness: range of the factor; None or (1, 1) switches it off.
+        contrast: as brightness.
+        saturation: as brightness.
+        hue: range of the shift within -0.5..0.5; None or (0, 0) switches it off.
+        occlusion: smallest and largest side of the white square as a share of the shorter side of
+            the image, or None. A largest side of 0 switches it off too.
+        translation: probability of enlarging by 1.125 and cropping, 0..1.
+        patch: probability of pasting a patch of the donor, 0..1. It is mirrored, and rotated by
+            -10 to 10 whole degrees, with a probability of 0.5 each.
+        patch_area: smallest and largest area of the patch as a share of the image, 0..1.
+        patch_aspect: smallest height / width of the patch, 0..1; the largest is 1 / patch_aspect.
+        erasing: probability of filling a box with one colour, 0..1.
+        erasing_area: as patch_area.
+        erasing_aspect: as patch_aspect.
+        erasing_fill: red, green, blue, whole numbers in 0..255. torchreid writes the ImageNet mean
+            (0.485, 0.456, 0.406) into pixels that are normalised already; the default is the colour
+            that the normalisation turns into it: 255 * (mean + std * mean), rounded.
+        donor: returns another training image, uint8 [H, W, 3] as before its augmentation; the one
+            at draw_donor. Needed for patch, and called only where a patch is pasted.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: an argument outside its range, a patch without a donor, or an image of dynamic
+            shape.
+
+    Source: QAConv v1.2 training transform; torchreid ``build_transforms``.
+    Differs: torchreid pastes from a pool of patches, up to 50,000 of the images that one worker
+        process saw before in this epoch, once it holds 100. That is a state, and depends on the
+        number of workers. Here the patch is cut out when it is needed, from any image of the data
+        set: a function of the seed alone, which a resumed run repeats. The choice of box, place,
+        flip and angle is theirs; the donor is not translated first, and chance pastes from the
+        first image on. Erasing rounds its colour to whole grey levels.
+    """
+    for name, probability in (
+        ("flip", flip),
+        ("translation", translation),
+        ("patch", patch),
+        ("erasing", erasing),
+    ):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} is {probability} and must be a probability in 0..1")
+    if pad < 0 or pad != int(pad):
+        raise ValueError(f"pad is {pad} and must be a whole number of pixels >= 0")
+    if not 0 <= rotation <= 180:
+        raise ValueError(f"rotation is {rotation} and must be in 0..180 degrees")
+    jitter = []
+    for name, limits, neutral, bounds, adjust in (
+        ("brightness", brightness, 1, (0, math.inf), adjust_brightness),
+        ("contrast", contrast, 1, (0, math.inf), adjust_contrast),
+        ("saturation", saturation, 1, (0, math.inf), adjust_saturation),
+        ("hue", hue, 0, (-0.5, 0.5), adjust_hue),
+    ):
+        if limits is not None:
+            low, high = _pair(name, limits)
+            if not bounds[0] <= low <= high <= bounds[1]:
+                raise ValueError(
+                    f"{name} is {tuple(limits)} and needs {bounds[0]} <= low <= high <= {bounds[1]}"
+                )
+            if not low == high == neutral:
+                jitter.append((name, low, high, adjust))
+    height, width = static_size(image)
+    if patch:
+        check_box("patch", height, width, patch_area, patch_aspect)
+        if donor is None:
+            raise ValueError(f"patch is {patch} and needs other images: give a donor, or patch=0")
+    if erasing:
+        check_box("erasing", height, width, erasing_area, erasing_aspect)
+        if len(erasing_fill) != 3 or not all(v == int(v) and 0 <= v <= 255 for v in erasing_fill):
+            raise ValueError(
+                f"erasing_fill is {erasing_fill} and must be three whole numbers in 0..255"
+            )
+
+    if pad:
+        u = _uniform(seed, "crop", 2)
+        image = pad_and_crop(image, pad, below(u[0], 2 * pad + 1), below(u[1], 2 * pad + 1))
+    if flip:
+        mirrored = _uniform(seed, "flip", 1)[0] < flip
+        image = tf.cond(mirrored, lambda: flip_horizontal(image), lambda: image)
+    if translation:
+        image = _translate(image, seed, translation)
+    if rotation:
+        image = rotate(image, (_uniform(seed, "rotation", 1)[0] * 2.0 - 1.0) * rotation)
+    if patch:
+        image = _patch(image, seed, patch, patch_area, patch_aspect, donor)
+    if jitter:
+        image = _jitter(image, seed, jitter)
+    if occlusion is not None and _pair("occlusion", occlusion)[1] != 0:
+        image = occlude(
+            image, *draw_square(_uniform(seed, "occlusion", 3), height, width, *occlusion)
+        )
+    if erasing:
+        image = _erase(image, seed, erasing, erasing_area, erasing_aspect, erasing_fill)
+    return image
+
+
+def draw_donor(seed: tf.Tensor, count: int) -> tf.Tensor:
+    """Choose the image that a patch comes from: int32 [] in 0 .. count - 1, any equally often.
+
+    The image that is augmented itself may come up, as it may in torchreid's pool.
+    """
+    return below(_uniform(seed, "donor", 1)[0], count)
+
+
+def _translate(image, seed, probability):
+    """Draw a window; the first and last place come up half as often as others, as in torchreid."""
+    height, width = static_size(image)
+    larger = _enlarged(height, width)
+    u = _uniform(seed, "translation", 3)
+    top = tf.cast(tf.round(u[1] * (larger[0] - height)), tf.int32)
+    left = tf.cast(tf.round(u[2] * (larger[1] - width)), tf.int32)
+    return tf.cond(
+        u[0] < probability, lambda: translate(image, height, width, top, left), lambda: image
+    )
+
+
+def _enlarged(height, width) -> tuple[int, int]:
+    return round(height * 1.125), round(width * 1.125)
+
+
+def _patch(image, seed, probability, area, aspect, donor):
+    """Draw a patch of the donor and paste it."""
+    u = _uniform(seed, "patch", 1 + PATCH_NUMBERS)
+    found, patch = draw_patch(u[1:], *static_size(image), area, aspect)
+
+    def pasted():
+        return paste(image, tf.ensure_shape(donor(), image.shape), *patch)
+
+    return tf.cond((u[0] < probability) & found, pasted, lambda: image)
+
+
+def _erase(image, seed, probability, area, aspect, fill):
+    """Draw a box and fill it."""
+    u = _uniform(seed, "erasing", 1 + BOX_NUMBERS)
+    found, box = draw_box(u[1:], *static_size(image), area, aspect)
+    return tf.cond((u[0] < probability) & found, lambda: erase(image, box, fill), lambda: image)
+
+
+def _jitter(image, seed, operations):
+    """Apply all operations, in one of their orders, each with a factor from its range."""
+    branches = []
+    for name, low, high, adjust in operations:
+        factor = low + (high - low) * _uniform(seed, name, 1)[0]
+        branches.append(functools.partial(adjust, factor=factor))
+    orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
+    order = tf.gather(orders, below(_uniform(seed, "order", 1)[0], len(orders)))
+    for place in range(len(branches)):
+        calls = [functools.partial(branch, image) for branch in branches]
+        image = tf.switch_case(order[place], calls) if len(calls) > 1 else calls[0]()
+    return image
+
+
+_STREAMS = (
+    "crop",
+    "flip",
+    "rotation",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "order",
+    "occlusion",
+    "translation",
+    "patch",
+    "donor",
+    "erasing",
+)  # new ones at the end, 16 at most: the place of a name is part of its numbers
+
+
+def _uniform(seed, stream: str, count: int) -> tf.Tensor:
+    """Draw float64 [count] in [0, 1) from the operation's own stream, whichever others are on."""
+    seed = tf.cast(seed, tf.int64)
+    seed = tf.stack([seed[0], seed[1] * 16 + _STREAMS.index(stream)])
+    # A named algorithm, since the default may differ between devices.
+    return tf.random.stateless_uniform([count], seed, dtype=tf.float64, alg="philox")
+
+
+def _pair(name, limits) -> tuple[float, float]:
+    if len(limits) != 2:
+        raise ValueError(f"{name} is {limits!r} and must be a pair (low, high) or None")
+    return float(limits[0]), float(limits[1])

@@ -1,0 +1,1 @@
+"""Samplers: which images form a batch. NumPy only."""

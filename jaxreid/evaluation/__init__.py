@@ -1,0 +1,1 @@
+"""Evaluation: features once, scores, rankings, results."""

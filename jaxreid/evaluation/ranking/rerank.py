@@ -1,0 +1,272 @@
+"""k-reciprocal re-ranking: images that share their neighbourhoods are alike.
+
+An image is described by its k-reciprocal neighbours - those near it which have it near them as
+well - and two images are as far apart as their descriptions differ (Jaccard distance). The result
+is mixed with the original distance. Of N images some tens are neighbours: distances are asked for
+block by block, reduced at once to the nearest few of each image, and forgotten. Memory grows with
+N * k.
+
+Source: Zhong et al., CVPR 2017, Sections 3.2 to 3.5.
+Differs: exact up to float32 rounding, where the usual code holds dense N x N descriptions, some in
+    half precision. Equal distances are ordered by the images' indices, not by a sorting algorithm's
+    accidents. An image at distance 0 from all others stays so, where others divide 0 by 0.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxreid.evaluation.ranking.neighbours import TILE, Sparse, averaged, expanded, smallest
+
+Distances = Callable[[np.ndarray], np.ndarray]
+Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_KEPT = 4  # distances kept of each image, as a multiple of the neighbourhood
+_CACHED = 2**18  # numbers handled at a time where every distance is touched: they stay in the cache
+
+
+def rerank(
+    distances: Distances,
+    num_query: int,
+    num_gallery: int,
+    *,
+    pairs: Pairs | None = None,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    squared: bool = False,
+    normalize: bool = True,
+    block: int = 256,
+) -> np.ndarray:
+    """Re-ranked distances of all queries to the whole gallery.
+
+    Images 0 to Q - 1 are the queries, Q to Q + G - 1 = N - 1 the gallery. Distances are handled in
+    float32, whatever they come in; the same pair must have the same distance whenever asked for.
+
+    Args:
+        distances: `distances(images)`, of `images` [m] int64, m at most `block`, returns [m, N]
+            float: row i is the distance of every image *to* images[i]. Where the distance of a to b
+            is not that of b to a, these are columns of the matrix [from, to], as in the usual code.
+            Called once for each run of `block` images, then again for some images (see `pairs`).
+        num_query: Q, at least 1.
+        num_gallery: G, at least 1.
+        pairs: `pairs(to, source)` returns the distances [m] float of the images `source` [m] int64
+            to the images `to` [m]. An expanded neighbourhood may reach far beyond the nearest
+            images, whose distances are kept. Without this function, `distances` is asked again for
+            images of such a neighbourhood, `block` of them in a call and each once: from one in a
+            hundred, where people are well told apart, to most.
+        k1: neighbours of an image, itself not counted, at least 1. May exceed N.
+        k2: nearest images, itself counted, whose descriptions are averaged, at least 1; 1 is none.
+        weight: of the original distance in the result, 0 to 1 (lambda in the paper).
+        squared: square the distances, as torchreid does with Euclidean ones. QAConv does not.
+        normalize: divide each image's distances by their largest, as all published code does.
+        block: images for which distances are asked at a time. The result does not depend on it.
+
+    Returns:
+        [Q, G] float32, smaller = more alike.
+
+    Raises:
+        ValueError: if an argument is out of range, distances have the wrong shape, are not finite,
+            are negative but to be squared, or those to an image are to be divided by the largest
+            and none is positive (as happens with raw logits times -1).
+    """
+    problem = _Problem(
+        distances, num_query, num_gallery, pairs, k1, k2, weight, squared, normalize, block
+    )
+    result = np.empty((num_query, num_gallery), np.float32)
+    for start, tile in problem.solve(keep=result):
+        result[start : start + len(tile)] = tile
+    return result
+
+
+def rerank_blocks(
+    distances: Distances, num_query: int, num_gallery: int, **options
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Re-ranked distances, some queries at a time, for a caller that reduces them at once.
+
+    No Q x G matrix is held; in return the distances to the queries are asked for twice.
+
+    Args:
+        distances: as in `rerank`.
+        num_query: Q, at least 1.
+        num_gallery: G, at least 1.
+        **options: those of `rerank`.
+
+    Returns:
+        Pairs of (first query, [at most `block`, G] float32): the rows of `rerank`, to the bit.
+
+    Raises:
+        ValueError: as `rerank`; what concerns the distances, when the first pair is asked for.
+    """
+    return _Problem(distances, num_query, num_gallery, **options).solve(keep=None)
+
+
+def rerank_matrix(matrix: np.ndarray, num_query: int, **options) -> np.ndarray:
+    """Re-ranked distances from a matrix of all the original ones.
+
+    Args:
+        matrix: [N, N] float, from each image to each, queries first. Need not be symmetric.
+        num_query: Q, from 1 to N - 1.
+        **options: those of `rerank`, but `pairs`.
+
+    Returns:
+        [Q, N - Q] float32, smaller = more alike.
+
+    Raises:
+        ValueError: if the matrix is not square, and as `rerank`.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"the matrix is {list(matrix.shape)}; needed is [N, N], from all images, queries and "
+            "gallery, to all. The distances between queries and gallery alone do not suffice."
+        )
+    n = len(matrix)
+
+    def columns(images: np.ndarray) -> np.ndarray:
+        run = slice(images[0], images[-1] + 1)  # all others are asked of `pairs`
+        rows = np.empty((len(images), n), np.float32)
+        for i in range(0, n, 512):  # seven times faster than all at once, which leaves the cache
+            rows[:, i : i + 512] = matrix[i : i + 512, run].T
+        return rows
+
+    options["pairs"] = lambda to, source: matrix[source, to]
+    return rerank(columns, num_query, n - num_query, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """The distances asked about, and what to do with them; see `rerank`."""
+
+    distances: Distances
+    num_query: int
+    num_gallery: int
+    pairs: Pairs | None = None
+    k1: int = 20
+    k2: int = 6
+    weight: float = 0.3
+    squared: bool = False
+    normalize: bool = True
+    block: int = 256
+
+    def __post_init__(self):
+        for name in ("num_query", "num_gallery", "k1", "k2", "block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; needed is at least 1.")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight is {self.weight}; needed is a number from 0 to 1.")
+
+    def solve(self, keep: np.ndarray | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields blocks of the result; [Q, G] `keep` saves asking for them again at the end."""
+        nearest, distance, scale = self._nearest(keep)
+        code = self._codes(nearest, distance, scale)
+        if self.k2 > 1:
+            code = averaged(code, nearest[:, : self.k2])
+        postings = code.by_column(self.num_query)
+        for queries in self._blocks(np.arange(self.num_query)):
+            first, here = int(queries[0]), slice(queries[0], queries[-1] + 1)
+            original = keep[here] if keep is not None else self._ask(queries)[:, self.num_query :]
+            tile = self.weight * self._scaled(original, scale[here, None])
+            for row, query in zip(tile, queries, strict=True):
+                row += (1 - self.weight) * self._jaccard(code, postings, query)
+            yield first, tile
+
+    def _blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        return (images[i : i + self.block] for i in range(0, len(images), self.block))
+
+    def _ask(self, images: np.ndarray) -> np.ndarray:
+        rows = np.asarray(self.distances(images), np.float32)
+        needed = len(images), self.num_query + self.num_gallery
+        if rows.shape != needed:
+            raise ValueError(
+                f"distances(images) of {len(images)} images has shape {list(rows.shape)}; needed "
+                f"is {list(needed)}: from all queries and gallery images to each of those."
+            )
+        return rows
+
+    def _nearest(self, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each image's nearest [N, count], their distances, and what divides its distances [N]."""
+        n = self.num_query + self.num_gallery
+        count = min(n, _KEPT * (max(self.k1, self.k2) + 1))
+        nearest, distance = np.empty((n, count), np.int32), np.empty((n, count), np.float32)
+        largest, height = np.empty(n, np.float32), max(1, _CACHED // n)
+        for images in self._blocks(np.arange(n)):
+            start, stop = int(images[0]), int(images[-1]) + 1
+            rows = self._ask(images)
+            if keep is not None:
+                keep[start:stop] = rows[: max(self.num_query - start, 0), self.num_query :]
+            for i in range(start, stop, height):
+                part = np.ascontiguousarray(rows[i - start : i - start + height])
+                here = slice(i, i + len(part))
+                largest[here] = part.max(axis=1)
+                nearest[here], distance[here] = smallest(part, count)
+            self._check(start, distance[start:stop, 0], largest[start:stop])
+        return nearest, distance, np.where(self.normalize & (largest != 0), largest, 1)
+
+    def _check(self, first: int, least: np.ndarray, largest: np.ndarray):
+        def refuse(bad: np.ndarray, needed: str):
+            if bad.any():
+                i = int(bad.argmax())
+                raise ValueError(
+                    f"the distances to image {first + i} lie between {least[i]:g} and "
+                    f"{largest[i]:g}; needed are {needed}"
+                )
+
+        finite = np.isfinite(least) & np.isfinite(largest)
+        refuse(~finite, "finite numbers. Look for NaN, infinity or overflow in the features.")
+        if self.squared:  # rounding errors, as of |a|^2 + |b|^2 - 2ab, do no harm
+            bad = least < -1e-3 * np.abs(largest)
+            refuse(bad, "distances from 0 to be squared. Leave others as they are: squared=False.")
+        if self.normalize:
+            refuse(
+                (least < 0) & (largest <= 0),
+                "some above 0, to divide all by the largest. Make scores into distances first, "
+                "such as 1 - sigmoid(score / 10), or set normalize=False.",
+            )
+
+    def _scaled(self, distance: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return np.square(distance / scale) if self.squared else distance / scale
+
+    def _codes(self, nearest: np.ndarray, distance: np.ndarray, scale: np.ndarray) -> Sparse:
+        """Each image's weights of its expanded k-reciprocal neighbours; equation 7."""
+        n, parts = len(nearest), []
+        known = np.full((TILE, n), np.nan, np.float32)
+        for first, row, column in expanded(nearest, self.k1):
+            here = slice(first, first + TILE)
+            kept = np.arange(len(nearest[here]))[:, None], nearest[here]
+            known[kept] = distance[here]
+            parts.append((row + first, column, known[row, column]))
+            known[kept] = np.nan
+        row, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self._complete(row, column, value)
+        value = self._scaled(value.astype(np.float64), scale[row])
+        closest = np.full(n, np.inf)
+        np.minimum.at(closest, row, value)
+        value = np.exp(closest[row] - value)  # what is subtracted cancels; logits do not overflow
+        return Sparse.collect([(row, column, value / np.bincount(row, value)[row])], n)
+
+    def _complete(self, row: np.ndarray, column: np.ndarray, value: np.ndarray):
+        """Asks for the distances which were not kept."""
+        missing = np.flatnonzero(np.isnan(value))
+        if self.pairs and len(missing):
+            got = np.asarray(self.pairs(row[missing], column[missing]), np.float32)
+            if got.shape != missing.shape or not np.isfinite(got).all():
+                raise ValueError(
+                    f"pairs(to, source) of {list(missing.shape)} images has shape "
+                    f"{list(got.shape)}; needed are as many distances, finite."
+                )
+            value[missing] = got
+            return
+        to = row[missing]  # ascending
+        for images in self._blocks(np.unique(to)):
+            at = missing[slice(*np.searchsorted(to, (images[0], images[-1] + 1)))]
+            value[at] = self._ask(images)[np.searchsorted(images, row[at]), column[at]]
+
+    def _jaccard(self, code: Sparse, postings: Sparse, query: int) -> np.ndarray:
+        """Distances of one query to the gallery [G] float64; equation 10."""
+        own = slice(code.start[query], code.start[query + 1])
+        at, count = postings.entries(code.column[own])
+        common = np.minimum(np.repeat(code.value[own], count), postings.value[at])
+        shared = np.bincount(postings.column[at], common, self.num_gallery)
+        return 1 - shared / (2 - shared)

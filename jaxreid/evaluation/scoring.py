@@ -1,0 +1,339 @@
+"""Features of images and scores of pairs, on a mesh.
+
+The gallery lies on the devices, divided among them, and queries stream past it.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.mesh import AXIS, check_divisible, shardings, to_devices, to_host
+from jaxreid.models.model import Model
+from jaxreid.names import check_name
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Gallery:
+    """Features of gallery images, as tiles on the devices.
+
+    As many tiles as half of the devices' free memory holds stay there; the others are sent each
+    time. On a CPU, whose memory they are in already, none stay.
+
+    Args:
+        mesh: the devices.
+        features: [G, ...], whole on every process.
+        tile: images of a tile; a multiple of the devices.
+    """
+
+    def __init__(self, mesh: Mesh, features: np.ndarray, tile: int) -> None:
+        self._mesh, self._features, self.tile = mesh, features, tile
+        self._held: list[jax.Array] = []
+        self._room = sum(map(_free, mesh.local_devices)) // 2
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def tiles(self) -> Iterator[tuple[int, jax.Array]]:
+        """Yields (first image, [tile, ...] cut over the devices); the last tile is padded."""
+        share = self.tile // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        for number, first in enumerate(range(0, len(self), self.tile)):
+            if number < len(self._held):
+                yield first, self._held[number]
+                continue
+            rows = _padded(self._features[first : first + self.tile], self.tile)[mine]
+            sent = to_devices(self._mesh, rows)
+            if number == len(self._held) and rows.nbytes * (number + 1) <= self._room:
+                self._held.append(sent)
+            yield first, sent
+
+
+class Evaluator:
+    """Extracts features and scores pairs on a mesh; compiles each once, for all test sets.
+
+    Args:
+        model: outside a mesh, that is with `axis_name=None`.
+        mesh: the devices.
+        batch_size: images per extraction step; a multiple of the devices.
+        query_tile: queries per scoring step.
+        gallery_tile: gallery images per scoring step; a multiple of the devices.
+        flip: as for `make_encode`.
+        dtype: of the features, "float32" or "bfloat16": half the memory, and on many devices a
+            multiple of the speed. Scores are float32.
+
+    Raises:
+        ValueError: a size that cannot be divided over the devices, or an unknown type.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        query_tile: int,
+        gallery_tile: int,
+        flip: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        check_divisible(batch_size, mesh, "eval.batch_size")
+        check_divisible(gallery_tile, mesh, "eval.gallery_tile")
+        check_name(dtype, DTYPES, "eval.dtype")
+        self.query_tile, self.gallery_tile = query_tile, gallery_tile
+        self._mesh, self._dtype = mesh, jnp.dtype(dtype)
+        self._encode = make_encode(model, mesh, flip=flip)
+        self._score, self._nearest = make_score(model, mesh), _make_nearest(model, mesh)
+        self._listed = _make_listed(model, mesh)
+
+    def features(
+        self,
+        variables: Any,
+        batches: Iterable[np.ndarray],
+        count: int,
+        on_progress: Callable[[int], Any] = lambda images: None,
+    ) -> np.ndarray:
+        """Features of `count` images, whole on every process.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            batches: this process's part of every batch, [b, H, W, 3] uint8; the last one is padded
+                to full size.
+            count: images without the padding, at least 1.
+            on_progress: called with the number of images of each finished batch.
+
+        Raises:
+            ValueError: fewer images came, or features are not finite.
+        """
+        features, done = None, 0
+        for batch in _one_ahead(
+            self._encode(variables, to_devices(self._mesh, batch)) for batch in batches
+        ):
+            rows = to_host(batch)[: count - done]
+            if not np.isfinite(rows).all():  # maxima would hide it
+                raise ValueError(
+                    f"the features of images {done} to {done + len(rows) - 1} are not all finite: "
+                    "did the training fail, or are the weights damaged?"
+                )
+            if features is None:  # at once and once: parts and their sum would be twice as much
+                features = np.empty((count, *rows.shape[1:]), self._dtype)
+            features[done : done + len(rows)] = rows
+            done += len(rows)
+            on_progress(len(rows))
+        if features is None or done < count:
+            raise ValueError(f"{done} images came, of {count} to extract features of.")
+        return features
+
+    def hold(self, gallery: np.ndarray) -> Gallery:
+        """A gallery to be scored more than once."""
+        return Gallery(self._mesh, gallery, self.gallery_tile)
+
+    def scores(
+        self,
+        variables: Any,
+        query: np.ndarray,
+        gallery: np.ndarray | Gallery,
+        on_progress: Callable[[int], Any] = lambda pairs: None,
+    ) -> np.ndarray:
+        """Scores of all pairs, tile by tile; padding is scored and thrown away.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            query: [Q, ...] features.
+            gallery: [G, ...] features, or such a gallery held.
+            on_progress: called with the number of pairs of each finished tile.
+
+        Returns:
+            [Q, G] float32; larger is more alike.
+        """
+        gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
+        scores = np.empty((len(query), len(gallery)), np.float32)
+        work = (
+            (q, g, self._score(variables, rows, tile))
+            for g, tile in gallery.tiles()
+            for q, rows in _tiles(query, self.query_tile)
+        )
+        for q, g, block in _one_ahead(work):
+            target = scores[q : q + self.query_tile, g : g + gallery.tile]
+            target[...] = to_host(block)[: target.shape[0], : target.shape[1]]
+            on_progress(target.size)
+        return scores
+
+    def nearest(
+        self,
+        variables: Any,
+        query: np.ndarray,
+        gallery: np.ndarray | Gallery,
+        count: int,
+        on_progress: Callable[[int], Any] = lambda pairs: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the gallery for every query, chosen on the devices.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            query: [Q, ...] features.
+            gallery: [G, ...] features, or such a gallery held.
+            count: wanted of each, 1 to G.
+            on_progress: called with the number of pairs of each finished tile.
+
+        Returns:
+            [Q, count] int64 gallery images, the best first, of equals the lower one, and [Q, count]
+            float32, their scores.
+
+        Raises:
+            ValueError: a count out of range, or scores that are NaN.
+        """
+        gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
+        if not 1 <= count <= len(gallery):
+            raise ValueError(f"{count} of a gallery of {len(gallery)}: ask for 1 to all.")
+        image = np.full((len(query), count), np.iinfo(np.int64).max)  # loses every tie
+        score = np.full((len(query), count), -np.inf, np.float32)
+        work = (
+            (q, g, self._nearest(variables, rows, tile, len(gallery) - g, count))
+            for g, tile in gallery.tiles()
+            for q, rows in _tiles(query, self.query_tile)
+        )
+        for q, g, found in _one_ahead(work):
+            here = slice(q, q + self.query_tile)
+            rows = len(image[here])
+            new_score, new_image = (x[:rows] for x in to_host(found))
+            if np.isnan(new_score).any():
+                raise ValueError("scores are NaN: did the training fail?")
+            scores = np.concatenate([score[here], new_score], axis=1)
+            images = np.concatenate([image[here], new_image + g], axis=1)
+            order = np.lexsort((images, -scores), axis=1)[:, :count]
+            score[here] = np.take_along_axis(scores, order, axis=1)
+            image[here] = np.take_along_axis(images, order, axis=1)
+            on_progress(rows * min(gallery.tile, len(gallery) - g))
+        return image, score
+
+    def listed(
+        self, variables: Any, query: np.ndarray, gallery: np.ndarray, chosen: np.ndarray
+    ) -> np.ndarray:
+        """Scores of every query with some images of its own, a query on each device.
+
+        Args:
+            variables: {"params", "batch_stats"} of the model.
+            query: [Q, ...] features.
+            gallery: [G, ...] features.
+            chosen: [Q, m] int, places in the gallery.
+
+        Returns:
+            [Q, m] float32.
+        """
+        count = jax.process_count()
+        share, me = self._mesh.size // count, jax.process_index()
+
+        def begun() -> Iterator[tuple[int, jax.Array]]:
+            for first, images in _tiles(chosen, self._mesh.size):
+                mine = slice(me * share, (me + 1) * share)
+                rows = _padded(query[first : first + self._mesh.size], self._mesh.size)[mine]
+                sent = to_devices(self._mesh, (rows, gallery[images[mine]]))
+                yield first, self._listed(variables, *sent)
+
+        scores = np.empty(chosen.shape, np.float32)
+        for first, block in _one_ahead(begun()):
+            target = scores[first : first + self._mesh.size]
+            target[...] = to_host(block)[: len(target)]
+        return scores
+
+
+def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[..., jax.Array]:
+    """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`.
+
+    With `flip`, the neck's average of an image's features and of those of its mirror image,
+    mirrored back where they are maps.
+    """
+
+    def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
+        extract = lambda x: model.apply(variables, x, method="encode").astype(jnp.float32)  # noqa: E731
+        with jax.default_matmul_precision("highest"):  # results do not depend on the device
+            if not flip:
+                return extract(image)
+            feature, mirrored = extract(image), extract(image[:, :, ::-1])
+        mirrored = mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored
+        return model.neck.average(feature, mirrored)
+
+    return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
+
+
+def _score(model: Model, variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
+    """Scores [Q, G] float32 of features, in full precision whatever the device."""
+    with jax.default_matmul_precision("highest"):
+        return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
+
+
+def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
+
+    The queries and the scores are whole on every device.
+    """
+    score = functools.partial(_score, model)
+    sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
+    return jax.jit(sharded, out_shardings=shardings(mesh, P()))
+
+
+def _make_listed(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
+    """(variables, query [D, ...], gallery [D, m, ...], both cut over D devices) -> [D, m]."""
+
+    def listed(variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        return _score(model, variables, query, gallery[0])
+
+    specs = (P(), P(AXIS), P(AXIS))
+    sharded = jax.shard_map(listed, mesh=mesh, in_specs=specs, out_specs=P(AXIS))
+    return jax.jit(sharded, out_shardings=shardings(mesh, P()))
+
+
+def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """The best of a tile: (variables, query [Q, ...], gallery [G, ...] cut, real, count) -> [Q, k].
+
+    Scores and places in the tile of the best `count` of its first `real` images, on each device for
+    itself: k is their sum. Others have the score -inf.
+    """
+
+    def nearest(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
+        scores = _score(model, variables, query, gallery)
+        place = jax.lax.axis_index(AXIS) * len(gallery) + jnp.arange(len(gallery))
+        best, at = jax.lax.top_k(jnp.where(place < real, scores, -jnp.inf), count)
+        return best, place[at]
+
+    @functools.partial(jax.jit, static_argnums=4, out_shardings=shardings(mesh, P()))
+    def run(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
+        each = functools.partial(nearest, count=min(count, len(gallery) // mesh.size))
+        specs = (P(), P(), P(AXIS), P())
+        sharded = jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=P(None, AXIS))
+        return sharded(variables, query, gallery, real)
+
+    return run
+
+
+def _free(device: jax.Device) -> int:
+    """Bytes; 0 where the device does not say."""
+    stats = device.memory_stats() or {}
+    return max(0, stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
+
+
+def _one_ahead(results: Iterable[Any]) -> Iterator[Any]:
+    """Hands results on, each after the next was begun: it is computed while this one is used."""
+    waiting = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _tiles(rows: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    for first in range(0, len(rows), size):
+        yield first, _padded(rows[first : first + size], size)
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(rows)
+    return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows

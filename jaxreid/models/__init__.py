@@ -1,0 +1,1 @@
+"""The model: images to features to scores."""

@@ -1,0 +1,151 @@
+"""ResNet, plain and with instance normalisation (IBN-Net).
+
+Source: He et al., CVPR 2016; IBN-Net: Pan et al., ECCV 2018. Cutting it after an inner layer is
+QAConv's (Liao and Shao, ECCV 2020).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreid.models.layers import BatchNorm, Conv, InstanceBatchNorm, InstanceNorm
+from jaxreid.ops.convolution import max_pool
+
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+IBN_DEPTHS = (18, 34, 50, 101)  # what IBN-Net publishes
+CUTS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class Block(nn.Module):
+    """What the two residual blocks share.
+
+    Attributes:
+        channels: of the 3x3 convolutions.
+        stride: of the block.
+        train: use and update batch statistics.
+        axis_name: mesh axis over which the batch is spread.
+        dtype: type of the convolutions.
+        ibn: "none"; "a", half of the channels after the first convolution normalised by instance;
+            "b", the sum normalised by instance before the last ReLU.
+    """
+
+    channels: int
+    stride: int
+    train: bool
+    axis_name: str | None
+    dtype: jnp.dtype
+    ibn: str = "none"
+
+    def conv(self, features: int, kernel: int, name: str, stride: int = 1) -> nn.Module:
+        """A convolution of the block's type."""
+        return Conv(features, kernel, stride=stride, dtype=self.dtype, name=name)
+
+    def norm(self, name: str) -> nn.Module:
+        """A batch normalisation in the block's mode."""
+        return BatchNorm(train=self.train, axis_name=self.axis_name, name=name)
+
+    def first_norm(self, name: str) -> nn.Module:
+        """As `norm`, after the first convolution, which IBN-a treats differently."""
+        kind = InstanceBatchNorm if self.ibn == "a" else BatchNorm
+        return kind(train=self.train, axis_name=self.axis_name, name=name)
+
+    def join(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The end of the block: the sum of its input, brought to the shape of `y`, and `y`."""
+        if x.shape != y.shape:
+            x = self.conv(y.shape[-1], 1, "downsample_conv", self.stride)(x)
+            x = self.norm("downsample_bn")(x)
+        x = x + y
+        if self.ibn == "b":
+            x = InstanceNorm(name="IN")(x)
+        return nn.relu(x)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and a residual connection."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, h / stride, w / stride, channels]."""
+        y = self.conv(self.channels, 3, "conv1", self.stride)(x)
+        y = nn.relu(self.first_norm("bn1")(y))
+        y = self.conv(self.channels, 3, "conv2")(y)
+        return self.join(x, self.norm("bn2")(y))
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 (which takes the stride) and 1x1 convolution and a residual connection."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> [B, h / stride, w / stride, 4 * channels]."""
+        y = self.conv(self.channels, 1, "conv1")(x)
+        y = nn.relu(self.first_norm("bn1")(y))
+        y = self.conv(self.channels, 3, "conv2", self.stride)(y)
+        y = nn.relu(self.norm("bn2")(y))
+        y = self.conv(4 * self.channels, 1, "conv3")(y)
+        return self.join(x, self.norm("bn3")(y))
+
+
+class ResNet(nn.Module):
+    """Images to a feature map.
+
+    Attributes:
+        depth: 18, 34, 50, 101 or 152.
+        ibn: "none"; "a" (blocks of layers 1 to 3); or "b": instance instead of batch
+            normalisation in the stem, and after the last block of layer1 and of layer2.
+        cut: the last layer that is computed: "layer1" (stride 4), "layer2" (8), "layer3" (16),
+            "layer4" (32).
+        last_stride: of layer4; 1 keeps its map at stride 16, as embeddings for re-identification
+            like it (Luo et al., CVPRW 2019).
+        width: channels of the first convolution; 64 in the paper, less for small problems.
+        dtype: type of the convolutions.
+        axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
+    """
+
+    depth: int = 50
+    ibn: str = "none"
+    cut: str = "layer4"
+    last_stride: int = 2
+    width: int = 64
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Feature map of a batch of images.
+
+        Args:
+            x: [B, H, W, 3] float, normalised pixels.
+            train: use and update batch statistics.
+
+        Returns:
+            [B, h, w, c] float, not negative.
+        """
+        norm = functools.partial(BatchNorm, train=train, axis_name=self.axis_name)
+        block = BasicBlock if self.depth < 50 else Bottleneck
+        x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
+        x = InstanceNorm(name="bn1")(x) if self.ibn == "b" else norm(name="bn1")(x)
+        x = max_pool(nn.relu(x))
+        strides = (1, 2, 2, self.last_stride)
+        for layer, blocks in enumerate(BLOCKS[self.depth][: CUTS.index(self.cut) + 1], start=1):
+            for index in range(blocks):
+                last = index == blocks - 1
+                with_instance = layer < 4 if self.ibn == "a" else layer < 3 and last
+                x = block(
+                    channels=self.width * 2 ** (layer - 1),
+                    stride=strides[layer - 1] if index == 0 else 1,
+                    train=train,
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    ibn=self.ibn if with_instance else "none",
+                    name=f"layer{layer}_{index}",
+                )(x)
+        return x

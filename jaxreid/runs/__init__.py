@@ -1,0 +1,1 @@
+"""Runs: work directory, log, signals, files."""

@@ -1,0 +1,201 @@
+"""What a run tells: metrics.jsonl, TensorBoard, progress bars, lines and tables. Process 0 only."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxreid.mesh import to_host
+from jaxreid.runs.files import replace_file
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a file as a whole by readable JSON; raises ValueError for NaN and infinity."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def read_events(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The events of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return events
+
+
+class Writer:
+    """Writes the events of one run; a context manager.
+
+    Every event is a line of `metrics.jsonl`: {"kind", "step", "time", ...}.
+
+    Args:
+        workdir: the work directory; exists.
+        resume_at: the step at which a training begins or continues: events after it are dropped,
+            because they will be written again. None only adds events: a training may be writing
+            to the same directory.
+
+    Attributes:
+        events: those of the run so far.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, resume_at: int | None) -> None:
+        self._active = jax.process_index() == 0
+        path = workdir / "metrics.jsonl"
+        self.events = read_events(path)
+        if resume_at is not None:
+            self.events = [event for event in self.events if event["step"] <= resume_at]
+        if self._active:
+            purge = None
+            if resume_at is not None:
+                lines = "".join(json.dumps(event) + "\n" for event in self.events)
+                replace_file(path, lines.encode())
+                purge = resume_at + 1
+            self._file = path.open("a")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._active:
+            self._file.close()
+            self._board.close()
+
+    def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
+        """One event; its numbers go to TensorBoard as `kind/name/key` as well.
+
+        Those of another "variant" than "plain" go to `kind/name/variant/key`.
+
+        Args:
+            kind: "train", "eval" or "search".
+            step: updates so far.
+            values: numbers and texts.
+            name: of the test set, for "eval".
+        """
+        event = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+        event |= {"set": name} if name else {}
+        event |= values
+        self.events.append(event)
+        if not self._active:
+            return
+        self._file.write(json.dumps(event, allow_nan=False) + "\n")
+        self._file.flush()
+        variant = values.get("variant", "plain")
+        place = [part for part in (kind, name, variant if variant != "plain" else "") if part]
+        for key, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar("/".join([*place, key]), value, step)
+
+    def say(self, text: str) -> None:
+        """A line for the user, above any progress bar."""
+        if self._active:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def progress(self, what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
+        """A progress bar with rate and remaining time; in a file, a line now and then."""
+        interactive = sys.stderr.isatty()
+        return tqdm(
+            desc=what,
+            total=total,
+            initial=initial,
+            unit=unit,
+            disable=not self._active,
+            dynamic_ncols=interactive,
+            ncols=None if interactive else 120,
+            mininterval=0.2 if interactive else 10.0,
+            leave=True,
+        )
+
+
+def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
+    """Loss, accuracy and the time to the end of the run, the next time the bar is drawn.
+
+    Args:
+        bar: a progress bar.
+        values: of a `Meter`.
+        images_left: in the run.
+    """
+    chosen = {key: f"{values[key]:.3f}" for key in ("loss", "accuracy") if key in values}
+    seconds = images_left / values["images_per_second"]
+    bar.set_postfix(chosen | {"left": tqdm.format_interval(seconds)}, refresh=False)
+
+
+class Meter:
+    """Collects the metrics of steps on the devices, and reads their means now and then.
+
+    Args:
+        lr: the learning rate that "rate" among the metrics is a share of.
+        every_steps: how often the caller is told to read.
+    """
+
+    def __init__(self, *, lr: float, every_steps: int) -> None:
+        if every_steps < 1:
+            raise ValueError(f"log.every_steps is {every_steps}; needed is at least 1.")
+        self._lr, self._every = lr, every_steps
+        self.start()
+
+    def start(self) -> None:
+        """Forgets what was added; images per second count from here."""
+        self._steps: list[dict[str, jax.Array]] = []
+        self._images, self._since = 0, time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        """True if the metrics are to be read after this step."""
+        return step % self._every == 0
+
+    def add(self, metrics: dict[str, jax.Array], images: int) -> None:
+        """The metrics of one step, which may still be under way, and its number of images."""
+        self._steps.append(metrics)
+        self._images += images
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means since the last time, with "lr" for "rate"; waits for the devices.
+
+        Args:
+            step: updates so far, for the message.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        count = len(self._steps)
+        values = {
+            key: float(np.mean([to_host(metrics[key]) for metrics in self._steps]))
+            for key in self._steps[0]
+        }
+        if not all(np.isfinite(list(values.values()))):
+            raise FloatingPointError(
+                f"not finite between steps {step - count + 1} and {step}: {values}; the last "
+                "checkpoint is from before. Lower the learning rate, or clip the gradient "
+                "(config.optim.clip_norm)."
+            )
+        values["lr"] = self._lr * values.pop("rate")
+        values["images_per_second"] = self._images / (time.perf_counter() - self._since)
+        self.start()
+        return values
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A plain text table: the first column to the left, the others to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def render(line: Sequence[str]) -> str:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        cells[0] = line[0].ljust(widths[0])
+        return "  ".join(cells)
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([render(lines[0]), rule, *map(render, lines[1:])])

@@ -1,0 +1,1 @@
+"""Training: the step, its state, and the loop around it."""

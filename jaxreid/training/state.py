@@ -1,0 +1,181 @@
+"""The training state: what it holds, where it lives, how it begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.mesh import AXIS, check_divisible, shardings
+from jaxreid.models.model import Model, feature_shape, init_variables
+from jaxreid.training.memory import ClassMemory
+
+
+@flax.struct.dataclass
+class History:
+    """What schedules look back on: means over each epoch, also of the one under way so far.
+
+    Attributes:
+        loss: [epochs] float32; the sum over the steps done, divided by those of a whole epoch.
+        accuracy: [epochs] float32, likewise.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+    @classmethod
+    def create(cls, epochs: int) -> "History":
+        """Nothing yet."""
+        return cls(jnp.zeros((epochs,), jnp.float32), jnp.zeros((epochs,), jnp.float32))
+
+    def add(
+        self, loss: jax.Array, accuracy: jax.Array, step: jax.Array, steps_per_epoch: int
+    ) -> "History":
+        """The history after one more step; `step` counts those before it."""
+
+        def added(means: jax.Array, value: jax.Array) -> jax.Array:
+            part = (value / steps_per_epoch).astype(means.dtype)
+            return means.at[step // steps_per_epoch].add(part, mode="drop")
+
+        return History(added(self.loss, loss), added(self.accuracy, accuracy))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes, and nothing else.
+
+    Attributes:
+        step: [] int32, updates so far.
+        params: parameters of backbone, neck, matcher and classifier.
+        batch_stats: running statistics of their normalisations.
+        opt_state: of the optimizer.
+        history: of the epochs.
+        memory: the class memory, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    history: History
+    memory: ClassMemory | None
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """What `Model.apply` takes."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The trees of a checkpoint: a model can be read without what only its training needs.
+
+    Args:
+        state: the training state.
+        order: what the sampler remembers; the same on every process.
+    """
+    training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
+    return {"variables": variables_of(state), "training": training | {"order": dict(order)}}
+
+
+def abstract_parts(
+    abstract: TrainState, mesh: Mesh, order: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """`checkpoint_parts` of a state yet to be restored: shapes, types and shardings."""
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings(mesh, state_specs(abstract)),
+    )
+    return checkpoint_parts(target, order)
+
+
+def state_from_parts(parts: Mapping[str, Any]) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """The training state and the sampler's order, from the trees of a checkpoint."""
+    training = dict(parts["training"])
+    order = training.pop("order")
+    return TrainState(**parts["variables"], **training), order
+
+
+def state_specs(state: TrainState) -> TrainState:
+    """`PartitionSpec`s: the memory is divided over classes, everything else is whole everywhere."""
+    specs = jax.tree.map(lambda _: P(), state)
+    return specs.replace(memory=jax.tree.map(lambda _: P(AXIS), state.memory))
+
+
+def abstract_state(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int | None,
+    epochs: int = 1,
+    seed: int = 0,
+) -> TrainState:
+    """Shapes and types of the state; nothing is computed."""
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, {}))
+
+
+def create_state(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int | None,
+    seed: int,
+    mesh: Mesh,
+    epochs: int = 1,
+    weights: dict[str, Any] | None = None,
+) -> TrainState:
+    """A new state; every array is born where it will live.
+
+    Args:
+        model: outside a mesh, that is with `axis_name=None`.
+        tx: the optimizer.
+        num_classes: training identities to remember, or None for no class memory.
+        seed: of the random weights.
+        mesh: the devices.
+        epochs: of the training, at most.
+        weights: variables to start from instead of random ones, as far as it has them: a tree
+            like {"params", "batch_stats"}, and {"memory"}.
+
+    Raises:
+        ValueError: the class memory cannot be divided over the mesh, or is not the one in
+            `weights`.
+    """
+    abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
+    if abstract.memory is not None:
+        check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
+    out_shardings = shardings(mesh, state_specs(abstract))
+    create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
+    return jax.jit(create, out_shardings=out_shardings)(weights or {})
+
+
+def _create(
+    model: Model,
+    tx: optax.GradientTransformation,
+    num_classes: int | None,
+    epochs: int,
+    seed: int,
+    weights: dict[str, Any],
+) -> TrainState:
+    given = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})
+    random = traverse_util.flatten_dict(init_variables(model, seed))
+    variables = traverse_util.unflatten_dict(random | given)
+    memory = None
+    if num_classes is not None:
+        memory = ClassMemory.create(num_classes, feature_shape(model, variables))
+        if "memory" in weights:
+            memory = memory.filled(num_classes, **weights["memory"])
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        history=History.create(epochs),
+        memory=memory,
+    )

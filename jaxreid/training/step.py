@@ -1,0 +1,122 @@
+"""One training step, as a pure function of one device.
+
+`make_train_step` compiles it for a mesh. Per device, arrays are the local part;
+collectives name `AXIS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.mesh import AXIS, shardings
+from jaxreid.models.model import Model, apply_training
+from jaxreid.training.objectives import Objective
+from jaxreid.training.schedules import Schedule
+from jaxreid.training.state import TrainState, state_specs
+
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Model,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    seed: int = 0,
+    frozen: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """One update, seen from one device.
+
+    Args:
+        state: parameters whole, this device's part of the class memory.
+        batch: this device's part: image [b, H, W, 3] uint8, label [b] int32.
+        model: made with `axis_name=AXIS`.
+        objective: made with `axis_name=AXIS`.
+        tx: the optimizer.
+        schedule: of its learning rate.
+        seed: of what model (`Model.draw`) and objective draw for each step.
+        frozen: nothing but the classifier learns: features come as in evaluation, and without a
+            gradient. The optimizer needs the same number of `freeze_steps`.
+
+    Returns:
+        The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
+        the learning rate as a share of its base value.
+    """
+    label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
+
+    def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        feature = bound.encode(batch["image"], train=not frozen, before=objective.uses_before)
+        feature = jax.lax.stop_gradient(feature) if frozen else feature
+        feature = jax.lax.all_gather(feature, AXIS, tiled=True)
+        loss, stats = objective(bound, feature, label, state.memory, **chance)
+        return loss, (stats, feature)
+
+    # Of seed and step alone, so that all devices draw the same.
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    epoch = state.step // schedule.steps_per_epoch
+    drawn = model.draw(epoch, key)
+    chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)} if objective.draws else {}
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats, **drawn}
+        (loss, (stats, feature)), batch_stats = apply_training(model, forward, variables)
+        return loss, (stats, feature, batch_stats)
+
+    # The loss is already reduced over the mesh, and so are its gradients: under shard_map the
+    # gradient of a value that is whole on every device arrives summed. Do not reduce it again.
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    stats, feature, batch_stats = aux
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    rate = schedule.share(state.step, state.history.loss)
+    updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
+    history = state.history.add(loss, stats["accuracy"], state.step, schedule.steps_per_epoch)
+    memory = state.memory
+    if memory is not None:  # written last: the loss has seen the memory of the step before
+        first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
+        memory = memory.write(feature, label, first)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        history=history,
+        memory=memory,
+    )
+    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "rate": rate, **stats}
+
+
+def make_train_step(
+    mesh: Mesh, abstract: TrainState, *, precision: str = "default", **parts: Any
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """`train_step`, compiled for a mesh; takes the state's memory over from its caller (donated).
+
+    Args:
+        mesh: the devices.
+        abstract: the state, or its shapes.
+        precision: of float32 products, as `jax.default_matmul_precision` names it: "default" is
+            the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
+        **parts: model, objective, tx, schedule and so on, as for `train_step`.
+    """
+    specs = state_specs(abstract)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        with jax.default_matmul_precision(precision):
+            return train_step(state, batch, **parts)
+
+    in_specs, out_specs = (specs, {"image": P(AXIS), "label": P(AXIS)}), (specs, P())
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    # Said again to jit: the state it returns then has the very shardings of the one it was given,
+    # and the second step is not compiled anew.
+    return jax.jit(
+        sharded,
+        in_shardings=shardings(mesh, in_specs),
+        out_shardings=shardings(mesh, out_specs),
+        donate_argnums=0,
+    )

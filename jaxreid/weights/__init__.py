@@ -1,0 +1,1 @@
+"""Weights on disk: files of weights, PyTorch checkpoints, checkpoints of a run."""

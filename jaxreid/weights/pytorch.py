@@ -1,0 +1,284 @@
+"""From the originals' PyTorch weights to ours: names, layouts, and an account of every tensor.
+
+A checkpoint is a mapping from official names to NumPy arrays; reading its file is the business of
+`tools/convert_torch.py`. Understood are the ImageNet weights of torchvision and of IBN-Net,
+torchreid's OSNet, and the models of QAConv 1.0 to 2.1.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxreid.models.backbones import NAMES, RESNETS, SEARCHES
+from jaxreid.models.model import feature_shape, init_variables, make_model
+from jaxreid.names import check_name
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pixels in [0, 1]: QAConv
+MEMORY = ("criterion.class_memory", "criterion.valid_class")
+STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+# Of those that have weights anywhere: nobody keeps a super-network.
+ARCHITECTURES = tuple(name for name in NAMES if name not in SEARCHES)
+
+Path = tuple[str, ...]  # of one of our variables: ("backbone", "layer1_0", "conv1", "kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of the tensors of a checkpoint, by their official names.
+
+    Attributes:
+        loaded: those that were taken.
+        missing: needed, and not in the checkpoint.
+        unexpected: in the checkpoint, and not known.
+        mismatched: (name, shape in the checkpoint, shape needed).
+        unused: known, and of no use here: counters, ImageNet's classes, layers after the cut.
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    unused: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """True if everything that is needed was taken, and everything there is was known."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """The result of `convert`.
+
+    Attributes:
+        variables: {"params", "batch_stats"}, and {"memory"} if wanted and there.
+        card: keywords of `make_model`.
+        report: what became of each tensor.
+    """
+
+    variables: dict[str, Any]
+    card: dict[str, Any]
+    report: Report
+
+
+def official_name(path: Path, arch: str, *, prefix: str = "") -> str:
+    """The name of one of our variables in the original's `state_dict`.
+
+    Args:
+        path: of the variable, without its collection.
+        arch: name of the backbone.
+        prefix: what stands before the names of the backbone: "base." in QAConv, else nothing.
+    """
+    part, *modules, leaf = path
+    leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    leaf = leaves.get(leaf, leaf)
+    if part == "backbone":
+        if arch in RESNETS:
+            modules = [_resnet_module(module) for module in modules]
+        else:
+            modules = [_osnet_module(module, ain="_ain_" in arch) for module in modules]
+        return prefix + ".".join([*modules, leaf])
+    if part == "neck":
+        official = (
+            {"conv": "neck_conv", "bn": "neck_bn"} if prefix else {"fc": "fc.0", "bn": "fc.1"}
+        )
+        return f"{official.get(modules[0], modules[0])}.{leaf}"
+    if part == "matcher":
+        official = {"norm_in": "bn", "norm_out": "logit_bn"}
+        return f"criterion.{official[modules[0]] if modules else 'fc'}.{leaf}"
+    return ".".join([part, *modules, leaf])
+
+
+def _resnet_module(name: str) -> str:
+    name = re.sub(r"^(layer\d)_", r"\1.", name)
+    return {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}.get(name, name)
+
+
+def _osnet_module(name: str, *, ain: bool) -> str:
+    if block := re.fullmatch(r"(conv[234])_(\d)", name):
+        return f"{block[1]}.{block[2]}"
+    if transition := re.fullmatch(r"pool([23])", name):
+        return f"pool{transition[1]}.0" if ain else f"conv{transition[1]}.2.0"
+    if stream := re.fullmatch(r"stream(\d)_(\d)", name):
+        number, index = int(stream[1]), stream[2]
+        if ain:
+            return f"conv2.{number - 1}.layers.{index}"
+        return "conv2a" if number == 1 else f"conv2{'abcd'[number - 1]}.{index}"
+    return name
+
+
+def official_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one of our variables in PyTorch's layout."""
+    if path[0] == "matcher":  # our weights by direction and position, theirs in one row
+        return (1, int(np.prod(shape))) if path[-1] == "weight" else (1,)
+    if path[-1] != "kernel":
+        return tuple(shape)
+    inverse = (3, 2, 0, 1) if len(shape) == 4 else (1, 0)
+    ones = (1, 1) if "gate" in path else ()  # the gate's linear layers are 1x1 convolutions there
+    return tuple(shape[axis] for axis in inverse) + ones
+
+
+def from_official(path: Path, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A tensor in PyTorch's layout (`official_shape`) as one of our variables."""
+    if path[-1] == "kernel":
+        tensor = tensor.reshape(tensor.shape[:2]) if "gate" in path else tensor
+        tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+    return np.asarray(tensor.reshape(shape), order="C")
+
+
+def convert(
+    checkpoint: Mapping[str, np.ndarray],
+    arch: str,
+    *,
+    cut: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    normalisation: Mapping[str, Sequence[float]] | None = None,
+    skip: Sequence[str] = (),
+    memory: bool = False,
+) -> Converted:
+    """Our variables from the tensors of a checkpoint.
+
+    Args:
+        checkpoint: arrays by official name. Names of QAConv's backbone begin with "base.", those
+            of its matcher with "criterion.".
+        arch: the backbone, one of `ARCHITECTURES`.
+        cut: of a QAConv model without a neck; with one, the neck's weights tell.
+        input_size: (height, width) of the images; default 384x128 for QAConv, 256x128 for OSNet,
+            224x224 for ImageNet weights of a ResNet.
+        normalisation: {"mean", "std"} of the pixels; default none for QAConv, else ImageNet's.
+        skip: official names, or beginnings of them, to leave out.
+        memory: take the class memory of QAConv 1.x as well, whatever `skip` says.
+
+    Returns:
+        What was found. Whether the report is good enough is the caller's to judge.
+
+    Raises:
+        ValueError: an unknown name; a cut that is not the one of the neck.
+    """
+    check_name(arch, ARCHITECTURES, "architecture")
+    skip = tuple(skip)
+    prefix = "base." if any(name.startswith("base.") for name in checkpoint) else ""
+    card = _card(checkpoint, arch, prefix, cut, input_size) | dict(normalisation or {})
+    if "classes" in card and "classifier.weight".startswith(skip):
+        card["classes"] = 0
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    loaded, missing, mismatched, needed = [], [], [], set()
+    model = make_model(**card)
+    abstract = jax.eval_shape(lambda: init_variables(model, 0))
+    for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
+        name, shape = official_name(path, arch, prefix=prefix), official_shape(path, leaf.shape)
+        needed.add(name)
+        if name.startswith(skip):
+            continue
+        if name not in checkpoint:
+            missing.append(name)
+        elif checkpoint[name].shape != shape:
+            mismatched.append((name, checkpoint[name].shape, shape))
+        else:
+            loaded.append(name)
+            found[collection, *path] = from_official(path, checkpoint[name], leaf.shape)
+    if memory:
+        needed |= {name for name in MEMORY if name in checkpoint}
+        h, w, d = feature_shape(model, abstract)
+        feature = checkpoint.get("criterion.class_memory")
+        if feature is None:
+            missing.append("criterion.class_memory")
+        elif feature.shape[1:] != (d, h, w):
+            wanted = (len(feature), d, h, w)
+            mismatched.append(("criterion.class_memory", feature.shape, wanted))
+        else:
+            loaded += [name for name in MEMORY if name in checkpoint]
+            valid = checkpoint.get("criterion.valid_class", np.ones(len(feature)))
+            found["memory", "feature"] = np.asarray(feature.transpose(0, 2, 3, 1), order="C")
+            found["memory", "valid"] = valid > 0
+    taken = {*loaded, *(name for name in needed if not name.startswith(skip))}
+    rest = [name for name in checkpoint if name not in taken]
+    useless = (*MEMORY, f"{prefix}fc.", *_after(card, prefix), *skip)
+    unused = [n for n in rest if n.endswith("num_batches_tracked") or n.startswith(useless)]
+    unexpected = [name for name in rest if name not in unused]
+    report = Report(loaded, missing, unexpected, mismatched, unused)
+    return Converted(traverse_util.unflatten_dict(found), card, report)
+
+
+def _card(
+    checkpoint: Mapping[str, np.ndarray],
+    arch: str,
+    prefix: str,
+    cut: str | None,
+    input_size: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """Keywords of `make_model`, read off the checkpoint as far as it tells."""
+    if prefix:
+        height, width = input_size or (384, 128)
+        neck: dict[str, Any] = {"name": "map", "channels": 0, "norm": "none"}
+        if "neck_conv.weight" in checkpoint:
+            channels, inputs = checkpoint["neck_conv.weight"].shape[:2]
+            norm = "batch" if "neck_bn.weight" in checkpoint else "none"
+            neck |= {"channels": channels, "norm": norm}
+            wide = 4 if RESNETS.get(arch, {"depth": 50})["depth"] >= 50 else 1
+            after = {128: "layer2", 256: "layer3", 512: "layer4"}.get(inputs // wide, cut)
+            if cut not in (None, after):
+                raise ValueError(f"cut {cut} was given, and the neck in the file is after {after}.")
+            cut = after
+        cut = cut or "layer3"
+        positions = -(-height // STRIDES[cut]) * -(-width // STRIDES[cut])
+        weights = checkpoint.get("criterion.fc.weight", np.zeros((1, 0))).shape[-1]
+        # Version 2.1 gave up the neck's normalisation and the second half of the head.
+        old = neck["norm"] == "batch" if neck["channels"] else weights == 2 * positions
+        return {
+            "backbone": {"name": arch, "cut": cut} if arch in RESNETS else {"name": arch},
+            "neck": neck,
+            "matcher": {"name": "qaconv", "head": "v1" if old else "v2.1"},
+            "height": height,
+            "width": width,
+            **RAW,
+        }
+    if arch in RESNETS:
+        height, width = input_size or (224, 224)
+        return {
+            "backbone": {"name": arch},
+            "neck": {"name": "pooled", "pool": "average", "bn": False},
+            "matcher": {"name": "embedding", "metric": "cosine"},
+            "height": height,
+            "width": width,
+            "interpolation": "bilinear",
+            **IMAGENET,
+        }
+    height, width = input_size or (256, 128)
+    classifier = checkpoint.get("classifier.weight")
+    return {
+        "backbone": {"name": arch},
+        "neck": {"name": "linear"},
+        # Their published results: cosine distance for OSNet-AIN, Euclidean for the others.
+        "matcher": {"name": "embedding", "metric": "cosine" if "_ain_" in arch else "euclidean"},
+        "classes": 0 if classifier is None else len(classifier),
+        "height": height,
+        "width": width,
+        "interpolation": "bilinear",
+        **IMAGENET,
+    }
+
+
+def _after(card: Mapping[str, Any], prefix: str) -> list[str]:
+    """Beginnings of the names of the layers that the cut leaves out."""
+    cut = card["backbone"].get("cut", "layer4")
+    return [f"{prefix}{layer}." for layer in STRIDES if layer > cut]
+
+
+def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
+    """The architectures that a checkpoint fits, for a helpful error; takes some seconds.
+
+    Args:
+        checkpoint: as for `convert`.
+        **options: of `convert`.
+    """
+    resnet = any("layer1." in name for name in checkpoint)
+    names = [name for name in ARCHITECTURES if (name in RESNETS) == resnet]
+    return [name for name in names if convert(checkpoint, name, **options).report.complete]

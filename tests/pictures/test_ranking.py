@@ -1,0 +1,119 @@
+"""Ranked lists as pictures."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from people import draw
+from PIL import Image
+
+from jaxreid.evaluation.ranking import rank_queries, summarize
+from jaxreid.evaluation.results import protocol_of, results_of, results_table, write_ranking
+from jaxreid.evaluation.run import Result
+from jaxreid.pictures.ranking import RIGHT, WRONG
+
+
+@dataclasses.dataclass
+class People:
+    pid: np.ndarray
+    camid: np.ndarray
+    image: list
+    name: list
+
+
+def people(pids, camid):
+    images = []
+    for pid in pids:
+        file = io.BytesIO()
+        draw(pid, camid, 0).save(file, "JPEG")
+        images.append(file.getvalue())
+    names = [f"{pid:04d}.jpg" for pid in pids]
+    return People(np.array(pids), np.full(len(pids), camid), images, names)
+
+
+def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
+    query, gallery = people([1, 2], 0), people([1, 2, 3], 1)
+    scores = np.array([[3, 2, 1], [3, 2, 1]], np.float32)  # right, then wrong before right
+    ranks = rank_queries(scores, query.pid, query.camid, gallery.pid, gallery.camid)
+    top = np.argsort(-scores, kind="stable")
+    result = Result(summarize(ranks), ranks, top, np.take_along_axis(scores, top, 1))
+    sets = {"tiny": {"query": query, "gallery": gallery}}
+    write_ranking(tmp_path / "ranking.png", sets, {"tiny": result}, queries=5)
+    with Image.open(tmp_path / "ranking.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+
+    def framed(colour):
+        return (pixels == colour).all(-1)
+
+    frame = 72 * 136 - 64 * 128
+    assert abs(framed(RIGHT).sum() - 2 * frame) < 0.1 * frame  # one right image in each of two rows
+    assert abs(framed(WRONG).sum() - 4 * frame) < 0.1 * frame
+    # The worst query comes first: its right image stands further to the right.
+    rows, columns = np.nonzero(framed(RIGHT))
+    middle = (rows.min() + rows.max()) / 2
+    assert columns[rows < middle].min() > columns[rows > middle].min()
+
+
+def test_results_are_told_from_events():
+    metrics = dict.fromkeys(("rank1", "rank5", "rank10", "mAP", "mINP"), 0.25)
+    events = [
+        {"kind": "eval", "step": 0, "time": 1.0, "set": "a", **metrics},
+        {"kind": "train", "step": 1, "time": 2.0, "loss": 0.5},
+        {"kind": "eval", "step": 5, "time": 3.0, "set": "a", **metrics},
+        {"kind": "eval", "step": 9, "time": 4.0, "set": "a", **metrics | {"mAP": 0.5}},
+    ]
+    rows = results_of(events)
+    assert [(row["model"], row["step"], row["mAP"]) for row in rows] == [
+        ("untrained", 0, 0.25),
+        ("trained", 9, 0.5),
+    ]
+    assert "50.0" in results_table(rows).splitlines()[-1]
+
+
+def test_a_variant_of_older_weights_is_not_told():
+    metrics = dict.fromkeys(("rank1", "rank5", "rank10", "mAP", "mINP"), 0.25)
+    told = [(0, "plain"), (5, "plain"), (5, "rerank"), (9, "plain")]
+    events = [
+        {"kind": "eval", "step": step, "time": 1.0, "set": "a", "variant": variant, **metrics}
+        for step, variant in told
+    ]
+    assert [(row["step"], row["variant"]) for row in results_of(events)] == [
+        (0, "plain"),
+        (9, "plain"),
+    ]
+    assert [row["variant"] for row in results_of(events[:-1])] == ["plain", "plain", "rerank"]
+
+
+def test_nothing_to_evaluate_is_an_error():
+    with pytest.raises(ValueError, match="tiny has 1 queries and a gallery of 0 images"):
+        protocol_of("tiny", people([1], 0), people([], 1))
+    with pytest.raises(ValueError, match="none of the 2 queries has a match .* 0 have some"):
+        protocol_of("tiny", people([1, 2], 0), people([3], 1))
+    gallery = people([1], 0)
+    with pytest.raises(ValueError, match="1 have some in their own camera"):
+        protocol_of("tiny", people([1], 0), gallery, "camera")
+    gallery.camid[:] = -1
+    alike = people([1], 0)
+    alike.camid[:] = -1
+    with pytest.raises(ValueError, match="Some cameras are unknown: --config.eval.junk=auto"):
+        protocol_of("tiny", alike, gallery, "camera")
+
+
+def test_what_a_test_set_lacks_is_said_before():
+    query, gallery = people([1, 2, 3, 9], 0), people([1, 2, 5], 1)
+    gallery.camid[1] = 0  # person 2 is seen by one camera only
+    rule, told = protocol_of("tiny", query, gallery)
+    assert rule == "camera"
+    assert told == [
+        "tiny: 1 of 4 queries have matches only in their own camera.",
+        "tiny: 2 of 4 queries have no match in the gallery. They are left out of the averages.",
+    ]
+    assert protocol_of("tiny", people([1], 0), people([1], 1)) == ("camera", [])
+    gallery.camid[:] = -1
+    gallery.pid[2] = 3  # the others are the very images of the queries
+    rule, told = protocol_of("tiny", query, gallery)
+    assert rule == "same-image"
+    assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in told[0]
+    gallery.name = ["a", "b", "c"]
+    assert protocol_of("tiny", query, gallery)[0] == "none"

@@ -1,0 +1,203 @@
+"""Files of weights: whole, said to be what they are, refused where they do not fit."""
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from jaxreid.mesh import make_mesh
+from jaxreid.models.model import init_variables, make_model
+from jaxreid.training.optim import make_optimizer
+from jaxreid.training.state import create_state, variables_of
+from jaxreid.weights.file import load_weights, read_card, save_weights
+
+MODEL = {
+    "backbone": {"name": "resnet18", "cut": "layer3", "width": 8},
+    "neck": {"name": "map", "channels": 8, "norm": "none"},
+    "matcher": {"name": "qaconv", "head": "v2.1"},
+    "height": 64,
+    "width": 32,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (1.0, 1.0, 1.0),
+}
+
+
+def with_part(part, **changes):
+    return MODEL | {part: MODEL[part] | changes}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**MODEL), 0))
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda x: generator.uniform(0.5, 1, x.shape).astype(np.float32), abstract)
+
+
+@pytest.fixture
+def file(variables, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights(path, variables, MODEL, source="a test")
+    return path
+
+
+def without(variables, part):
+    flat = traverse_util.flatten_dict(variables)
+    return traverse_util.unflatten_dict({k: x for k, x in flat.items() if k[1] != part})
+
+
+def test_a_file_holds_the_variables_and_says_what_they_are(file, variables):
+    loaded, told = load_weights(file, MODEL, whole=True)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert len(told) == 1
+    assert make_model(**read_card(file)) == make_model(**MODEL)
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata()
+    assert metadata["architecture"] == "resnet18"
+    assert metadata["input_size"] == "64x32"
+    assert metadata["mean"] == "[0.5, 0.5, 0.5]"
+    assert metadata["source"] == "a test"
+
+
+def test_a_state_starts_from_them(file, variables):
+    tx = make_optimizer(lr=0.1, backbone_lr=0.1)
+    loaded, _ = load_weights(file, MODEL, skip=("matcher",))
+    mesh = make_mesh(jax.devices()[:2])
+    state = create_state(
+        make_model(**MODEL), tx, num_classes=None, seed=0, mesh=mesh, weights=loaded
+    )
+    for part in ("backbone", "neck"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], variables["params"][part])
+    weight = variables_of(state)["params"]["matcher"]["weight"]
+    np.testing.assert_allclose(weight, 1 / 8)  # 4 x 2 positions: as without a file
+
+
+def test_class_memory_comes_along(variables, tmp_path):
+    feature = np.random.default_rng(1).standard_normal((5, 4, 2, 8)).astype(np.float32)
+    memory = {"feature": feature, "valid": np.array([1, 1, 0, 1, 0], bool)}
+    path = tmp_path / "model.safetensors"
+    save_weights(path, variables | {"memory": memory}, MODEL, source="a test")
+    tx = make_optimizer(lr=0.1, backbone_lr=0.1)
+    common = {"seed": 0, "mesh": make_mesh(jax.devices()[:2])}
+    loaded, _ = load_weights(path, MODEL)
+    state = create_state(make_model(**MODEL), tx, num_classes=5, weights=loaded, **common)
+    np.testing.assert_array_equal(state.memory.feature[:5], feature)
+    np.testing.assert_array_equal(state.memory.valid[:6], [1, 1, 0, 1, 0, 0])
+    with pytest.raises(ValueError, match=r"this training needs \(7, .*init_skip=.*memory"):
+        create_state(make_model(**MODEL), tx, num_classes=7, weights=loaded, **common)
+    loaded, _ = load_weights(path, MODEL, skip=("memory",))
+    assert "memory" not in loaded
+
+
+def test_parts_that_are_not_there_start_at_random_and_it_is_said(variables, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights(path, without(variables, "matcher"), MODEL, source="a test")
+    loaded, told = load_weights(path, MODEL)
+    assert "matcher" not in loaded["params"]
+    assert any("new: matcher" in sentence for sentence in told)
+    with pytest.raises(ValueError, match="matcher/.* is not in it.*something was skipped"):
+        load_weights(path, MODEL, whole=True)
+
+
+def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
+    matcher = {"name": "embedding"}
+    model = MODEL | {"neck": {"name": "linear", "channels": 8}, "matcher": matcher, "classes": 5}
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
+    path = tmp_path / "classes.safetensors"
+    save_weights(path, variables, model, source="a test")
+    loaded, told = load_weights(path, model)
+    assert loaded["params"]["classifier"]["kernel"].shape == (8, 5)
+    assert "its classifier is used, since it is of as many classes (5)" in told
+    for classes, new in ((7, ["classifier"]), (0, [])):
+        loaded, told = load_weights(path, model | {"classes": classes})
+        assert loaded["params"].keys() == {"backbone", "neck"}
+        assert "its classifier is of 5 classes, and not used" in told
+        assert [line.split(": ")[1] for line in told if "and new" in line] == new
+    with pytest.raises(ValueError, match="classifier/bias is not in it"):
+        load_weights(path, model | {"classes": 7}, whole=True)
+
+
+def test_another_architecture_of_the_same_name_is_refused(tmp_path):
+    parts = {"neck": {"name": "linear", "channels": 8}, "matcher": {"name": "embedding"}}
+    model = MODEL | parts | {"backbone": {"name": "osnet_x0_25"}}
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
+    path = tmp_path / "osnet.safetensors"
+    save_weights(path, variables, model, source="a test")
+    load_weights(path, model)
+    for option in ({"stem": "instance"}, {"blocks": ["sum"] * 6}):
+        with pytest.raises(ValueError, match=f"has {next(iter(option))} .* the model asked for"):
+            load_weights(path, model | {"backbone": {"name": "osnet_x0_25", **option}})
+
+
+def test_a_first_phase_on_random_weights_is_told():
+    assert load_weights(None, MODEL) == ({}, [])
+    _, (sentence,) = load_weights(None, MODEL, frozen=True)
+    assert "on a network of random weights" in sentence
+
+
+def test_images_resized_another_way_are_told(file):
+    _, told = load_weights(file, MODEL | {"interpolation": "bilinear"})
+    assert "interpolation of its images was bicubic, here it is bilinear" in told
+
+
+def test_what_the_model_has_not_is_not_used_and_it_is_said(file):
+    shorter = with_part("backbone", cut="layer2") | {"neck": {"name": "map", "channels": 0}}
+    loaded, told = load_weights(file, shorter | {"height": 32, "width": 16})
+    assert "layer3_0" not in loaded["params"]["backbone"]
+    assert any("not used: backbone" in sentence and "neck" in sentence for sentence in told)
+    assert any("height of its images was 64, here it is 32" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (with_part("backbone", name="resnet34"), "holds the backbone resnet18; .* has resnet34"),
+        (MODEL | {"height": 128}, r"matcher/weight is \(1, 4, 2\) there and \(1, 8, 2\) here.*"
+         r"model.height is 64 there and 128 here.*init_skip=\"\('matcher',\)\""),
+        (with_part("backbone", width=16), "model.backbone.width is 8 there and 16 here"),
+        (with_part("backbone", cut="layer4"), "model.backbone.cut is layer3 there"),
+        (with_part("neck", norm="batch"), "neck/bn/mean is not in it.*neck.norm is none there"),
+        (with_part("matcher", head="v1"), "model.matcher.head is v2.1 there and v1 here"),
+    ],
+)  # fmt: skip
+def test_a_model_that_differs_is_refused(file, model, message):
+    with pytest.raises(ValueError, match=message):
+        load_weights(file, model)
+
+
+def test_damaged_and_foreign_files_are_refused(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.safetensors; init_from"):
+        read_card(tmp_path / "nothing.safetensors")
+    whole = file.read_bytes()
+    for length in (0, 5, 200, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="no safetensors file, or not all of one"):
+            load_weights(file, MODEL)
+    safetensors.numpy.save_file({"x": np.zeros(3)}, file)
+    with pytest.raises(ValueError, match="does not say what model it holds"):
+        load_weights(file, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "jaxreid 2", "model": "{}"}, "is in the format 'jaxreid 2'"),
+        ({"format": "jaxreid 1"}, "does not describe its model as it should .*'model'"),
+        ({"format": "jaxreid 1", "model": "{"}, "does not describe its model"),
+        ({"format": "jaxreid 1", "model": "[]"}, "does not describe its model"),
+        ({"format": "jaxreid 1", "model": "{}"}, "does not describe its model"),
+    ],
+)
+def test_files_that_do_not_say_what_they_hold_are_refused(tmp_path, metadata, message):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"x": np.zeros(3)}, path, metadata)
+    with pytest.raises(ValueError, match=message):
+        read_card(path)
+
+
+def test_unknown_parts_to_skip_are_refused(file):
+    with pytest.raises(ValueError, match=r"init_skip names \['mather'\]; parts are neck, matcher"):
+        load_weights(file, MODEL, skip=("mather",))
+    assert load_weights(None, MODEL) == ({}, [])

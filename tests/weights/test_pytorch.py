@@ -1,0 +1,138 @@
+"""Official names and layouts: what a checkpoint holds is found, and nothing else."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from golden import param, qaconv_variables
+
+from jaxreid.models.model import init_variables, make_model
+from jaxreid.weights.pytorch import convert, fitting, official_name, official_shape
+
+QACONV = {
+    "backbone": {"name": "resnet18_ibn_b", "cut": "layer2"},
+    "neck": {"name": "map", "channels": 16, "norm": "none"},
+    "matcher": {"name": "qaconv", "head": "v2.1"},
+    "height": 64,
+    "width": 32,
+}
+PLAIN = {
+    "backbone": {"name": "resnet18"},
+    "neck": {"name": "pooled", "bn": False},
+    "matcher": {"name": "embedding"},
+    "height": 64,
+    "width": 32,
+}
+
+
+def checkpoint(card, *, prefix):
+    """What the original would have saved, with weights by the rule."""
+    abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+    made = {}
+    for (_, *path), leaf in traverse_util.flatten_dict(abstract).items():
+        name = official_name(path, card["backbone"]["name"], prefix=prefix)
+        made[name] = param(1, name.removeprefix("criterion."), official_shape(path, leaf.shape))
+    return made
+
+
+@pytest.fixture(scope="module")
+def qaconv():
+    return checkpoint(QACONV, prefix="base.")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return checkpoint(PLAIN, prefix="")
+
+
+@pytest.mark.parametrize("head", ["v2.1", "v1"])
+def test_a_whole_qaconv_model(head):
+    norm = "none" if head == "v2.1" else "batch"
+    card = QACONV | {
+        "neck": QACONV["neck"] | {"norm": norm},
+        "matcher": {"name": "qaconv", "head": head},
+    }
+    held = checkpoint(card, prefix="base.")
+    converted = convert(held, "resnet18_ibn_b", input_size=(64, 32))
+    assert converted.report.complete
+    assert set(converted.report.loaded) == held.keys()
+    assert {key: converted.card[key] for key in card} == card
+    expected = qaconv_variables(1, head, 8, 4, np.float32)
+    for collection, tree in expected.items():
+        jax.tree.map(
+            np.testing.assert_array_equal, converted.variables[collection]["matcher"], tree
+        )
+    kernel = converted.variables["params"]["backbone"]["layer1_0"]["conv1"]["kernel"]
+    there = held["base.layer1.0.conv1.weight"]
+    assert kernel[2, 0, 5, 7] == there[7, 5, 2, 0]
+
+
+def test_the_size_of_the_images_is_checked_by_the_matcher(qaconv):
+    report = convert(qaconv, "resnet18_ibn_b", input_size=(48, 32)).report
+    assert report.mismatched == [("criterion.fc.weight", (1, 32), (1, 24))]
+    assert not report.complete
+
+
+def test_what_is_not_needed_is_unused_and_what_is_not_known_unexpected(qaconv):
+    more = {
+        "base.fc.weight": np.zeros((1000, 512)),
+        "base.layer4.0.conv1.weight": np.zeros((512, 256, 3, 3)),
+        "base.bn1.num_batches_tracked": np.zeros(()),
+    }
+    report = convert(qaconv | more, "resnet18_ibn_b", input_size=(64, 32)).report
+    assert report.complete
+    assert set(report.unused) == more.keys()
+    report = convert(qaconv | {"head.weight": np.zeros(3)}, "resnet18_ibn_b").report
+    assert report.unexpected == ["head.weight"]
+
+
+def test_a_missing_matcher_is_missing_unless_it_is_skipped(qaconv):
+    alone = {name: x for name, x in qaconv.items() if not name.startswith("criterion.")}
+    report = convert(alone, "resnet18_ibn_b", input_size=(64, 32)).report
+    assert len(report.missing) == 10
+    converted = convert(alone, "resnet18_ibn_b", input_size=(64, 32), skip=["criterion"])
+    assert converted.report.complete
+    assert "matcher" not in converted.variables["params"]
+
+
+def test_a_skipped_part_is_left_out_although_it_is_there(qaconv):
+    converted = convert(qaconv, "resnet18_ibn_b", input_size=(64, 32), skip=["neck_", "criterion"])
+    assert converted.report.complete
+    assert set(converted.variables["params"]) == {"backbone"}
+    assert "neck_conv.weight" in converted.report.unused
+
+
+@pytest.mark.parametrize("wrong", ["resnet34", "resnet18_ibn_a", "resnet18_ibn_b", "osnet_x0_25"])
+def test_another_architecture_does_not_fit(plain, wrong):
+    assert not convert(plain, wrong).report.complete
+
+
+def test_the_right_architecture_is_found(plain):
+    assert fitting(plain) == ["resnet18"]
+
+
+def test_class_memory_is_taken_if_wanted(qaconv):
+    maps = np.random.default_rng(0).standard_normal((5, 16, 8, 4)).astype(np.float32)
+    more = {"criterion.class_memory": maps, "criterion.valid_class": np.array([1, 0, 1, 1, 0.0])}
+    options = {"arch": "resnet18_ibn_b", "input_size": (64, 32)}
+    assert "memory" not in convert(qaconv | more, **options).variables
+    converted = convert(qaconv | more, memory=True, **options)
+    assert converted.report.complete
+    memory = converted.variables["memory"]
+    np.testing.assert_array_equal(memory["feature"], maps.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(memory["valid"], [True, False, True, True, False])
+    report = convert(qaconv, memory=True, **options).report
+    assert report.missing == ["criterion.class_memory"]
+    wide = {"criterion.class_memory": maps.transpose(0, 1, 3, 2)}
+    report = convert(qaconv | wide, memory=True, **options).report
+    assert report.mismatched == [("criterion.class_memory", (5, 16, 4, 8), (5, 16, 8, 4))]
+    converted = convert(qaconv | more, memory=True, skip=["criterion"], **options)
+    assert "memory" in converted.variables
+    assert not set(converted.report.loaded) & set(converted.report.unused)
+    del more["criterion.valid_class"]  # version 1.0 has no flags
+    assert convert(qaconv | more, memory=True, **options).variables["memory"]["valid"].all()
+
+
+def test_unknown_architectures_are_refused(plain):
+    with pytest.raises(ValueError, match="unknown architecture 'resnet19'; valid: resnet18"):
+        convert(plain, "resnet19")
