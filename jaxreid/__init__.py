@@ -1,3 +1,40 @@
-"""Generalizable person re-identification in JAX."""
+"""Generalizable person re-identification in JAX: the same person, across cameras never seen.
+
+    reid = jaxreid.load("runs/qaconv")
+    hits = reid.rank("query.jpg", gallery_paths, top=10)
+
+Importing the package is instant: what it offers is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxreid import register
+    from jaxreid.data import sets as datasets
+    from jaxreid.reid import ReID, evaluate, load
+    from jaxreid.training.loop import train
+
+_OFFERED = {
+    "ReID": "jaxreid.reid:ReID",
+    "datasets": "jaxreid.data.sets",
+    "evaluate": "jaxreid.reid:evaluate",
+    "load": "jaxreid.reid:load",
+    "register": "jaxreid.register",
+    "train": "jaxreid.training.loop:train",
+}
+__all__ = ["ReID", "datasets", "evaluate", "load", "register", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'jaxreid' has no attribute {name!r}; it has {__all__}")
+    module, _, attribute = _OFFERED[name].partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

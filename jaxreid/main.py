@@ -52,20 +52,16 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     # Late, so that --help and misspelt flags answer at once.
-    from jaxreid.evaluation.testing import evaluate_workdir, settings
-    from jaxreid.runs.workdir import open_workdir
+    from jaxreid.reid import evaluate_run
     from jaxreid.training.loop import train
 
     try:
         start_jax()
         config = _CONFIG.value.to_dict()
         if _MODE.value == "evaluate":
-            config = settings(config, _WORKDIR.value)
-        workdir = open_workdir(_WORKDIR.value, config, mode=_MODE.value)
-        if _MODE.value == "evaluate":
-            evaluate_workdir(workdir=workdir, **config)
+            evaluate_run(config, _WORKDIR.value)
             return 0
-        return 0 if train(workdir=workdir, **config) else 75
+        return 0 if train(config, _WORKDIR.value) else 75
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
         return leave(130)

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 # A room imports itself and what is left of an arrow; between two arrows nobody knows the other.
 ORDER = (
     "names, mesh <- ops, runs, data <- models <- weights, pictures <- evaluation"
-    " <- training <- main"
+    " <- reid <- training <- main, register"
 )
 LEVEL = {name: i for i, rooms in enumerate(ORDER.split(" <- ")) for name in rooms.split(", ")}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,5 +1,10 @@
-"""How results are told: rows, a table, sentences, and a picture of ranked lists."""
+"""Results: metrics of a test set, rows, a table, and files.
 
+A row of `results.json` says what it is a result of: model, test set with a fingerprint of its
+images, variant and protocol.
+"""
+
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,13 +12,130 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.evaluation.ranking import choose_rule, count_matches, junk_groups
-from jaxreid.evaluation.run import Result
+from jaxreid.data.split import Split
+from jaxreid.evaluation.ranking import (
+    QueryRanks,
+    junk_groups,
+    rank_queries,
+    summarize,
+    top_matches,
+)
+from jaxreid.evaluation.ranking.roc import Roc, RocAccumulator
+from jaxreid.evaluation.variants import PLAIN, Variant
 from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 
+LISTED = 10  # gallery images that are kept of each query's ranking
+RANKS = (1, 5, 10, 20)
+CMC = 50  # ranks of the curve in the files
 COLUMNS = ("rank1", "rank5", "rank10", "mAP", "mINP")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The evaluation of one test set in one way.
+
+    Attributes:
+        variant: the way.
+        metrics: rank1, rank5, rank10, rank20, mAP, mINP (fractions) and the numbers of queries; and
+            of all pairs tpr_at_fpr_... and equal_error_rate (fractions), threshold_at_fpr_... and
+            equal_error_threshold (scores).
+        cmc: [`CMC`] fractions, the cumulative match characteristic: of the queries, those that
+            have a match among the best 1, 2, ... of the gallery.
+        ranks: of each query.
+        top: [Q, `LISTED`] int64, the best of the gallery without junk, best first; -1 where there
+            are no more.
+        top_scores: [Q, `LISTED`] float32, their scores; NaN where there are no more.
+    """
+
+    variant: Variant
+    metrics: dict[str, float]
+    cmc: np.ndarray
+    ranks: QueryRanks
+    top: np.ndarray
+    top_scores: np.ndarray
+
+    def with_metrics(self, **more: float) -> "Result":
+        """The same with further metrics."""
+        return dataclasses.replace(self, metrics=self.metrics | more)
+
+    def __str__(self) -> str:
+        values = (f"{key} {100 * self.metrics[key]:.1f}" for key in COLUMNS)
+        return f"{self.variant.name}: {', '.join(values)} percent"
+
+
+class Ranking:
+    """Reduces blocks of scores to a `Result`; holds none of them.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        variant: the way of evaluating.
+        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
+        average_precision: as for `rank_queries`.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+
+    def __init__(
+        self,
+        query: Split,
+        gallery: Split,
+        variant: Variant = PLAIN,
+        junk: str = "camera",
+        average_precision: str = "standard",
+    ) -> None:
+        groups = junk_groups(junk, query.camid, gallery.camid, query.name, gallery.name)
+        self.query, self.gallery, self.variant = query, gallery, variant
+        self._ids = (query.pid, groups[0]), (gallery.pid, groups[1])
+        self._average_precision = average_precision
+        self._roc = RocAccumulator(len(query) * len(gallery))
+        self._order: list[np.ndarray] = []
+        self._parts: list[tuple[QueryRanks, np.ndarray, np.ndarray]] = []
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Q and G."""
+        return len(self.query), len(self.gallery)
+
+    def add(self, part: np.ndarray, scores: np.ndarray) -> None:
+        """The scores [q, G] of the queries `part` [q] int; each query once, in any order."""
+        ids = *(of[part] for of in self._ids[0]), *self._ids[1]
+        top = top_matches(scores, *ids, LISTED)
+        best = np.take_along_axis(scores, np.maximum(top, 0), axis=1)
+        ranks = rank_queries(scores, *ids, precision=self._average_precision)
+        self._roc.add(scores, *ids)
+        self._order.append(part)
+        self._parts.append((ranks, top, np.where(top < 0, np.nan, best)))
+
+    def result(self, pairs: bool = True) -> Result:
+        """After all queries, also with the rates of all `pairs`; ValueError if none has a match."""
+        back = np.argsort(np.concatenate(self._order))
+        ranks, top, top_scores = zip(*self._parts, strict=True)
+        ranks = QueryRanks.concatenate(ranks).take(back)
+        metrics = summarize(ranks, RANKS)
+        people = set(self._ids[0][0]) | set(self._ids[1][0])
+        if pairs and len(people) > 1:  # else there are no two people to tell apart
+            metrics |= _rates(self._roc.result())
+        found = ranks.first_match[ranks.matches > 0]
+        cmc = (found[:, None] <= np.arange(1, CMC + 1)).mean(0)
+        tops = np.concatenate(top)[back], np.concatenate(top_scores)[back]
+        return Result(self.variant, metrics, cmc, ranks, *tops)
+
+
+def _rates(roc: Roc) -> dict[str, float]:
+    """Rates of all pairs, and the scores at which they hold where there are such."""
+    metrics = {f"tpr_at_fpr_{fpr:g}": rate for fpr, rate in roc.true_positive_rate.items()}
+    metrics |= {
+        f"threshold_at_fpr_{fpr:g}": score
+        for fpr, score in roc.threshold.items()
+        if np.isfinite(score)
+    }
+    metrics["equal_error_rate"] = roc.equal_error_rate
+    metrics["equal_error_threshold"] = roc.equal_error_threshold
+    return metrics
 
 
 def results_of(
@@ -27,100 +149,64 @@ def results_of(
 
     Returns:
         Per test set, in the order in which they were first evaluated: {"set", "variant", "model",
-        "step"} and the metrics; the model of a later step than 0 is called "trained".
+        "step"} and the metrics; the model of a later step than 0 is called "trained". Two folders
+        of images under one name are two test sets.
     """
-    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    found: dict[tuple[str, str | None], dict[tuple[str, str], dict[str, Any]]] = {}
     for event in events:
         if event["kind"] == "eval":
-            told = {"set": event["set"], "variant": event.get("variant", "plain")}
-            told["model"] = "trained" if event["step"] else initial
-            row = told | {"step": event["step"]}
+            row = {"set": event["set"], "variant": event.get("variant", "plain")}
+            row["model"] = "trained" if event["step"] else initial
+            row["step"] = event["step"]
             row |= {key: event[key] for key in event if key not in (*row, "kind", "time")}
-            found.setdefault(event["set"], {})[told["model"], told["variant"]] = row
-    newest = {}  # a variant that was not evaluated again tells of other weights than the rest
-    for name, rows in found.items():
-        for (model, _), row in rows.items():
-            newest[name, model] = max(row["step"], newest.get((name, model), 0))
-    return [
-        row
-        for name, rows in found.items()
-        for (model, _), row in rows.items()
-        if row["step"] == newest[name, model]
-    ]
+            rows = found.setdefault((event["set"], event.get("fingerprint")), {})
+            rows[row["model"], row["variant"]] = row
+    chosen = []
+    for rows in found.values():  # a variant that was not evaluated again is of other weights
+        newest = {
+            model: max(r["step"] for (m, _), r in rows.items() if m == model) for model, _ in rows
+        }
+        chosen += [row for (model, _), row in rows.items() if row["step"] == newest[model]]
+    return chosen
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `results_of` as a table, in percent."""
+    fingerprints: dict[str, set[str | None]] = {}
+    for row in results:
+        fingerprints.setdefault(row["set"], set()).add(row.get("fingerprint"))
     rows = []
     for row in results:
-        variant = "" if row["variant"] == "plain" else f" {row['variant']}"
-        values = (f"{100 * row[key]:.1f}" for key in COLUMNS)
-        rows.append((row["set"] + variant, row["model"], *values))
+        name = row["set"]
+        if len(fingerprints[name]) > 1:  # other images under the same name
+            name += f" [{row.get('fingerprint') or 'unknown'}]"
+        if row["variant"] != "plain":
+            name += f" {row['variant']}"
+        rows.append((name, row["model"], *(f"{100 * row[key]:.1f}" for key in COLUMNS)))
     return table(("test set", "model", *COLUMNS), rows)
 
 
-def shortlist_sentence(name: str, results: Mapping[str, Result]) -> str:
-    """What scoring from coarse to fine gained and lost.
+def shortlist_sentence(name: str, results: Mapping[str, Result]) -> str | None:
+    """Gain and loss of scoring from coarse to fine; None if no shortlist was evaluated.
 
     Args:
         name: of the set.
         results: of `evaluate`.
     """
-    exact, found = results["plain"].metrics, results["shortlist"].metrics
+    found = next((r.metrics for r in results.values() if r.variant.shortlist is not None), None)
+    if found is None:
+        return None
+    exact = next(r.metrics for r in results.values() if r.variant.exact)
     return (
         f"{name}: shortlists took {found['scoring_seconds']:.1f} s instead of "
         f"{found['exact_seconds']:.1f} s and hold {found['top10_recall']:.2%} of the exactly best "
-        f"{results['plain'].top.shape[1]}; mAP {found['mAP']:.2%} instead of {exact['mAP']:.2%}."
+        f"{LISTED}; mAP {found['mAP']:.2%} instead of {exact['mAP']:.2%}."
     )
-
-
-def protocol_of(name: str, query: Any, gallery: Any, junk: str = "auto") -> tuple[str, list[str]]:
-    """The junk rule of a test set, and what its user should know before it is evaluated.
-
-    Args:
-        name: of the set.
-        query: with `pid` [Q], `camid` [Q] and `name` (Q texts).
-        gallery: the same, of G images.
-        junk: a rule, or "auto" for the one that fits.
-
-    Returns:
-        The rule, and sentences.
-
-    Raises:
-        ValueError: an unknown rule, an empty query or gallery, or no query has a match.
-    """
-    if not (len(query.name) and len(gallery.name)):
-        raise ValueError(
-            f"{name} has {len(query.name)} queries and a gallery of {len(gallery.name)} images; "
-            "an evaluation needs at least one of each."
-        )
-    data = query.camid, gallery.camid, query.name, gallery.name
-    rule, why = choose_rule(*data) if junk == "auto" else (junk, "")
-    groups = junk_groups(rule, *data)
-    matches, own = count_matches(query.pid, groups[0], gallery.pid, groups[1])
-    told = [f"{name}: {why}"] if why else []
-    count = int(((matches == 0) & (own > 0)).sum())
-    place = "in their own camera" if rule == "camera" else "in themselves"
-    if not matches.any():
-        unknown = rule == "camera" and (query.camid < 0).any()
-        advice = " Some cameras are unknown: --config.eval.junk=auto." if unknown else ""
-        raise ValueError(
-            f"{name}: none of the {len(matches)} queries has a match in the gallery; "
-            f"{int((own > 0).sum())} have some {place}, which the junk rule {rule!r} leaves out. "
-            f"There is nothing to evaluate.{advice}"
-        )
-    if count:
-        told.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
-    if absent := int(((matches == 0) & (own == 0)).sum()):
-        told.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
-    if len(told) > bool(why):
-        told[-1] += " They are left out of the averages."
-    return rule, told
 
 
 def write_ranking(
     path: pathlib.Path,
-    sets: Mapping[str, Mapping[str, Any]],
+    tests: Mapping[str, Mapping[str, Split]],
     results: Mapping[str, Result],
     *,
     queries: int,
@@ -129,13 +215,13 @@ def write_ranking(
 
     Args:
         path: of the PNG.
-        sets: by name, the splits "query" and "gallery".
+        tests: by name, the splits "query" and "gallery".
         results: by name, of the same sets.
         queries: rows for each set, spread evenly over the queries in order of average precision.
     """
     sections = []
     for name, result in results.items():
-        query, gallery = sets[name]["query"], sets[name]["gallery"]
+        query, gallery = tests[name]["query"], tests[name]["gallery"]
         valid = np.flatnonzero(result.ranks.matches)
         order = valid[np.argsort(result.ranks.average_precision[valid], kind="stable")]
         chosen = order[np.unique(np.linspace(0, len(order) - 1, queries).round().astype(int))]
@@ -146,13 +232,13 @@ def write_ranking(
 
 
 def write_queries(
-    path: pathlib.Path, sets: Mapping[str, Mapping[str, Any]], results: Mapping[str, Result]
+    path: pathlib.Path, tests: Mapping[str, Mapping[str, Split]], results: Mapping[str, Result]
 ) -> None:
     """Writes what became of every query, a line of JSON for each.
 
     Args:
         path: of the file.
-        sets: by name, the splits "query" and "gallery".
+        tests: by name, the splits "query" and "gallery".
         results: by name, of the same sets.
 
     A line holds "set", "query" (name), "pid", "camid" (from 0), "matches" (in the gallery), "AP"
@@ -161,7 +247,7 @@ def write_queries(
     """
     lines = []
     for name, result in results.items():
-        query, gallery = sets[name]["query"], sets[name]["gallery"]
+        query, gallery = tests[name]["query"], tests[name]["gallery"]
         for q in range(len(query)):
             matches = int(result.ranks.matches[q])
             line = {
@@ -186,7 +272,7 @@ def write_queries(
     replace_file(path, "".join(lines).encode())
 
 
-def _row(q: int, query: Any, gallery: Any, result: Result) -> Row:
+def _row(q: int, query: Split, gallery: Split, result: Result) -> Row:
     tiles = [
         Tile(
             image=gallery.image[g],

@@ -1,251 +1,409 @@
-"""Evaluation: features of query and gallery, scores of all pairs, ranks, metrics.
+"""Evaluation, straight down: images -> features once -> scores -> variants -> results.
 
-Works on arrays; where images come from is the caller's business. Queries are scored, ranked and
-forgotten block by block: the scores of all pairs are never held at once.
+Queries are scored, ranked and forgotten block by block: the scores of all pairs are never held at
+once.
 """
 
 import dataclasses
-import functools
+import hashlib
+import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxreid.evaluation.ranking import QueryRanks, junk_groups, rank_queries, summarize, top_matches
+from jaxreid.data.split import Split
+from jaxreid.evaluation.ranking import protocol_of
+from jaxreid.evaluation.ranking.metrics import PRECISIONS
+from jaxreid.evaluation.ranking.protocol import RULES
 from jaxreid.evaluation.ranking.rerank import rerank_blocks
-from jaxreid.evaluation.ranking.roc import RocAccumulator
-from jaxreid.evaluation.ranking.tlift import companion_blocks
-from jaxreid.evaluation.ranking.tlift import tlift as lift
-from jaxreid.evaluation.scoring import Evaluator
-from jaxreid.evaluation.shortlist import Shortlist
+from jaxreid.evaluation.ranking.tlift import companion_blocks, tlift
+from jaxreid.evaluation.results import (
+    Ranking,
+    Result,
+    results_of,
+    results_table,
+    shortlist_sentence,
+    write_queries,
+    write_ranking,
+)
+from jaxreid.evaluation.scoring import Scorer
+from jaxreid.evaluation.shortlist import Shortlist, check_matcher, check_window
+from jaxreid.evaluation.variants import PLAIN, Variant, make_variants
+from jaxreid.mesh import to_host
+from jaxreid.models.model import Model, feature_shape, init_variables
+from jaxreid.names import check_name
+from jaxreid.runs.log import Writer, progress, write_json
 
+SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")  # settings of `Scorer`
+TestSets = Mapping[str, Mapping[str, Split]]  # by name, the splits "query" and "gallery"
 BLOCK_SIZE = 2**24  # scores that are held at once: 64 MiB
-LISTED = 10  # gallery images that are kept of each query's ranking
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """The evaluation of one test set.
+class Evaluation:
+    """How a model is evaluated on test sets: the settings `eval`, but for those of `Scorer`.
 
     Attributes:
-        metrics: rank1, rank5, rank10, mAP, mINP (fractions) and the numbers of queries; and of all
-            pairs tpr_at_fpr_... and equal_error_rate (fractions), equal_error_threshold (a score).
-        ranks: of each query.
-        top: [Q, `LISTED`] int64, the best of the gallery without junk, best first; -1 where there
-            are no more.
-        top_scores: [Q, `LISTED`] float32, their scores; NaN where there are no more.
+        variants: rows of the table for each set; the first is drawn, and listed query by query.
+        junk: rule of `ranking.protocol`, or "auto" for the one that fits the set.
+        average_precision: "standard" or "trapezoid", as for `rank_queries`.
+        pictures: queries per test set in ranking.png.
+        every_epochs: evaluate every N epochs; 0 only before the first and after the last.
+        untrained: evaluate before the first epoch.
     """
 
-    metrics: dict[str, float]
-    ranks: QueryRanks
-    top: np.ndarray
-    top_scores: np.ndarray
+    variants: tuple[Variant, ...] = (PLAIN,)
+    junk: str = "auto"
+    average_precision: str = "standard"
+    pictures: int = 4
+    every_epochs: int = 0
+    untrained: bool = True
+
+    def due(self, epoch: int) -> bool:
+        """True if an evaluation is wanted after this many epochs."""
+        if epoch == 0:
+            return self.untrained
+        return bool(self.every_epochs) and epoch % self.every_epochs == 0
+
+    def on(
+        self, scorer: Scorer, query: Split, gallery: Split, name: str = ""
+    ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
+        """Evaluates one test set.
+
+        Args:
+            scorer: of the model, with its variables.
+            query: Q images.
+            gallery: G images.
+            name: of the set.
+
+        Returns:
+            Results by variant; the protocol, for the rows of results; and sentences for the user.
+
+        Raises:
+            ValueError: there is nothing to evaluate.
+        """
+        start = time.perf_counter()
+        rule, sentences = protocol_of(name, query, gallery, self.junk)
+        variants, more = self._possible(name, query, gallery)
+        names, images = [*query.name, *gallery.name], [*query.image, *gallery.image]
+        with progress(f"{name} features".strip(), total=len(images)) as bar:
+            features = scorer.encode(images, names, bar)
+        protocol = {"junk": rule, "average_precision": self.average_precision}
+        results = evaluate(scorer, features, query, gallery, variants, **protocol, title=name)
+        protocol["fingerprint"] = fingerprint(query, gallery)
+        protocol["seconds"] = round(time.perf_counter() - start, 2)
+        if sentence := shortlist_sentence(name, results):
+            more.append(sentence)
+        return results, protocol, sentences + more
+
+    def run(
+        self,
+        scorer: Scorer,
+        tests: TestSets,
+        writer: Writer,
+        workdir: pathlib.Path,
+        *,
+        step: int,
+        again: bool = False,
+        initial: str = "untrained",
+    ) -> dict[str, dict[str, Result]]:
+        """Evaluates on every set; writes events, results.json, queries.jsonl and ranking.png.
+
+        Args:
+            scorer: of the model, with its variables.
+            tests: the test sets.
+            writer: of the run.
+            workdir: the work directory.
+            step: updates of the model.
+            again: also if the run holds an evaluation on every set at this step.
+            initial: name of the model of step 0 in the results.
+
+        Returns:
+            Results by set and variant; none where the run holds them already.
+        """
+        if not again and self._held(tests, writer, step):
+            return {}
+        model = {
+            "model_digest": digest_of(scorer.variables),
+            "parameters": _count(scorer.variables),
+        }
+        found = {}
+        for name, splits in tests.items():
+            results, protocol, sentences = self.on(scorer, splits["query"], splits["gallery"], name)
+            for sentence in sentences:
+                writer.say(sentence)
+            for variant, result in results.items():
+                row = {"variant": variant} | result.metrics | {"cmc": result.cmc.round(6).tolist()}
+                row |= protocol | model | result.variant.options
+                writer.write("eval", step, row, name)
+            found[name] = results
+        if jax.process_index() == 0:
+            rows = results_of(writer.events, initial=initial)
+            write_json(workdir / "results.json", {"results": rows})
+            first = {name: next(iter(results.values())) for name, results in found.items()}
+            write_queries(workdir / "queries.jsonl", tests, first)
+            write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
+        return found
+
+    def _possible(
+        self, name: str, query: Split, gallery: Split
+    ) -> tuple[tuple[Variant, ...], list[str]]:
+        """The variants that the images allow, and a sentence if they do not allow all."""
+        timed = all(
+            np.isfinite(split.time).all() and (split.camid >= 0).all() for split in (query, gallery)
+        )
+        variants = tuple(v for v in self.variants if timed or v.tlift is None)
+        if len(variants) == len(self.variants):
+            return variants, []
+        return variants, [
+            f"{name}: not every image has a time and a camera; evaluated without TLift."
+        ]
+
+    def _held(self, tests: TestSets, writer: Writer, step: int) -> bool:
+        held = {
+            (event["set"], event.get("fingerprint"), event.get("variant", "plain"))
+            for event in writer.events
+            if event["kind"] == "eval" and event["step"] == step
+        }
+        return held >= {
+            (name, fingerprint(**splits), variant.name)
+            for name, splits in tests.items()
+            for variant in self._possible(name, **splits)[0]
+        }
 
 
-class Ranking:
-    """Reduces blocks of scores to a `Result`; holds none of them.
-
-    Args:
-        query: anything with `pid` [Q], `camid` [Q] and `name` (Q texts) and a length.
-        gallery: the same, of G images.
-        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
-        precision: as for `rank_queries`.
+def make_evaluation(
+    model: Model, mesh: Mesh, settings: Mapping[str, Any]
+) -> tuple[Scorer, Evaluation]:
+    """The scorer and the evaluation of the settings `eval`.
 
     Raises:
-        ValueError: an unknown rule.
+        ValueError: a setting that cannot work.
     """
+    scoring = {name: settings[name] for name in SCORING if name in settings}
+    rest = {name: value for name, value in settings.items() if name not in SCORING}
+    names = [field.name for field in dataclasses.fields(Evaluation) if field.name != "variants"]
+    rules = {name: rest.pop(name) for name in names if name in rest}
+    scorer = Scorer(model, mesh, **scoring)
+    features = {name: scoring[name] for name in ("flip", "dtype") if name in scoring}
+    evaluation = Evaluation(make_variants(**features, **rest), **rules)
+    if evaluation.junk != "auto":
+        check_name(evaluation.junk, RULES, "eval.junk")
+    check_name(evaluation.average_precision, PRECISIONS, "eval.average_precision")
+    for variant in evaluation.variants:
+        if variant.shortlist is not None:
+            check_matcher(model.matcher)
+            variables = jax.eval_shape(lambda: init_variables(model, 0))
+            check_window(feature_shape(model, variables), **variant.shortlist)
+    return scorer, evaluation
 
-    def __init__(self, query: Any, gallery: Any, junk: str, precision: str) -> None:
-        groups = junk_groups(junk, query.camid, gallery.camid, query.name, gallery.name)
-        self._query, self._gallery = (query.pid, groups[0]), (gallery.pid, groups[1])
-        self._precision = precision
-        self._roc = RocAccumulator(len(query) * len(gallery))
-        self._order: list[np.ndarray] = []
-        self._parts: list[tuple[QueryRanks, np.ndarray, np.ndarray]] = []
 
-    def add(self, part: np.ndarray, scores: np.ndarray) -> None:
-        """The scores [q, G] of the queries `part` [q] int; each query once, in any order."""
-        ids = *(of[part] for of in self._query), *self._gallery
-        top = top_matches(scores, *ids, LISTED)
-        best = np.take_along_axis(scores, np.maximum(top, 0), axis=1)
-        ranks = rank_queries(scores, *ids, precision=self._precision)
-        self._roc.add(scores, *ids)
-        self._order.append(part)
-        self._parts.append((ranks, top, np.where(top < 0, np.nan, best)))
+def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained") -> None:
+    """Logs the results of a run as a table, and where its files are."""
+    writer.say(results_table(results_of(writer.events, initial=initial)))
+    files = [f for f in ("results.json", "queries.jsonl", "ranking.png") if (workdir / f).exists()]
+    writer.say(f"{', '.join(files)}, metrics and checkpoints are in {workdir}")
 
-    def result(self, pairs: bool = True) -> Result:
-        """After all queries, also with the rates of all `pairs`; ValueError if none has a match."""
-        back = np.argsort(np.concatenate(self._order))
-        ranks, top, top_scores = zip(*self._parts, strict=True)
-        ranks = QueryRanks.concatenate(ranks).take(back)
-        metrics = summarize(ranks)
-        people = set(self._query[0]), set(self._gallery[0])
-        if (
-            pairs and len(people[0] | people[1]) > 1
-        ):  # else there are no two people to be told apart
-            roc = self._roc.result()
-            rates = roc.true_positive_rate.items()
-            metrics |= {f"tpr_at_fpr_{fpr:g}": rate for fpr, rate in rates}
-            metrics["equal_error_rate"] = roc.equal_error_rate
-            metrics["equal_error_threshold"] = roc.equal_error_threshold
-        return Result(metrics, ranks, np.concatenate(top)[back], np.concatenate(top_scores)[back])
+
+def fingerprint(query: Split, gallery: Split) -> str:
+    """Eight hexadecimal digits that change with any image, name, person, camera or time."""
+    return hashlib.sha256(f"{query.fingerprint} {gallery.fingerprint}".encode()).hexdigest()[:8]
+
+
+def digest_of(variables: Any) -> str:
+    """Eight hexadecimal digits that change with any parameter or statistic."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(to_host(leaf)).tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _count(variables: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def evaluate(
-    evaluator: Evaluator,
-    variables: Any,
-    query: Any,
-    gallery: Any,
-    load: Callable[[Any], Iterable[np.ndarray]],
-    progress: Callable[..., Any],
+    scorer: Scorer,
+    features: np.ndarray,
+    query: Split,
+    gallery: Split,
+    variants: Sequence[Variant] = (PLAIN,),
     *,
     junk: str = "camera",
-    precision: str = "standard",
-    rerank: Mapping[str, Any] | None = None,
-    tlift: Mapping[str, Any] | None = None,
-    shortlist: Mapping[str, Any] | None = None,
+    average_precision: str = "standard",
+    title: str = "",
 ) -> dict[str, Result]:
     """Metrics of one test set.
 
     Args:
-        evaluator: of the model.
-        variables: {"params", "batch_stats"} of the model.
-        query: as for `Ranking`; for TLift with `time` [Q] too.
-        gallery: the same, of G images.
-        load: from (query, gallery) to this process's parts of the batches of their images, one
-            after the other.
-        progress: makes a progress bar: `progress(what, total=..., unit=...)`, a context manager
-            with `update`.
-        junk: as for `Ranking`.
-        precision: as for `rank_queries`.
-        rerank: keywords of `ranking.rerank`, to re-rank as well; or None.
-        tlift: keywords of `ranking.tlift`, to lift the scores as well, the re-ranked ones if there
-            are such; or None. Companions are scored together: where people follow each other
-            without a pause, all queries of a camera.
-        shortlist: keywords of `Shortlist`, to score from coarse to fine as well; or None.
+        scorer: of the model, with its variables.
+        features: [Q + G, ...], of the queries, then of the gallery.
+        query: Q images; TLift needs their times.
+        gallery: G images.
+        variants: what to evaluate; each by its own numbers alone, in any order. A shortlist is
+            compared with the exact scores and needs an exact variant beside it.
+        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
+        average_precision: "standard" or "trapezoid", as for `rank_queries`.
+        title: of the progress bars.
 
     Returns:
-        "plain", and "shortlist", "rerank", "tlift" or "rerank+tlift" where asked for. The metrics
-        of "shortlist" say how many of the exactly best ten were in it, "top10_recall", a fraction,
-        and what both ways took, "scoring_seconds" and "exact_seconds".
+        By name of the variant. The metrics of a shortlist say how many of the exactly best ten were
+        in it ("top10_recall", a fraction), and the seconds of both ways ("scoring_seconds",
+        "exact_seconds").
 
     Raises:
         ValueError: no query has a match, or an option is out of its range.
 
-    Source: Liao and Shao, ECCV 2020, and its published code: distances to be re-ranked are
-        1 - sigmoid(logit / 10), what is lifted is 1 minus the re-ranked distance, else
-        sigmoid(logit).
+    Source: Liao and Shao, ECCV 2020, and its published code, for re-ranking and TLift of QAConv.
+        How scores become distances and similarities is the matcher's to say.
     """
-    new = functools.partial(Ranking, query, gallery, junk, precision)
-    count, total = len(query), len(query) + len(gallery)
-    parts = _parts(query, len(gallery), evaluator.query_tile, tlift)
-    with progress("features", total=total) as bar:
-        features = evaluator.features(variables, load((query, gallery)), total, bar.update)
-    features[:count] = features[:count][np.concatenate(parts)]
-
-    def lifted(part: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        sightings = {
-            "query_camid": query.camid[part],
-            "query_time": query.time[part],
-            "gallery_camid": gallery.camid,
-            "gallery_time": gallery.time,
-        }
-        return lift(scores, **sightings, **tlift)
-
-    rankings = {"plain": new()}
-    if tlift is not None and rerank is None:
-        rankings["tlift"] = new()
-    rows = np.split(features[:count], np.cumsum([len(part) for part in parts])[:-1])
-    held, seconds = evaluator.hold(features[count:]), 0.0
-    if shortlist is not None:  # whose cost is compared: compiled before the clock starts
-        evaluator.scores(variables, features[:1], features[count : count + 1])
-    with progress("scores", total=count * len(gallery), unit="pair") as bar:
-        for part, queries in zip(parts, rows, strict=True):
-            start = time.perf_counter()
-            scores = evaluator.scores(variables, queries, held, bar.update)
-            seconds += time.perf_counter() - start
-            rankings["plain"].add(part, scores)
-            if "tlift" in rankings:
-                rankings["tlift"].add(part, lifted(part, _sigmoid(scores)))
-    if rerank is not None:
-        rankings["rerank"] = new()
-        if tlift is not None:
-            rankings["rerank+tlift"] = new()
-
-        def distances(images: np.ndarray) -> np.ndarray:
-            scores = evaluator.scores(variables, features, features[images])
-            bar.update(min(len(images), bar.total - bar.n))  # some are asked for again
-            return 1 - _sigmoid(scores.T / 10)
-
-        options = {"block": evaluator.gallery_tile} | dict(rerank)
-        with progress("re-ranking", total=total) as bar:
-            blocks = rerank_blocks(distances, count, len(gallery), **options)
-            for part, block in _regrouped(blocks, parts):
-                rankings["rerank"].add(part, 1 - block)
-                if tlift is not None:
-                    rankings["rerank+tlift"].add(part, lifted(part, 1 - block))
-    results = {name: ranking.result() for name, ranking in rankings.items()}
-    if shortlist is not None:
-        start = time.perf_counter()
-        coarse = Shortlist(evaluator, variables, features[count:], **shortlist)
-        pooling = time.perf_counter() - start
-        with progress("shortlists", total=count * len(gallery), unit="pair") as bar:
-            found, more = _shortlisted(coarse, parts, rows, new(), results["plain"].top, bar.update)
-        more["scoring_seconds"] += pooling
-        more["exact_seconds"] = seconds
-        results["shortlist"] = dataclasses.replace(found, metrics=found.metrics | more)
-    return results
+    rankings = {
+        variant.name: Ranking(query, gallery, variant, junk, average_precision)
+        for variant in variants
+    }
+    parts = _query_blocks(query, len(gallery), scorer.query_tile, variants)
+    sides = features[: len(query)], features[len(query) :]
+    seconds = _score(scorer, *sides, parts, rankings, title)
+    for options in _distinct([v.rerank for v in variants if v.rerank is not None]):
+        _rerank(scorer, features, parts, rankings, options, title)
+    results = {name: r.result() for name, r in rankings.items() if r.variant.shortlist is None}
+    for name, ranking in rankings.items():
+        if ranking.variant.shortlist is not None:
+            exact = next(r for r in results.values() if r.variant.exact)
+            results[name] = _shortlist(scorer, *sides, parts, ranking, exact, seconds, title)
+    return {name: results[name] for name in rankings}
 
 
-def _shortlisted(
-    shortlist: Shortlist,
-    parts: Sequence[np.ndarray],
-    rows: Sequence[np.ndarray],
-    ranking: Ranking,
-    best: np.ndarray,
-    on_progress: Callable[[int], Any],
-) -> tuple[Result, dict[str, float]]:
-    """The evaluation from coarse to fine, and how much of the exactly `best` [Q, n] it kept."""
-    shortlist.scores(rows[0][:1])  # compiled before the clock starts
-    kept, seconds = [], 0.0
-    for part, queries in zip(parts, rows, strict=True):
-        start = time.perf_counter()
-        scores, chosen = shortlist.scores(queries, on_progress)
-        seconds += time.perf_counter() - start
-        ranking.add(part, scores)
-        exact = best[part]
-        kept.append((chosen[:, :, None] == exact[:, None]).any(1)[exact >= 0])
-    recall = float(np.concatenate(kept).mean())
-    # No rates of all pairs: scores beyond the shortlist are of another scale.
-    result = ranking.result(pairs=False)
-    return result, {"top10_recall": recall, "scoring_seconds": seconds}
-
-
-def _parts(
-    query: Any, gallery_size: int, query_tile: int, tlift: Mapping[str, Any] | None
+def _query_blocks(
+    query: Split, gallery_size: int, query_tile: int, variants: Sequence[Variant]
 ) -> list[np.ndarray]:
     """Queries whose scores are held at once; with TLift no query is parted from its companions."""
     size = max(1, BLOCK_SIZE // max(1, gallery_size))
     size = max(1, size // query_tile) * query_tile
-    if tlift is not None:
-        tau = {"tau": tlift["tau"]} if "tau" in tlift else {}
-        return companion_blocks(query.camid, query.time, size=size, **tau)
-    return np.split(np.arange(len(query)), np.arange(size, len(query), size))
+    lifts = [variant.tlift for variant in variants if variant.tlift is not None]
+    if not lifts:
+        return np.split(np.arange(len(query)), np.arange(size, len(query), size))
+    reach = [{"tau": lift["tau"]} if "tau" in lift else {} for lift in lifts]
+    widest = max(reach, key=lambda options: options.get("tau", 0))
+    return companion_blocks(query.camid, query.time, size=size, **widest)
 
 
-def _regrouped(
-    blocks: Iterable[tuple[int, np.ndarray]], parts: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows [n, G] that come in blocks, in the order of the parts, as a block for each part."""
-    left, rows = list(parts), np.empty((0, 0), np.float32)
-    for _, block in blocks:
-        rows = np.concatenate([rows, block]) if len(rows) else block
-        while left and len(left[0]) <= len(rows):
-            part = left.pop(0)
-            yield part, rows[: len(part)]
-            rows = rows[len(part) :]
+def _score(
+    scorer: Scorer,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    parts: Sequence[np.ndarray],
+    rankings: Mapping[str, Ranking],
+    title: str,
+) -> float:
+    """Ranks by the scores of all pairs; returns the seconds that scoring took."""
+    direct = [ranking for ranking in rankings.values() if ranking.variant.direct]
+    if not direct:
+        return 0.0
+    if len(direct) < len(rankings):  # perhaps a shortlist, whose cost is compared with this one
+        scorer.scores(query[:1], gallery[:1])  # compiled before the clock starts
+    held, seconds = scorer.hold(gallery), 0.0
+    with progress(f"{title} scores", total=len(query) * len(gallery), unit="pair") as bar:
+        for part in parts:
+            start = time.perf_counter()
+            scores = scorer.scores(query[part], held, bar)
+            seconds += time.perf_counter() - start
+            for ranking in direct:
+                if ranking.variant.tlift is None:
+                    ranking.add(part, scores)
+                else:
+                    alike = scorer.model.matcher.similarities(scores)
+                    ranking.add(part, _lifted(ranking, part, alike))
+    return seconds
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -x))  # exact also where it is next to nothing
+def _rerank(
+    scorer: Scorer,
+    features: np.ndarray,
+    parts: Sequence[np.ndarray],
+    rankings: Mapping[str, Ranking],
+    options: Mapping[str, Any],
+    title: str,
+) -> None:
+    """Ranks by re-ranked distances, and by these lifted."""
+    chosen = [ranking for ranking in rankings.values() if ranking.variant.rerank == options]
+    matcher, count = scorer.model.matcher, chosen[0].shape[0]
+    query, gallery = features[:count], features[count:]
+
+    def distances(images: np.ndarray) -> np.ndarray:
+        # Distances of all images to some. The matcher need not be symmetric: a query is always the
+        # query side of its pairs with the gallery, so that `weight=1` is the plain ranking.
+        scores = np.empty((len(images), len(features)), np.float32)
+        scores[:, :count] = scorer.scores(query, features[images]).T
+        of_query, of_gallery = images < count, images >= count
+        if of_query.any():
+            scores[of_query, count:] = scorer.scores(features[images[of_query]], gallery)
+        if of_gallery.any():
+            scores[of_gallery, count:] = scorer.scores(gallery, features[images[of_gallery]]).T
+        bar.update(min(len(images), bar.total - bar.n))  # some are asked for again
+        return matcher.distances(scores)
+
+    settings = {"block": scorer.gallery_tile} | matcher.rerank_options | dict(options)
+    with progress(f"{title} re-ranking", total=len(features)) as bar:
+        blocks = rerank_blocks(distances, count, len(gallery), parts=parts, **settings)
+        for part, distance in blocks:
+            for ranking in chosen:
+                alike = 1 - distance
+                lift = ranking.variant.tlift is not None
+                ranking.add(part, _lifted(ranking, part, alike) if lift else alike)
+
+
+def _lifted(ranking: Ranking, part: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    """Similarities [q, G] of the queries `part`, lifted by their companions."""
+    query, gallery = ranking.query, ranking.gallery
+    return tlift(
+        similarities,
+        query_camid=query.camid[part],
+        query_time=query.time[part],
+        gallery_camid=gallery.camid,
+        gallery_time=gallery.time,
+        **ranking.variant.tlift,
+    )
+
+
+def _shortlist(
+    scorer: Scorer,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    parts: Sequence[np.ndarray],
+    ranking: Ranking,
+    exact: Result,
+    exact_seconds: float,
+    title: str,
+) -> Result:
+    """Ranks from coarse to fine, and says how much of the exactly best it kept at which cost."""
+    start = time.perf_counter()
+    shortlist = Shortlist(scorer, gallery, **ranking.variant.shortlist)
+    seconds = time.perf_counter() - start
+    shortlist.scores(query[:1])  # compiled before the clock starts
+    kept = []
+    with progress(f"{title} shortlists", total=len(query) * len(gallery), unit="pair") as bar:
+        for part in parts:
+            start = time.perf_counter()
+            scores, chosen = shortlist.scores(query[part], bar)
+            seconds += time.perf_counter() - start
+            ranking.add(part, scores)
+            best = exact.top[part]
+            kept.append((chosen[:, :, None] == best[:, None]).any(1)[best >= 0])
+    # No rates of all pairs: scores beyond the shortlist are of another scale.
+    return ranking.result(pairs=False).with_metrics(
+        top10_recall=float(np.concatenate(kept).mean()),
+        scoring_seconds=seconds,
+        exact_seconds=exact_seconds,
+    )
+
+
+def _distinct(items: Sequence[Any]) -> Iterator[Any]:
+    for i, item in enumerate(items):
+        if item not in items[:i]:
+            yield item

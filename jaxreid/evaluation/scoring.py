@@ -3,9 +3,10 @@
 The gallery lies on the devices, divided among them, and queries stream past it.
 """
 
+import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxreid.data.images.pillow import image_batches
 from jaxreid.mesh import AXIS, check_divisible, shardings, to_devices, to_host
 from jaxreid.models.model import Model
 from jaxreid.names import check_name
 
 DTYPES = ("float32", "bfloat16")
+
+
+class Bar(Protocol):
+    """A progress bar."""
+
+    def update(self, n: int) -> Any:
+        """Counts n more."""
 
 
 class Gallery:
@@ -55,13 +64,14 @@ class Gallery:
             yield first, sent
 
 
-class Evaluator:
-    """Extracts features and scores pairs on a mesh; compiles each once, for all test sets.
+class Scorer:
+    """Encodes images and scores pairs of features on a mesh; each is compiled once.
 
     Args:
         model: outside a mesh, that is with `axis_name=None`.
         mesh: the devices.
-        batch_size: images per extraction step; a multiple of the devices.
+        variables: {"params", "batch_stats"} of the model; None until `bind`.
+        batch_size: images per encoding step; a multiple of the devices.
         query_tile: queries per scoring step.
         gallery_tile: gallery images per scoring step; a multiple of the devices.
         flip: as for `make_encode`.
@@ -76,44 +86,79 @@ class Evaluator:
         self,
         model: Model,
         mesh: Mesh,
+        variables: Any = None,
         *,
-        batch_size: int,
-        query_tile: int,
-        gallery_tile: int,
+        batch_size: int = 64,
+        query_tile: int = 32,
+        gallery_tile: int = 512,
         flip: bool = False,
         dtype: str = "float32",
     ) -> None:
         check_divisible(batch_size, mesh, "eval.batch_size")
         check_divisible(gallery_tile, mesh, "eval.gallery_tile")
         check_name(dtype, DTYPES, "eval.dtype")
+        self.model, self.batch_size = model, batch_size
         self.query_tile, self.gallery_tile = query_tile, gallery_tile
-        self._mesh, self._dtype = mesh, jnp.dtype(dtype)
+        self._mesh, self._dtype, self.variables = mesh, jnp.dtype(dtype), variables
         self._encode = make_encode(model, mesh, flip=flip)
         self._score, self._nearest = make_score(model, mesh), _make_nearest(model, mesh)
         self._listed = _make_listed(model, mesh)
 
+    def bind(self, variables: Any) -> "Scorer":
+        """The same compiled functions with other variables."""
+        bound = copy.copy(self)
+        bound.variables = variables
+        return bound
+
+    def coarser(self, window: tuple[int, int]) -> "Scorer":
+        """For maps pooled by a window of rows and columns; only for matchers that can."""
+        params = self.variables["params"]
+        matcher = self.model.matcher.pooled(params["matcher"], window)
+        return self.bind({**self.variables, "params": {**params, "matcher": matcher}})
+
+    def encode(
+        self, images: Sequence[Any], names: Sequence[str], bar: Bar | None = None
+    ) -> np.ndarray:
+        """Features of images, whole on every process.
+
+        Args:
+            images: as for `read_image`, at least one.
+            names: of the images, for messages.
+            bar: counts the images done.
+
+        Raises:
+            ValueError: an image that cannot be read, or features that are not finite.
+        """
+        batches = image_batches(
+            images,
+            names,
+            **self.model.image_format,
+            batch_size=self.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return self.features(batches, len(images), bar)
+
     def features(
         self,
-        variables: Any,
         batches: Iterable[np.ndarray],
         count: int,
-        on_progress: Callable[[int], Any] = lambda images: None,
+        bar: Bar | None = None,
     ) -> np.ndarray:
         """Features of `count` images, whole on every process.
 
         Args:
-            variables: {"params", "batch_stats"} of the model.
             batches: this process's part of every batch, [b, H, W, 3] uint8; the last one is padded
                 to full size.
             count: images without the padding, at least 1.
-            on_progress: called with the number of images of each finished batch.
+            bar: counts the images done.
 
         Raises:
             ValueError: fewer images came, or features are not finite.
         """
         features, done = None, 0
         for batch in _one_ahead(
-            self._encode(variables, to_devices(self._mesh, batch)) for batch in batches
+            self._encode(self.variables, to_devices(self._mesh, batch)) for batch in batches
         ):
             rows = to_host(batch)[: count - done]
             if not np.isfinite(rows).all():  # maxima would hide it
@@ -125,7 +170,7 @@ class Evaluator:
                 features = np.empty((count, *rows.shape[1:]), self._dtype)
             features[done : done + len(rows)] = rows
             done += len(rows)
-            on_progress(len(rows))
+            _advance(bar, len(rows))
         if features is None or done < count:
             raise ValueError(f"{done} images came, of {count} to extract features of.")
         return features
@@ -136,18 +181,16 @@ class Evaluator:
 
     def scores(
         self,
-        variables: Any,
         query: np.ndarray,
         gallery: np.ndarray | Gallery,
-        on_progress: Callable[[int], Any] = lambda pairs: None,
+        bar: Bar | None = None,
     ) -> np.ndarray:
         """Scores of all pairs, tile by tile; padding is scored and thrown away.
 
         Args:
-            variables: {"params", "batch_stats"} of the model.
             query: [Q, ...] features.
             gallery: [G, ...] features, or such a gallery held.
-            on_progress: called with the number of pairs of each finished tile.
+            bar: counts the pairs done.
 
         Returns:
             [Q, G] float32; larger is more alike.
@@ -155,32 +198,30 @@ class Evaluator:
         gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
         scores = np.empty((len(query), len(gallery)), np.float32)
         work = (
-            (q, g, self._score(variables, rows, tile))
+            (q, g, self._score(self.variables, rows, tile))
             for g, tile in gallery.tiles()
             for q, rows in _tiles(query, self.query_tile)
         )
         for q, g, block in _one_ahead(work):
             target = scores[q : q + self.query_tile, g : g + gallery.tile]
             target[...] = to_host(block)[: target.shape[0], : target.shape[1]]
-            on_progress(target.size)
+            _advance(bar, target.size)
         return scores
 
     def nearest(
         self,
-        variables: Any,
         query: np.ndarray,
         gallery: np.ndarray | Gallery,
         count: int,
-        on_progress: Callable[[int], Any] = lambda pairs: None,
+        bar: Bar | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best of the gallery for every query, chosen on the devices.
 
         Args:
-            variables: {"params", "batch_stats"} of the model.
             query: [Q, ...] features.
             gallery: [G, ...] features, or such a gallery held.
             count: wanted of each, 1 to G.
-            on_progress: called with the number of pairs of each finished tile.
+            bar: counts the pairs done.
 
         Returns:
             [Q, count] int64 gallery images, the best first, of equals the lower one, and [Q, count]
@@ -195,7 +236,7 @@ class Evaluator:
         image = np.full((len(query), count), np.iinfo(np.int64).max)  # loses every tie
         score = np.full((len(query), count), -np.inf, np.float32)
         work = (
-            (q, g, self._nearest(variables, rows, tile, len(gallery) - g, count))
+            (q, g, self._nearest(self.variables, rows, tile, len(gallery) - g, count))
             for g, tile in gallery.tiles()
             for q, rows in _tiles(query, self.query_tile)
         )
@@ -210,16 +251,13 @@ class Evaluator:
             order = np.lexsort((images, -scores), axis=1)[:, :count]
             score[here] = np.take_along_axis(scores, order, axis=1)
             image[here] = np.take_along_axis(images, order, axis=1)
-            on_progress(rows * min(gallery.tile, len(gallery) - g))
+            _advance(bar, rows * min(gallery.tile, len(gallery) - g))
         return image, score
 
-    def listed(
-        self, variables: Any, query: np.ndarray, gallery: np.ndarray, chosen: np.ndarray
-    ) -> np.ndarray:
+    def listed(self, query: np.ndarray, gallery: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Scores of every query with some images of its own, a query on each device.
 
         Args:
-            variables: {"params", "batch_stats"} of the model.
             query: [Q, ...] features.
             gallery: [G, ...] features.
             chosen: [Q, m] int, places in the gallery.
@@ -235,7 +273,7 @@ class Evaluator:
                 mine = slice(me * share, (me + 1) * share)
                 rows = _padded(query[first : first + self._mesh.size], self._mesh.size)[mine]
                 sent = to_devices(self._mesh, (rows, gallery[images[mine]]))
-                yield first, self._listed(variables, *sent)
+                yield first, self._listed(self.variables, *sent)
 
         scores = np.empty(chosen.shape, np.float32)
         for first, block in _one_ahead(begun()):
@@ -311,6 +349,11 @@ def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, ja
         return sharded(variables, query, gallery, real)
 
     return run
+
+
+def _advance(bar: Bar | None, count: int) -> None:
+    if bar is not None:
+        bar.update(count)
 
 
 def _free(device: jax.Device) -> int:

@@ -5,13 +5,10 @@ the same matcher with the same weights is many times cheaper and nearly always h
 among its best. What it leaves out cannot be found again, so this is a choice, not the default.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from jaxreid.evaluation.scoring import Evaluator, Gallery
-from jaxreid.models.matchers.qaconv import QAConv, pool_weights
+from jaxreid.evaluation.scoring import Bar, Gallery, Scorer
+from jaxreid.models.matchers.matcher import Matcher
 
 BLOCK = 2**26  # numbers of features that are pooled at once
 
@@ -20,8 +17,7 @@ class Shortlist:
     """Scores a gallery exactly where a coarser matcher finds it likely.
 
     Args:
-        evaluator: of a model with the matcher "qaconv".
-        variables: {"params", "batch_stats"} of the model.
+        scorer: of a model whose matcher can compare pooled maps.
         gallery: [G, h, w, d] features.
         size: images of the gallery that are scored exactly for each query; at most all are.
         window: rows and columns of a map that become one.
@@ -32,39 +28,33 @@ class Shortlist:
 
     def __init__(
         self,
-        evaluator: Evaluator,
-        variables: Any,
+        scorer: Scorer,
         gallery: np.ndarray,
         *,
         size: int,
         window: tuple[int, int],
     ) -> None:
         check_window(gallery.shape[1:], size=size, window=window)
-        self._evaluator, self._variables, self._window = evaluator, variables, window
+        self._scorer, self._window = scorer, window
         self._gallery, self._size = gallery, min(size, len(gallery))
-        self._coarse: Gallery = evaluator.hold(pool_maps(gallery, window))
-        matcher = pool_weights(variables["params"]["matcher"], window)
-        self._pooled = {**variables, "params": {**variables["params"], "matcher": matcher}}
+        self._coarse: Gallery = scorer.hold(pool_maps(gallery, window))
+        self._coarse_scorer = scorer.coarser(window)
 
-    def scores(
-        self, query: np.ndarray, on_progress: Callable[[int], Any] = lambda pairs: None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def scores(self, query: np.ndarray, bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores of some queries with the whole gallery, exact where it matters.
 
         Args:
             query: [Q, h, w, d] features.
-            on_progress: called with the number of pairs dealt with.
+            bar: counts the pairs done.
 
         Returns:
             [Q, G] float32: exact for the images of the shortlist, which stand before all others;
             those keep their coarse order, moved down where they would come before. And [Q, size]
             int64, the shortlists.
         """
-        scores = self._evaluator.scores(
-            self._pooled, pool_maps(query, self._window), self._coarse, on_progress
-        )
+        scores = self._coarse_scorer.scores(pool_maps(query, self._window), self._coarse, bar)
         chosen = np.argpartition(-scores, self._size - 1, axis=1)[:, : self._size]
-        exact = self._evaluator.listed(self._variables, query, self._gallery, chosen)
+        exact = self._scorer.listed(query, self._gallery, chosen)
         np.put_along_axis(scores, chosen, -np.inf, axis=1)
         excess = scores.max(1, keepdims=True) - exact.min(1, keepdims=True)
         # Below the last of the shortlist by more than rounding.
@@ -74,9 +64,9 @@ class Shortlist:
         return scores, chosen
 
 
-def check_matcher(matcher: Any) -> None:
+def check_matcher(matcher: Matcher) -> None:
     """Raises ValueError where a matcher has no coarser form."""
-    if not isinstance(matcher, QAConv) or matcher.patch != 1:
+    if not matcher.can_pool:
         raise ValueError(
             "a shortlist compares coarser maps with the weights of the matcher 'qaconv' for single "
             "positions, and this model has another matcher: set eval.shortlist=0."

@@ -104,20 +104,24 @@ class Writer:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def progress(self, what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
-        """A progress bar with rate and remaining time; in a file, a line now and then."""
-        interactive = sys.stderr.isatty()
-        return tqdm(
-            desc=what,
-            total=total,
-            initial=initial,
-            unit=unit,
-            disable=not self._active,
-            dynamic_ncols=interactive,
-            ncols=None if interactive else 120,
-            mininterval=0.2 if interactive else 10.0,
-            leave=True,
-        )
+
+def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
+    """A progress bar with rate and remaining time; in a file, a line now and then.
+
+    Process 0 alone draws it.
+    """
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        desc=what.strip(),
+        total=total,
+        initial=initial,
+        unit=unit,
+        disable=jax.process_index() != 0,
+        dynamic_ncols=interactive,
+        ncols=None if interactive else 120,
+        mininterval=0.2 if interactive else 10.0,
+        leave=True,
+    )
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:

@@ -3,16 +3,15 @@
 import dataclasses
 import io
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxreid.data.split import Split
-from jaxreid.evaluation.scoring import Evaluator
+from jaxreid.evaluation.scoring import Scorer
 from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
 from jaxreid.runs.files import replace_file
+from jaxreid.runs.log import progress
 
 DRAWN = 12  # classes in the picture, with at most as many of their neighbours
 
@@ -30,30 +29,21 @@ class ClassGraph:
     scores: np.ndarray
 
 
-def class_graph(
-    evaluator: Evaluator,
-    variables: Any,
-    batches: Iterable[np.ndarray],
-    classes: int,
-    count: int,
-    progress: Callable[..., Any],
-) -> ClassGraph:
+def class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
     """Scores one image of every class against those of all others, on all devices.
 
     Args:
-        evaluator: of the model.
-        variables: {"params", "batch_stats"} of the model.
-        batches: this process's parts of the batches of one image per class, in their order.
-        classes: how many.
-        count: neighbours wanted of each.
-        progress: makes a progress bar: `progress(what, total=..., unit=...)`.
+        scorer: of the model, with its variables.
+        anchors: C images, one of each class.
+        count: neighbours of each class, below C.
 
     Source: Liao and Shao, CVPR 2022, arXiv 2104.01546, Section 3.
     """
+    classes = len(anchors)
     with progress("graph features", total=classes) as bar:
-        features = evaluator.features(variables, batches, classes, bar.update)
+        features = scorer.encode(anchors.image, anchors.name, bar)
     with progress("graph scores", total=classes**2, unit="pair") as bar:
-        found, scores = evaluator.nearest(variables, features, features, count + 1, bar.update)
+        found, scores = scorer.nearest(features, features, count + 1, bar)
     # An image is usually the most like itself; where it is not even among the best, the last goes.
     others = found != np.arange(classes)[:, None]
     others[others.all(1), count] = False
@@ -62,35 +52,22 @@ def class_graph(
 
 
 def nearest_classes(
-    evaluator: Evaluator,
-    variables: Any,
-    images: Split,
-    load: Callable[[Any], Iterable[np.ndarray]],
-    progress: Callable[..., Any],
-    anchors: np.ndarray,
-    count: int,
-    *,
-    save_as: pathlib.Path | None,
+    scorer: Scorer, anchors: Split, count: int, *, save_as: pathlib.Path | None = None
 ) -> np.ndarray:
-    """The training classes that the model takes for most alike.
+    """The training classes that the model finds most alike.
 
     Args:
-        evaluator: of the model.
-        variables: {"params", "batch_stats"} of the model.
-        images: the training set.
-        load: from splits to this process's parts of the batches of their images.
-        progress: as for `class_graph`.
-        anchors: [C] int, an image of every class.
-        count: neighbours wanted of each.
+        scorer: of the model, with its variables.
+        anchors: C images, one of each class.
+        count: neighbours of each class.
         save_as: as for `save_graph`, or None.
 
     Returns:
         [C, count] int32, the most alike first.
     """
-    chosen = images.take(anchors)
-    graph = class_graph(evaluator, variables, load((chosen,)), len(chosen), count, progress)
+    graph = class_graph(scorer, anchors, count)
     if save_as is not None and jax.process_index() == 0:
-        save_graph(save_as, graph, chosen)
+        save_graph(save_as, graph, anchors)
     return graph.neighbours
 
 

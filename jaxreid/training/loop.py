@@ -1,18 +1,20 @@
 """Training: restore, step, log, evaluate, save."""
 
 import functools
+import inspect
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxreid.data.feed import Feed
 from jaxreid.data.sets import load_sets
-from jaxreid.evaluation.testing import Evaluation
+from jaxreid.evaluation.run import make_evaluation, report
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
-from jaxreid.runs.log import Meter, Writer, show
+from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.signals import StopRequest
-from jaxreid.runs.workdir import holds_checkpoint
+from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.training.class_graph import nearest_classes
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
@@ -33,7 +35,36 @@ from jaxreid.weights.file import load_weights
 Section = Mapping[str, Any]  # keywords, grouped as in the configuration
 
 
-def train(
+def train(config: Any, workdir: str | os.PathLike) -> bool:
+    """Trains a model, or continues an interrupted training.
+
+    Args:
+        config: a recipe's configuration (`get_config`), or a dictionary of the same sections.
+        workdir: the work directory; it is made if it does not exist.
+
+    Returns:
+        True at the end of the training, False if a signal asked to stop before it; the same call
+        continues.
+
+    Raises:
+        ValueError, OSError: a setting, a file or a work directory that cannot work.
+        FloatingPointError: the loss is not finite.
+    """
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    expected = inspect.signature(fit).parameters.keys() - {"workdir"}
+    if missing := sorted(expected - config.keys()):
+        raise ValueError(
+            f"the configuration lacks {', '.join(missing)}; start from that of a recipe."
+        )
+    if unknown := sorted(config.keys() - expected):
+        raise ValueError(
+            f"the configuration has {', '.join(unknown)}; expected {', '.join(sorted(expected))}."
+        )
+    path = open_workdir(os.fspath(workdir), config, mode="train")
+    return fit(workdir=path, **config)
+
+
+def fit(
     *,
     workdir: pathlib.Path,
     seed: int,
@@ -60,9 +91,9 @@ def train(
         workdir: exists; everything is left here.
         seed: of weights, data order and augmentation.
         precision: of float32 products in training, as for `make_train_step`.
-        init_from: a file of weights to start from, or None.
+        init_from: a file of weights or a work directory to start from, or None.
         init_skip: parts of it to leave out.
-        data: keywords of `datasets.load_sets`.
+        data: keywords of `load_sets`.
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
         batch_size: images per step, over all devices.
@@ -72,7 +103,7 @@ def train(
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
         augment: as for `Feed`.
-        eval: keywords of `Evaluation`.
+        eval: as for `make_evaluation`.
         checkpoint: keywords of `Checkpoints`.
         log: keywords of `Meter`.
 
@@ -86,28 +117,32 @@ def train(
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
     keep_graphs = (sampler := dict(sampler)).pop("save_graph")
-    evaluation = Evaluation(make_model(**model), mesh, workdir, loaded=bool(init_from), **eval)
+    scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
-    goal = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
-    model = {**model, "classes": images.num_classes} if goal.classifies else model
-    alone, spread = make_model(**model), make_model(**model, axis_name=AXIS)
-    size = {"batch_size": batch_size, **alone.image_format}
+    objective = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
+    model = {**model, "classes": images.num_classes} if objective.classifies else model
+    lone_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)
+    size = {"batch_size": batch_size, **lone_model.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
-    length = feed.steps_per_epoch
-    tx = make_optimizer(**optim, freeze_steps=freeze_epochs * length)
-    plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
-    shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
-    abstract = abstract_state(alone, tx, **shape)
-    file = None if holds_checkpoint(workdir) else init_from
-    weights, told = load_weights(file, model, skip=init_skip, frozen=bool(freeze_epochs))
-    rules = {"model": spread, "objective": goal, "tx": tx, "schedule": plan, "seed": seed}
-    make_update = functools.partial(make_train_step, mesh, abstract, precision=precision, **rules)
+    steps_per_epoch = feed.steps_per_epoch
+    tx = make_optimizer(**optim, freeze_steps=freeze_epochs * steps_per_epoch)
+    schedule = make_schedule(**schedule, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    shape = {"num_classes": images.num_classes if objective.uses_memory else None, "epochs": epochs}
+    abstract = abstract_state(lone_model, tx, **shape)
+    source = None if holds_checkpoint(workdir) else init_from
+    frozen = bool(freeze_epochs)
+    weights, messages = load_weights(source, model, skip=init_skip, frozen=frozen)
+    rules = {"objective": objective, "tx": tx, "schedule": schedule, "seed": seed}
+    make_update = functools.partial(
+        make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
+    )
     updates = [make_update(frozen=frozen) for frozen in (False, True)]
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
+    initial = "loaded" if init_from else "untrained"
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
-            state = create_state(alone, tx, seed=seed, mesh=mesh, weights=weights, **shape)
+            state = create_state(lone_model, tx, seed=seed, mesh=mesh, weights=weights, **shape)
         else:
             parts = checkpoints.restore(abstract_parts(abstract, mesh, feed.state()))
             state, order = state_from_parts(parts)
@@ -116,25 +151,27 @@ def train(
         with Writer(workdir, resume_at=step) as writer:
             writer.say(
                 f"{images.num_classes} identities, {len(images)} images; up to {epochs} epochs of "
-                f"{length} steps of {batch_size} images on {mesh.size} device(s)"
+                f"{steps_per_epoch} steps of {batch_size} images on {mesh.size} device(s)"
             )
-            for line in [f"resuming from step {step}"] if step else told:
-                writer.say(line)
-            epoch, first = divmod(step, length)
-            while epoch < (last := plan.last_epoch(epoch, to_host(state.history.loss))):
-                record(workdir, writer, state.params, step=step, steps_per_epoch=length)
+            for message in [f"resuming from step {step}"] if step else messages:
+                writer.say(message)
+            epoch, first = divmod(step, steps_per_epoch)
+            while epoch < (last := schedule.last_epoch(epoch, to_host(state.history.loss))):
+                record(workdir, writer, state.params, step=step, steps_per_epoch=steps_per_epoch)
+                scorer = scorer.bind(variables_of(state))
                 if first == 0 and evaluation.due(epoch):
-                    evaluation.run(variables_of(state), tests, writer, step=step)
-                nearest = functools.partial(
-                    nearest_classes, evaluation.evaluator, variables_of(state), images,
-                    evaluation.load, writer.progress,
-                    save_as=workdir / "graphs" / f"epoch_{epoch + 1}" if keep_graphs else None,
-                )  # fmt: skip
+                    evaluation.run(scorer, tests, writer, workdir, step=step, initial=initial)
+                neighbours = None
+                if (anchors := feed.anchors(epoch)) is not None:
+                    path = workdir / "graphs" / f"epoch_{epoch + 1}" if keep_graphs else None
+                    neighbours = nearest_classes(
+                        scorer, images.take(anchors), feed.neighbour_count, save_as=path
+                    )
                 accuracy = to_host(state.history.accuracy)
-                batches = feed.batches(epoch, start=first, accuracy=accuracy, nearest=nearest)
+                batches = feed.batches(epoch, start=first, accuracy=accuracy, neighbours=neighbours)
                 meter.start()
-                sizes = {"total": length * batch_size, "initial": first * batch_size}
-                with writer.progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
+                sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
+                with progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
                     for batch in batches:
                         update = updates[epoch < freeze_epochs]
                         state, metrics = update(state, to_devices(mesh, batch))
@@ -142,19 +179,22 @@ def train(
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
                         leave = stop.name or checkpoints.preempted(step)
-                        save = leave or step == last * length or checkpoints.due(step)
-                        if save or step % length == 0 or meter.due(step):
+                        save = leave or step == last * steps_per_epoch or checkpoints.due(step)
+                        if save or step % steps_per_epoch == 0 or meter.due(step):
                             values = meter.read(step)  # also: nothing that is not finite is saved
                             writer.write("train", step, values)
-                            show(bar, values, images_left=(last * length - step) * batch_size)
+                            left = (last * steps_per_epoch - step) * batch_size
+                            show(bar, values, images_left=left)
                         if save:
                             checkpoints.save(checkpoint_parts(state, feed.state()), step)
                         if leave:
-                            where = f"step {step} of {last * length}; the same command continues"
-                            writer.say(f"stopped by {leave} at {where}")
+                            where = f"step {step} of {last * steps_per_epoch}"
+                            writer.say(f"stopped by {leave} at {where}; the same command continues")
                             return False
                 epoch, first = epoch + 1, 0
-            record(workdir, writer, state.params, step=step, steps_per_epoch=length, tell=True)
-            evaluation.run(variables_of(state), tests, writer, step=step)
-            evaluation.tell(writer, ", metrics and checkpoints")
+            table = {"step": step, "steps_per_epoch": steps_per_epoch, "tell": True}
+            record(workdir, writer, state.params, **table)
+            scorer = scorer.bind(variables_of(state))
+            evaluation.run(scorer, tests, writer, workdir, step=step, initial=initial)
+            report(writer, workdir, initial=initial)
     return True

@@ -79,13 +79,32 @@ class Checkpoints:
         args = ocp.args.Composite(card=ocp.args.JsonSave(self._card), **items)
         self._manager.save(step, args=args, force=True)
 
-    def card(self) -> dict[str, Any]:
-        """The card of the newest checkpoint.
+    def check_step(self, step: int | None) -> int:
+        """A step that has a checkpoint: the one asked for, or the newest for None.
 
         Raises:
-            FileNotFoundError: there is no checkpoint.
+            FileNotFoundError: there is none; lists those there are.
         """
-        return self._restore(card=ocp.args.JsonRestore())["card"]
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise FileNotFoundError(
+                f"no checkpoint in {self._manager.directory}; train first, or name the work "
+                "directory of a training."
+            )
+        if step is not None and step not in steps:
+            raise FileNotFoundError(
+                f"no checkpoint of step {step} in {self._manager.directory}; there are steps "
+                f"{', '.join(map(str, steps))}."
+            )
+        return steps[-1] if step is None else step
+
+    def card(self, step: int | None = None) -> dict[str, Any]:
+        """The card of a checkpoint, by default of the newest.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        return self._restore(step, card=ocp.args.JsonRestore())["card"]
 
     def restore(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The newest checkpoint, on any number of devices.
@@ -103,24 +122,21 @@ class Checkpoints:
                 f"{self._card}; use the same model and training data, or another --workdir."
             )
         return self._restore(
-            **{part: ocp.args.StandardRestore(tree) for part, tree in abstract.items()}
+            None, **{part: ocp.args.StandardRestore(tree) for part, tree in abstract.items()}
         )
 
-    def restore_variables(self, abstract: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-        """As `restore`, but only what evaluation needs: {"params", "batch_stats"}."""
+    def restore_variables(
+        self, abstract: dict[str, Any], mesh: Mesh, step: int | None = None
+    ) -> dict[str, Any]:
+        """Only what using the model needs: {"params", "batch_stats"}, whole on every device."""
         everywhere = shardings(mesh, P())
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract
         )
-        return self._restore(variables=ocp.args.StandardRestore(target))["variables"]
+        return self._restore(step, variables=ocp.args.StandardRestore(target))["variables"]
 
-    def _restore(self, **args: Any) -> dict[str, Any]:
-        step = self.latest_step
-        if step is None:
-            raise FileNotFoundError(
-                f"no checkpoint in {self._manager.directory}; train first, or name the work "
-                "directory of a training."
-            )
+    def _restore(self, step: int | None, **args: Any) -> dict[str, Any]:
+        step = self.check_step(step)
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return {name: restored[name] for name in args}
 

@@ -7,6 +7,7 @@ call them by the most usual: cameras.
 
 import numpy as np
 
+from jaxreid.data.split import Split
 from jaxreid.names import check_name
 
 # camera: same person and same camera; same-image: the query's own file; none: nothing is junk.
@@ -91,3 +92,54 @@ def count_matches(
     code = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
     junk = np.bincount(code[: len(gallery_pid)], minlength=code.max() + 1)[code[len(gallery_pid) :]]
     return same - junk, junk
+
+
+def protocol_of(
+    name: str, query: Split, gallery: Split, junk: str = "auto"
+) -> tuple[str, list[str]]:
+    """The junk rule of a test set, and what its user should know before it is evaluated.
+
+    Args:
+        name: of the set.
+        query: Q images.
+        gallery: G images.
+        junk: a rule, or "auto" for the one that fits.
+
+    Returns:
+        The rule, and sentences.
+
+    Raises:
+        ValueError: an unknown rule, an empty query or gallery, or no query has a match.
+    """
+    if not (len(query.name) and len(gallery.name)):
+        raise ValueError(
+            f"{name} has {len(query.name)} queries and a gallery of {len(gallery.name)} images; "
+            "an evaluation needs at least one of each."
+        )
+    data = query.camid, gallery.camid, query.name, gallery.name
+    rule, why = choose_rule(*data) if junk == "auto" else (junk, "")
+    groups = junk_groups(rule, *data)
+    matches, own = count_matches(query.pid, groups[0], gallery.pid, groups[1])
+    told = [f"{name}: {why}"] if why else []
+    count = int(((matches == 0) & (own > 0)).sum())
+    place = "in their own camera" if rule == "camera" else "in themselves"
+    if not matches.any():
+        advice = ""
+        if rule == "camera" and (query.camid < 0).any():
+            advice = " Some cameras are unknown: --config.eval.junk=auto."
+        elif rule == "camera" and len(np.unique([*query.camid, *gallery.camid])) == 1:
+            advice = (
+                " All images are of one camera: --config.eval.junk=none counts matches within it."
+            )
+        raise ValueError(
+            f"{name}: none of the {len(matches)} queries has a match in the gallery; "
+            f"{int((own > 0).sum())} have some {place}, which the junk rule {rule!r} leaves out. "
+            f"There is nothing to evaluate.{advice}"
+        )
+    if count:
+        told.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
+    if absent := int(((matches == 0) & (own == 0)).sum()):
+        told.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
+    if len(told) > bool(why):
+        told[-1] += " They are left out of the averages."
+    return rule, told

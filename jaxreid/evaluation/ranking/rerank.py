@@ -13,7 +13,7 @@ Differs: exact up to float32 rounding, where the usual code holds dense N x N de
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -75,14 +75,19 @@ def rerank(
         distances, num_query, num_gallery, pairs, k1, k2, weight, squared, normalize, block
     )
     result = np.empty((num_query, num_gallery), np.float32)
-    for start, tile in problem.solve(keep=result):
-        result[start : start + len(tile)] = tile
+    for queries, rows in problem.solve(problem.blocks(np.arange(num_query)), keep=result):
+        result[queries] = rows
     return result
 
 
 def rerank_blocks(
-    distances: Distances, num_query: int, num_gallery: int, **options
-) -> Iterator[tuple[int, np.ndarray]]:
+    distances: Distances,
+    num_query: int,
+    num_gallery: int,
+    *,
+    parts: Sequence[np.ndarray] | None = None,
+    **options,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Re-ranked distances, some queries at a time, for a caller that reduces them at once.
 
     No Q x G matrix is held; in return the distances to the queries are asked for twice.
@@ -91,15 +96,17 @@ def rerank_blocks(
         distances: as in `rerank`.
         num_query: Q, at least 1.
         num_gallery: G, at least 1.
+        parts: queries [q] int that are wanted together; runs of `block` queries if None.
         **options: those of `rerank`.
 
     Returns:
-        Pairs of (first query, [at most `block`, G] float32): the rows of `rerank`, to the bit.
+        Pairs of (queries [q] int, [q, G] float32), a pair for each part: the rows of `rerank`.
 
     Raises:
         ValueError: as `rerank`; what concerns the distances, when the first pair is asked for.
     """
-    return _Problem(distances, num_query, num_gallery, **options).solve(keep=None)
+    problem = _Problem(distances, num_query, num_gallery, **options)
+    return problem.solve(problem.blocks(np.arange(num_query)) if parts is None else parts)
 
 
 def rerank_matrix(matrix: np.ndarray, num_query: int, **options) -> np.ndarray:
@@ -157,22 +164,29 @@ class _Problem:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight is {self.weight}; needed is a number from 0 to 1.")
 
-    def solve(self, keep: np.ndarray | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields blocks of the result; [Q, G] `keep` saves asking for them again at the end."""
+    def solve(
+        self, parts: Iterable[np.ndarray], keep: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the rows of each part; [Q, G] `keep` saves asking for them again at the end."""
         nearest, distance, scale = self._nearest(keep)
         code = self._codes(nearest, distance, scale)
         if self.k2 > 1:
             code = averaged(code, nearest[:, : self.k2])
         postings = code.by_column(self.num_query)
-        for queries in self._blocks(np.arange(self.num_query)):
-            first, here = int(queries[0]), slice(queries[0], queries[-1] + 1)
-            original = keep[here] if keep is not None else self._ask(queries)[:, self.num_query :]
-            tile = self.weight * self._scaled(original, scale[here, None])
-            for row, query in zip(tile, queries, strict=True):
-                row += (1 - self.weight) * self._jaccard(code, postings, query)
-            yield first, tile
+        for part in parts:
+            rows = np.empty((len(part), self.num_gallery), np.float32)
+            for start in range(0, len(part), self.block):
+                queries = part[start : start + self.block]
+                tile = rows[start : start + self.block]
+                tile[:] = (
+                    keep[queries] if keep is not None else self._ask(queries)[:, -tile.shape[1] :]
+                )
+                tile[:] = self.weight * self._scaled(tile, scale[queries, None])
+                for row, query in zip(tile, queries, strict=True):
+                    row += (1 - self.weight) * self._jaccard(code, postings, query)
+            yield part, rows
 
-    def _blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
         return (images[i : i + self.block] for i in range(0, len(images), self.block))
 
     def _ask(self, images: np.ndarray) -> np.ndarray:
@@ -191,7 +205,7 @@ class _Problem:
         count = min(n, _KEPT * (max(self.k1, self.k2) + 1))
         nearest, distance = np.empty((n, count), np.int32), np.empty((n, count), np.float32)
         largest, height = np.empty(n, np.float32), max(1, _CACHED // n)
-        for images in self._blocks(np.arange(n)):
+        for images in self.blocks(np.arange(n)):
             start, stop = int(images[0]), int(images[-1]) + 1
             rows = self._ask(images)
             if keep is not None:
@@ -259,7 +273,7 @@ class _Problem:
             value[missing] = got
             return
         to = row[missing]  # ascending
-        for images in self._blocks(np.unique(to)):
+        for images in self.blocks(np.unique(to)):
             at = missing[slice(*np.searchsorted(to, (images[0], images[-1] + 1)))]
             value[at] = self._ask(images)[np.searchsorted(images, row[at]), column[at]]
 

@@ -1,0 +1,476 @@
+"""A loaded model: images to features, features to scores, ranked lists, explanations, results."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.data.sets import load_sets
+from jaxreid.evaluation.results import Result
+from jaxreid.evaluation.run import TestSets, make_evaluation, report
+from jaxreid.evaluation.scoring import Scorer
+from jaxreid.mesh import make_mesh, shardings
+from jaxreid.models.matchers import MATCHERS
+from jaxreid.models.model import make_model
+from jaxreid.names import check_name
+from jaxreid.pictures.canvas import save_picture
+from jaxreid.pictures.matches import Pair, correspondence_picture
+from jaxreid.pictures.ranking import Row, Tile, ranking_picture
+from jaxreid.runs.log import Writer, progress
+from jaxreid.runs.workdir import holds_checkpoint, open_workdir
+from jaxreid.weights.file import read_card
+from jaxreid.weights.source import open_weights
+
+LONG = 256  # images from which on a progress bar is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """An image of a ranked list.
+
+    Attributes:
+        image: as it was given: a path, bytes, a PIL image or an array.
+        index: its place in the gallery.
+        score: of the query with it; larger is more alike.
+    """
+
+    image: Any
+    index: int
+    score: float
+
+
+class Hits(Sequence[Hit]):
+    """A query with the best of a gallery, best first."""
+
+    def __init__(self, query: Any, hits: Sequence[Hit]) -> None:
+        self.query, self._hits = query, list(hits)
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._hits[place]
+
+    def __repr__(self) -> str:
+        lines = (f"{hit.score:+8.3f}  {_name(hit.image, hit.index)}" for hit in self)
+        return "\n".join([f"{len(self)} hits for {_name(self.query, 0)}", *lines])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ranked list as a picture (PNG)."""
+        tiles = [Tile(hit.image, f"{hit.score:+.2f}", None) for hit in self]
+        title = _name(self.query, 0)
+        rows = [Row(title, Tile(self.query, "query", None), tiles)]
+        save_picture(ranking_picture([(f"The best {len(self)}", rows)]), pathlib.Path(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The matches that make up the scores of one query with some gallery images.
+
+    Attributes:
+        pairs: what each score is the sum of; for matchers with parts a pair for each part.
+        title: of the picture.
+        size: width and height of an image in the picture.
+        columns: pairs side by side.
+    """
+
+    pairs: list[Pair]
+    title: str
+    size: tuple[int, int]
+    columns: int = 3
+
+    def save(self, path: str | os.PathLike, *, height: int = 384, matches: int = 12) -> None:
+        """Writes the pairs with their strongest matches as a picture (PNG).
+
+        Args:
+            path: of the picture.
+            height: of each image, in pixels.
+            matches: lines in each pair, at most.
+        """
+        width = max(1, round(height * self.size[0] / self.size[1]))
+        picture = correspondence_picture(
+            self.title, self.pairs, size=(width, height), links=matches, columns=self.columns
+        )
+        save_picture(picture, pathlib.Path(path))
+
+
+class ReID:
+    """A person re-identification model with its weights, ready to use.
+
+    Made by `jaxreid.load`.
+
+    Attributes:
+        card: the model, as keywords of `make_model`.
+        model: the Flax modules.
+        variables: {"params", "batch_stats"}.
+        path: where the weights are from.
+        step: updates of a run; None for a file of weights.
+        settings: resolved configuration of the run; {} for a file.
+    """
+
+    def __init__(
+        self,
+        card: Mapping[str, Any],
+        variables: Mapping[str, Any],
+        *,
+        path: pathlib.Path | None = None,
+        step: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.card, self.path, self.step = dict(card), path, step
+        self.settings = dict(settings or {})
+        self.model = make_model(**self.card)
+        self._mesh = make_mesh()
+        self.variables = jax.device_put(dict(variables), shardings(self._mesh, P()))
+        self._scorers: dict[tuple[int, ...], Scorer] = {}
+        self._explain = None
+
+    def __repr__(self) -> str:
+        parts = (self.card[part]["name"] for part in ("backbone", "neck", "matcher"))
+        where = f"step {self.step} of {self.path}" if self.step is not None else f"{self.path}"
+        return f"ReID({', '.join(parts)}; {self.model.height}x{self.model.width}; {where})"
+
+    def embed(
+        self, images: ImageSource | Sequence[ImageSource], *, names: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Features of images.
+
+        Args:
+            images: paths, bytes of image files, PIL images or uint8 arrays [h, w, 3], of any size;
+                one of them, or any number. Each is a person cut out of a frame.
+            names: of the images, for messages.
+
+        Returns:
+            [N, h, w, d] float32 feature maps or [N, d] embeddings, as the model makes them; N is 1
+            for one image.
+
+        Raises:
+            ValueError, OSError: an image that cannot be read, by its name.
+        """
+        images = _listed(images)
+        if not images:
+            raise ValueError("no images: expected at least one path, PIL image or uint8 array.")
+        names = names or [_name(image, i) for i, image in enumerate(images)]
+        scorer = self._scorer(batch_size=_fitting(len(images), 64))
+        if len(images) < LONG:
+            return scorer.encode(images, names)
+        with progress("features", total=len(images)) as bar:
+            return scorer.encode(images, names, bar)
+
+    def score(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """Scores of all pairs of features.
+
+        Args:
+            query: [Q, ...] as `embed` returns them.
+            gallery: [G, ...] likewise.
+
+        Returns:
+            [Q, G] float32; larger is more alike.
+
+        Raises:
+            ValueError: features of another shape than this model's.
+        """
+        query, gallery = (self._checked(x) for x in (query, gallery))
+        tiles = {
+            "query_tile": _fitting(len(query), 32),
+            "gallery_tile": _fitting(len(gallery), 512),
+        }
+        return self._scorer(**tiles).scores(query, gallery)
+
+    def rank(
+        self,
+        query: ImageSource,
+        gallery: Sequence[ImageSource],
+        *,
+        top: int = 10,
+        features: np.ndarray | None = None,
+    ) -> Hits:
+        """The images of a gallery that are most like a query.
+
+        Args:
+            query: an image, as for `embed`.
+            gallery: G images.
+            top: length of the list.
+            features: [G, ...] of the gallery, if they are known already.
+
+        Returns:
+            The list, best first; equal scores in the order of the gallery.
+        """
+        gallery = _listed(gallery)
+        if top < 1:
+            raise ValueError(f"top is {top}; expected at least 1.")
+        features = self.embed(gallery) if features is None else self._checked(features)
+        if len(features) != len(gallery):
+            raise ValueError(f"{len(features)} features of {len(gallery)} gallery images.")
+        scores = self.score(self.embed(query), features)[0]
+        order = np.argsort(-scores, kind="stable")[:top]
+        return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+
+    def explain(
+        self,
+        query: ImageSource,
+        *gallery: ImageSource,
+        parts: Sequence[str] | None = None,
+        reference: np.ndarray | None = None,
+        titles: Sequence[str] | None = None,
+        right: Sequence[bool | None] | None = None,
+    ) -> Explanation:
+        """The local matches that make the score of a query with each gallery image.
+
+        Args:
+            query: an image, as for `embed`.
+            *gallery: at least one image.
+            parts: of a matcher with parts, those to show; None for all.
+            reference: [R, ...] features of other images; contributions are then measured relative
+                to those that the same cells make with these images on average.
+            titles: of the query and of the gallery images; default: their names.
+            right: of each gallery image, whether it shows the person of the query, or None.
+
+        Raises:
+            ValueError: the matcher compares images as wholes, or has no such part.
+        """
+        if not hasattr(self.model.matcher, "explain"):
+            able = [name for name in MATCHERS.names if hasattr(MATCHERS.find(name)[0], "explain")]
+            raise ValueError(
+                f"the matcher {self.card['matcher']['name']!r} compares images as wholes and has "
+                f"no local matches to show; matchers that have: {', '.join(able)}."
+            )
+        if not gallery:
+            raise ValueError("nothing to compare the query with: expected at least one image.")
+        known = self.model.neck.features.reaches
+        if parts and not known:
+            raise ValueError(f"the features of {self.path} have no parts; leave out parts.")
+        for part in parts or ():
+            check_name(part, tuple(known), "part")
+        shown = list(dict.fromkeys(parts or known or [None]))
+        images = [query, *gallery]
+        titles = titles or [_short(_name(image, i)) for i, image in enumerate(images)]
+        pixels = [read_image(image) for image in images]
+        features = self.embed(images)
+        explained, logit = self._explained(features[:1], features[1:])
+        if reference is not None:
+            with_query, _ = self._explained(features[:1], reference)
+        pairs = []
+        for g in range(len(gallery)):
+            if reference is not None:
+                with_gallery, _ = self._explained(reference, features[g + 1 : g + 2])
+            for part in shown:
+                of_part = explained[part]
+                pair = Pair(
+                    query=pixels[0],
+                    gallery=pixels[g + 1],
+                    titles=(titles[0], titles[g + 1]),
+                    right=right[g] if right is not None else None,
+                    constant=float(np.broadcast_to(of_part.offset, logit.shape)[0, g]),
+                    part=part,
+                    whole=None if part is None else float(logit[0, g]),
+                    reach=known[part] if part else getattr(self.model.matcher, "patch", 1) // 2,
+                    **{k: v[0, g] for k, v in of_part._asdict().items() if v.ndim == 4},
+                )
+                if reference is not None:
+                    of_query = with_query[part].from_query.mean((0, 1))
+                    of_gallery = with_gallery[part].from_gallery.mean((0, 1))
+                    pair = pair.above(of_query, of_gallery, "average image")
+                pairs.append(pair)
+        size = (self.model.width, self.model.height)
+        title = f"{titles[0]} and its strongest matches"
+        return Explanation(pairs, title, size, columns=len(shown) if known else 3)
+
+    def evaluate(
+        self,
+        test: Sequence[str] | None = None,
+        *,
+        dir: str | os.PathLike | None = None,
+        prepared_dir: str | os.PathLike | None = None,
+        identities: int = 0,
+        workdir: str | os.PathLike | None = None,
+        **settings: Any,
+    ) -> dict[str, Result]:
+        """Metrics on test sets.
+
+        Args:
+            test: names of data sets, as for `jaxreid.datasets.load`; default: those of the run.
+            dir: folder of the data sets that are read from files; default: that of the run.
+            prepared_dir: where prepared copies are kept; default: that of the run.
+            identities: only this many people of each set; 0 keeps all.
+            workdir: a work directory, in which the results are written as well.
+            **settings: of `eval`, such as `rerank=True`; the others are those of the run.
+
+        Returns:
+            By name of the set the result of the plain variant; further variants by
+            "<set> <variant>", such as "market1501 rerank".
+
+        Raises:
+            ValueError, OSError: a set that cannot be read, or a setting that cannot work.
+        """
+        data = dict(self.settings.get("data", {}))
+        names = [test] if isinstance(test, str) else list(test or data.get("test") or ())
+        if not names:
+            raise ValueError(
+                "no test set: expected names of data sets, as in test=['synthetic_people/mall']."
+            )
+        places = {"dir": dir, "prepared_dir": prepared_dir}
+        places = {key: value or data.get(key) for key, value in places.items()}
+        _, tests = load_sets(train=None, test=names, identities=identities, **places)
+        return self.evaluate_on(tests, workdir=workdir, **settings)
+
+    def evaluate_on(
+        self, tests: TestSets, *, workdir: str | os.PathLike | None = None, **settings: Any
+    ) -> dict[str, Result]:
+        """As `evaluate`, on test sets in memory: by name, the splits "query" and "gallery"."""
+        settings = {**self.settings.get("eval", {}), **settings}
+        scorer, evaluation = make_evaluation(self.model, self._mesh, settings)
+        scorer = scorer.bind(self.variables)
+        if workdir is None:
+            found = {}
+            for name, splits in tests.items():
+                found[name], _, messages = evaluation.on(scorer, **splits, name=name)
+                for message in messages:
+                    print(message)
+        else:
+            workdir = pathlib.Path(workdir)
+            initial = "untrained" if self.step == 0 else "loaded"
+            with Writer(workdir, resume_at=None) as writer:
+                writer.say(f"evaluating {self!r}")
+                found = evaluation.run(
+                    scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
+                )
+                report(writer, workdir, initial=initial)
+        return {
+            name if i == 0 else f"{name} {variant}": result
+            for name, results in found.items()
+            for i, (variant, result) in enumerate(results.items())
+        }
+
+    def _scorer(self, **sizes: int) -> Scorer:
+        """A scorer of these sizes, compiled once."""
+        key = tuple(sorted(sizes.items()))
+        if key not in self._scorers:
+            devices = self._mesh.size
+            up = {
+                k: v if k == "query_tile" else -(-v // devices) * devices for k, v in sizes.items()
+            }
+            default = {"batch_size": 64 * devices, "gallery_tile": 512 * devices}
+            self._scorers[key] = Scorer(self.model, self._mesh, self.variables, **default | up)
+        return self._scorers[key]
+
+    def _checked(self, features: np.ndarray) -> np.ndarray:
+        features = np.asarray(features)
+        expected = self.feature_shape
+        if features.shape[1:] != expected or not len(features):
+            raise ValueError(
+                f"features are {list(features.shape)}; expected [N, "
+                f"{', '.join(map(str, expected))}], as embed returns them, with N at least 1."
+            )
+        return features
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """[h, w, d] or [d] of one image's features."""
+        from jaxreid.models.model import feature_shape
+
+        return feature_shape(self.model, self.variables)
+
+    def _explained(self, query: np.ndarray, gallery: np.ndarray) -> tuple[dict, np.ndarray]:
+        """The contributions of each part, by name (None for a matcher without parts); logits."""
+        if self._explain is None:
+
+            @jax.jit
+            def explain(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
+                with jax.default_matmul_precision("highest"):
+                    method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
+                    told = self.model.apply(variables, query, gallery, method=method)
+                parts = getattr(told, "parts", {None: told})
+                sides = ("from_query", "from_gallery")
+                return {
+                    name: part._replace(**{s: part.gain * getattr(part, s) for s in sides})
+                    for name, part in parts.items()
+                }, told.logit
+
+            self._explain = explain
+        parts, logit = self._explain(self.variables, query, gallery)
+        return jax.tree.map(np.asarray, (parts, logit))
+
+
+def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
+    """Loads a model, ready to use.
+
+    Args:
+        path: the work directory of a run, a step of it (`RUN/checkpoints/500`), or a file of
+            weights (.safetensors).
+        step: of a run; the newest checkpoint if None.
+
+    Raises:
+        FileNotFoundError, ValueError: no model is there, or it cannot be read.
+    """
+    weights = open_weights(path, step=step)
+    origin = {"path": weights.path, "step": weights.step, "settings": weights.settings}
+    return ReID(weights.card, weights.variables, **origin)
+
+
+def evaluate(
+    path: str | os.PathLike, test: Sequence[str] | None = None, **settings: Any
+) -> dict[str, Result]:
+    """Metrics of a model on test sets.
+
+    Args:
+        path: as for `load`.
+        test: as for `ReID.evaluate`.
+        **settings: of `ReID.evaluate`.
+
+    Returns:
+        Results by name of the test set.
+    """
+    return load(path).evaluate(test, **settings)
+
+
+def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Result]:
+    """Evaluates the newest checkpoint of a work directory again, or a file of weights into it.
+
+    Args:
+        config: the resolved configuration; its `init_from` is evaluated where the work directory
+            holds no checkpoint. The model is that of the checkpoint or of the file.
+        workdir: of a training, or of nothing yet; the results are written there.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint and no file.
+        ValueError: a setting that cannot work.
+    """
+    config = dict(config)
+    held = holds_checkpoint(workdir)
+    if config["init_from"] and not held:
+        config["model"] = read_card(config["init_from"])
+    path = open_workdir(os.fspath(workdir), config, mode="evaluate")
+    reid = load(path if held else config["init_from"])
+    _, tests = load_sets(**{**config["data"], "train": None})
+    return reid.evaluate_on(tests, workdir=path, **config["eval"])
+
+
+def _listed(images: Any) -> list[Any]:
+    single = isinstance(images, str | os.PathLike | bytes) or hasattr(images, "convert")
+    if isinstance(images, np.ndarray):
+        single = images.ndim == 3
+    return [images] if single else list(images)
+
+
+def _name(image: Any, place: int) -> str:
+    named = isinstance(image, str | os.PathLike)
+    return os.fspath(image) if named else getattr(image, "filename", "") or f"image {place}"
+
+
+def _short(name: str) -> str:
+    return pathlib.PurePath(name).name or name
+
+
+def _fitting(count: int, most: int) -> int:
+    """The smallest of 1, 8, 64, ... that holds so many, at most `most`: few shapes to compile."""
+    size = 1
+    while size < min(count, most):
+        size *= 8
+    return min(size, most)
