@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.data import pipeline
+from jaxreid.data.images.pillow import image_batches
 from jaxreid.data.sets import load_sets
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
@@ -108,7 +108,7 @@ class Evaluation:
         self._initial = "loaded" if loaded else "untrained"
         self._every = every_epochs
         self._batches = functools.partial(
-            pipeline.eval_batches,
+            image_batches,
             **model.image_format,
             batch_size=batch_size,
             process_index=jax.process_index(),
@@ -196,7 +196,7 @@ class Evaluation:
         """This process's parts of the batches of all images of some splits."""
         images = [image for split in splits for image in split.image]
         names = [name for split in splits for name in split.name]
-        return self._batches(pipeline.ImageStore(images, names))
+        return self._batches(images, names)
 
     def _variants(self, tlift: Mapping[str, Any] | None) -> list[str]:
         """What `evaluate` gives."""
