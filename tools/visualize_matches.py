@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from jaxreid.data.images.pillow import image_batches
 from jaxreid.data.sets import available, load_sets
 from jaxreid.evaluation.ranking import top_matches
 from jaxreid.evaluation.scoring import Evaluator
@@ -171,11 +172,8 @@ class Matcher:
 
     def features(self, images: Sequence[bytes], names: Sequence[str]) -> np.ndarray:
         """Feature maps [N, h, w, d] of N encoded images."""
-        from jaxreid.data import pipeline  # late: TensorFlow, which --help does not need
-
-        store = pipeline.ImageStore(images, names)
-        batches = pipeline.eval_batches(
-            store, **self.model.image_format, batch_size=32 * self._mesh.size
+        batches = image_batches(
+            images, names, **self.model.image_format, batch_size=32 * self._mesh.size
         )
         with tqdm(total=len(images), desc="features", unit="img", disable=None) as bar:
             return self._evaluator.features(self._variables, batches, len(images), bar.update)

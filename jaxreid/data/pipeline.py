@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from jaxreid.data.images import augment as augmentation
 from jaxreid.data.images import decode as imaging
+from jaxreid.data.images.pillow import process_slice
 from jaxreid.data.sets.prepared import leave_accelerators
 
 leave_accelerators(tf)
@@ -115,7 +116,7 @@ def train_batches(
     steps, batch_size = order.shape
     if not 0 <= start <= steps:
         raise ValueError(f"start is {start} and must be in 0..{steps}, the steps of this epoch")
-    part = _slice(batch_size, process_index, process_count)
+    part = process_slice(batch_size, process_index, process_count)
     local = part.stop - part.start
 
     place = np.arange(order.size, dtype=np.int64).reshape(order.shape)
@@ -143,57 +144,6 @@ def train_batches(
     batches = _run(dataset.map(load_place, tf.data.AUTOTUNE, True), local)
     images = _iterate(batches, store, len(index), used)
     return _train_iterator(images, labels.astype(np.int32)[index])
-
-
-def eval_batches(
-    store: ImageStore,
-    *,
-    height: int,
-    width: int,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    interpolation: str = "bicubic",
-) -> Iterator[np.ndarray]:
-    """Iterate over all images in order, this process' part of every global batch.
-
-    The last batch is filled up with black images, so that all have one shape and every process sees
-    equally many.
-
-    Args:
-        store: N encoded images.
-        height: of the images in pixels.
-        width: of the images in pixels.
-        batch_size: images per global batch.
-        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of every
-            global batch.
-        process_count: must divide batch_size.
-        interpolation: "bicubic" or "bilinear".
-
-    Returns:
-        An iterator of ceil(N / batch_size) arrays, uint8 [batch_size / process_count, height,
-        width, 3], read-only.
-
-    Raises:
-        ValueError: bad arguments; from the iterator: a file that cannot be decoded, with its name.
-    """
-    part = _slice(batch_size, process_index, process_count)
-    steps = -(-len(store) // batch_size)
-    index = np.arange(steps * batch_size, dtype=np.int64).reshape(steps, batch_size)[:, part]
-    index = np.where(index < len(store), index, -1)  # -1: black
-    files, load = store.files, _loader(height, width, interpolation, None)
-
-    @tf.autograph.experimental.do_not_convert
-    def load_place(i):
-        return tf.cond(
-            i < 0,
-            lambda: tf.zeros([height, width, 3], tf.uint8),
-            lambda: load(files[i], tf.zeros([2], tf.int64)),
-        )
-
-    dataset = tf.data.Dataset.from_tensor_slices(index.reshape(-1))
-    batches = _run(dataset.map(load_place, tf.data.AUTOTUNE, True), index.shape[1])
-    return _iterate(batches, store, steps, index.__getitem__)
 
 
 @functools.lru_cache(maxsize=16)
@@ -230,22 +180,6 @@ def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
     if augment is None:
         return None
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(augment.items()))
-
-
-def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Return the columns of this process in a global batch."""
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process_index is {process_index} and must be in 0..{process_count - 1}, "
-            f"since process_count is {process_count}"
-        )
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch size {batch_size} cannot be divided among {process_count} processes: "
-            f"needs a positive multiple of {process_count}"
-        )
-    local = batch_size // process_count
-    return slice(process_index * local, (process_index + 1) * local)
 
 
 def _run(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -131,30 +131,6 @@ def test_a_broken_file_names_itself(broken):
     assert not any(word in str(error.value) for word in ("node", "{{", "[Op:", "\n"))
 
 
-def test_eval_batches_hold_all_images_in_order_and_black_ones(store):
-    batches = list(pipeline.eval_batches(store, height=HEIGHT, width=WIDTH, batch_size=8))
-    assert [b.shape for b in batches] == [(8, HEIGHT, WIDTH, 3)] * 4
-    images = np.concatenate(batches)
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images[:COUNT], [expected_image(i) for i in range(COUNT)])
-    assert not images[COUNT:].any()
-    parts = [
-        pipeline.eval_batches(
-            store, height=HEIGHT, width=WIDTH, batch_size=8, process_index=i, process_count=4
-        )
-        for i in range(4)
-    ]
-    for batch, *pieces in zip(batches, *parts, strict=True):
-        np.testing.assert_array_equal(batch, np.concatenate(pieces))
-
-
-def test_eval_batches_name_a_broken_file():
-    broken = pipeline.ImageStore([*FILES[:9], FILES[9][:50]], NAMES[:10])
-    iterator = pipeline.eval_batches(broken, height=HEIGHT, width=WIDTH, batch_size=4)
-    with pytest.raises(ValueError, match=f"cannot decode image {NAMES[9]}"):
-        list(iterator)
-
-
 def test_augmentation_is_that_of_augment(store):
     key = np.random.SeedSequence([1, 2, 3]).generate_state(1, np.uint64).view(np.int64)[0]
     image = imaging.resize(imaging.decode(tf.constant(FILES[ORDER[1, 2]])), HEIGHT, WIDTH)

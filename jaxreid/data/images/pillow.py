@@ -1,0 +1,231 @@
+"""Reading, resizing and batching images by Pillow, equal to the training pipeline to the bit.
+
+Needs no TensorFlow. Training decodes inside tf.data (`decode.py`); everything that only uses a
+model reads its images here.
+"""
+
+import collections
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+_READ_AHEAD = 2  # batches decoded in advance
+_MAX_THREADS = 16
+# Pillow decodes an opened file on first use, and not safely from two threads at once.
+_LOADING = threading.Lock()
+
+
+def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
+    """Returns one image as RGB.
+
+    Grey-scale and palette images become RGB, an alpha channel is dropped, as
+    ``PIL.Image.convert("RGB")`` does. Orientation tags are ignored, as they are in training.
+
+    Args:
+        source: path of an image file, the bytes of one, a PIL image, or uint8 [h, w, 3] (RGB),
+            which is returned as it is.
+        name: of the image in error messages; by default its path or what kind of source it is.
+
+    Returns:
+        uint8 [h, w, 3] in 0..255.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: broken image, or an array of another dtype or shape.
+        TypeError: something else than an image.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ValueError(
+                f"image {name or 'array'}: expected uint8 of shape [h, w, 3] (RGB, 0..255), "
+                f"got {source.dtype} of shape {list(source.shape)}"
+            )
+        return source
+    if isinstance(source, Image.Image):
+        with _decoding(name or "given as a PIL image"), _LOADING:
+            source.load()
+        return np.asarray(source.convert("RGB"))
+    if isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
+        source = _read_file(source, name)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"{name or 'image'}: expected a path, the bytes of an image file, a PIL image or a "
+            f"uint8 array [h, w, 3], got {type(source).__name__}"
+        )
+    size = f"({len(source)} bytes)"
+    with _decoding(f"{name or 'given as bytes'} {size}"), Image.open(io.BytesIO(source)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def resize(
+    image: np.ndarray, height: int, width: int, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Resizes one image, bit-equal to `decode.resize` and to Pillow 13, by any version of Pillow.
+
+    Args:
+        image: uint8 [h, w, 3] in 0..255.
+        height: height of the result in pixels, >= 1.
+        width: width of the result in pixels, >= 1.
+        interpolation: "bicubic" (a = -0.5) or "bilinear"; both widen the filter when shrinking.
+
+    Returns:
+        uint8 [height, width, 3]; the image itself where the size is right already.
+
+    Raises:
+        ValueError: size below 1, or unknown interpolation.
+    """
+    check_format(height, width, interpolation)
+    rows, columns = image.shape[:2]
+    # Pillow rounds to 8 bits between its two passes, so their order matters, and versions differ in
+    # it: one axis at a time, in the order of version 13.
+    vertical_first = rows > height and rows - height > 2 * (columns - width)
+    middle = (columns, height) if vertical_first else (width, rows)
+    picture = None
+    for size in (middle, (width, height)):
+        if size != (columns, rows):
+            picture = Image.fromarray(image) if picture is None else picture
+            picture = picture.resize(size, INTERPOLATIONS[interpolation])
+            columns, rows = size
+    return image if picture is None else np.asarray(picture)
+
+
+def check_format(height: int, width: int, interpolation: str) -> None:
+    """Raises ValueError for a size below 1 or an unknown interpolation."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"unknown resize method {interpolation!r}; valid: {', '.join(INTERPOLATIONS)}"
+        )
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"cannot resize to height {height}, width {width}: both must be at least 1"
+        )
+
+
+def image_batches(
+    images: Sequence[ImageSource],
+    names: Sequence[str] | None = None,
+    *,
+    height: int,
+    width: int,
+    batch_size: int,
+    interpolation: str = "bicubic",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[np.ndarray]:
+    """Iterates over all images in order, this process's part of every global batch.
+
+    Threads decode ahead of the caller. The last batch is filled up with black images, so that all
+    have one shape and every process sees equally many.
+
+    Args:
+        images: N images, each as for `read_image`.
+        names: their N names for error messages; None for their paths or positions.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        batch_size: images per global batch.
+        interpolation: "bicubic" or "bilinear".
+        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of every
+            global batch.
+        process_count: must divide batch_size.
+
+    Returns:
+        An iterator of ceil(N / batch_size) arrays, uint8 [batch_size / process_count, height,
+        width, 3]. Close it to stop early; dropping it does the same.
+
+    Raises:
+        ValueError: bad arguments; from the iterator: a broken image, with its name.
+        OSError: from the iterator: a file that cannot be read.
+    """
+    if names is not None and len(images) != len(names):
+        raise ValueError(f"{len(images)} images but {len(names)} names: give one name per image")
+    check_format(height, width, interpolation)
+    part = process_slice(batch_size, process_index, process_count)
+    return _batches(images, names, batch_size, part, (height, width, interpolation))
+
+
+def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Returns the places of one process in a global batch.
+
+    Raises:
+        ValueError: the batch cannot be divided, or there is no such process.
+    """
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index} and must be in 0..{process_count - 1}, "
+            f"since process_count is {process_count}"
+        )
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch size {batch_size} cannot be divided among {process_count} processes: "
+            f"expected a positive multiple of {process_count}"
+        )
+    local = batch_size // process_count
+    return slice(process_index * local, (process_index + 1) * local)
+
+
+def _batches(images, names, batch_size, part, image_format) -> Iterator[np.ndarray]:
+    count, local = len(images), part.stop - part.start
+    starts = [first + part.start for first in range(0, count, batch_size)]
+    places = (i for start in starts for i in range(start, min(start + local, count)))
+
+    def load(place: int) -> np.ndarray:
+        source = images[place]
+        name = names[place] if names is not None else None
+        if name is None and not isinstance(source, str | os.PathLike):
+            name = f"number {place}"
+        return resize(read_image(source, name), *image_format)
+
+    pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
+    waiting: collections.deque[Future] = collections.deque()
+    try:
+        for start in starts:
+            batch = np.zeros((local, *image_format[:2], 3), np.uint8)
+            for row in range(max(0, min(local, count - start))):
+                while len(waiting) <= _READ_AHEAD * local:
+                    place = next(places, None)
+                    if place is None:
+                        break
+                    waiting.append(pool.submit(load, place))
+                batch[row] = waiting.popleft().result()
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_file(path: str | os.PathLike, name: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise type(error)(
+            f"cannot read image {name}: {error.strerror}; expected the path of an image file"
+        ) from error
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turns what Pillow raises on broken images into a ValueError that names the image."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        reason = "not an image, or of an unknown format"
+        raise ValueError(_broken(name, reason)) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(_broken(name, error)) from error
+
+
+def _broken(name: str, reason: object) -> str:
+    return f"cannot decode image {name}: {reason}; replace or remove the file"
