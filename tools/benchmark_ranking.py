@@ -264,7 +264,8 @@ def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
 
 def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
     """Makes what returns the numbers of `plain_metrics` and `plain_roc`, and lists each's best."""
-    from jaxreid.evaluation.run import BLOCK_SIZE, Ranking  # with JAX, which counts the cores
+    from jaxreid.evaluation.results import Ranking  # with JAX, which counts the cores
+    from jaxreid.evaluation.run import BLOCK_SIZE
 
     class Images(types.SimpleNamespace):
         def __len__(self) -> int:
@@ -277,7 +278,7 @@ def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np
     rates = [f"tpr_at_fpr_{f:g}" for f in FALSE_POSITIVE_RATES]
 
     def run() -> np.ndarray:
-        ranking = Ranking(query, gallery, "camera", "standard")
+        ranking = Ranking(query, gallery)
         for part in np.split(np.arange(len(query)), range(size, len(query), size)):
             ranking.add(part, score[part[0] : part[-1] + 1])
         metrics = ranking.result().metrics

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from people import MODEL
 
-from jaxreid.evaluation import scoring as evaluator_module
-from jaxreid.evaluation.scoring import Evaluator, Gallery
+from jaxreid.evaluation import scoring as module
+from jaxreid.evaluation.scoring import Gallery, Scorer
 from jaxreid.mesh import make_mesh, to_host
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.model import init_variables, make_model
 
 
-def make(devices=2, query_tile=3, gallery_tile=8, **options):
+def make(variables, devices=2, query_tile=3, gallery_tile=8, **options):
     mesh = make_mesh(jax.devices()[:devices])
     tiles = {"query_tile": query_tile, "gallery_tile": gallery_tile}
-    return Evaluator(make_model(**MODEL), mesh, batch_size=8, **tiles, **options)
+    return Scorer(make_model(**MODEL), mesh, variables, batch_size=8, **tiles, **options)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def maps(count, seed=0):
 def test_the_nearest_are_the_best_scored(variables, sizes, count):
     query, gallery = maps(7), maps(21, 1)
     gallery[12:15] = gallery[3]  # equals: the lower one first, wherever it lies
-    scores = make().scores(variables, query, gallery)
-    found, kept = make(*sizes).nearest(variables, query, gallery, count)
+    scores = make(variables).scores(query, gallery)
+    found, kept = make(variables, *sizes).nearest(query, gallery, count)
     np.testing.assert_array_equal(found, np.argsort(-scores, axis=1, kind="stable")[:, :count])
     np.testing.assert_allclose(kept, np.take_along_axis(scores, found, 1), atol=1e-5)
 
@@ -45,17 +45,15 @@ def test_the_nearest_are_the_best_scored(variables, sizes, count):
 @pytest.mark.parametrize("count", [0, 22])
 def test_more_than_there_are_cannot_be_the_nearest(variables, count):
     with pytest.raises(ValueError, match=f"{count} of a gallery of 21"):
-        make().nearest(variables, maps(2), maps(21), count)
+        make(variables).nearest(maps(2), maps(21), count)
 
 
 def test_a_gallery_stays_on_the_devices_as_far_as_it_fits(monkeypatch):
     features, sent = maps(21), []
     tile = features[:8].nbytes
-    monkeypatch.setattr(evaluator_module, "_free", lambda device: 2 * tile)  # half of 2 * 2
-    send = evaluator_module.to_devices
-    monkeypatch.setattr(
-        evaluator_module, "to_devices", lambda *given: sent.append(1) or send(*given)
-    )
+    monkeypatch.setattr(module, "_free", lambda device: 2 * tile)  # half of 2 * 2
+    send = module.to_devices
+    monkeypatch.setattr(module, "to_devices", lambda *given: sent.append(1) or send(*given))
     gallery = Gallery(make_mesh(jax.devices()[:2]), features, 8)
     for expected in (3, 4, 5):  # two tiles of three stay
         got = np.concatenate([to_host(rows) for _, rows in gallery.tiles()])
@@ -66,21 +64,21 @@ def test_a_gallery_stays_on_the_devices_as_far_as_it_fits(monkeypatch):
 
 def test_memory_is_known_only_where_the_device_tells():
     device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 10, "bytes_in_use": 4})
-    assert evaluator_module._free(device) == 6
-    assert evaluator_module._free(types.SimpleNamespace(memory_stats=lambda: None)) == 0
+    assert module._free(device) == 6
+    assert module._free(types.SimpleNamespace(memory_stats=lambda: None)) == 0
 
 
 def test_bfloat16_features_are_half_as_large_and_score_nearly_the_same(variables):
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 16, 3), np.uint8)
-    wide, half = make(), make(dtype="bfloat16")
-    features = [e.features(variables, [images], 7) for e in (wide, half)]
+    wide, half = make(variables), make(variables, dtype="bfloat16")
+    features = [e.features([images], 7) for e in (wide, half)]
     assert 2 * features[1].nbytes == features[0].nbytes
-    scores = [e.scores(variables, f, f) for e, f in zip((wide, half), features, strict=True)]
+    scores = [e.scores(f, f) for e, f in zip((wide, half), features, strict=True)]
     assert scores[1].dtype == np.float32
     np.testing.assert_allclose(scores[1], scores[0], atol=2e-2)
     assert (scores[1] != scores[0]).any()
     with pytest.raises(ValueError, match=r"eval\.dtype 'float61'.*float32"):
-        make(dtype="float61")
+        make(variables, dtype="float61")
 
 
 @pytest.mark.parametrize("matcher", ["cosine", "euclidean"])
@@ -98,16 +96,16 @@ def test_features_that_are_no_numbers_are_refused(variables):
     damaged = jax.tree.map(lambda x: x * np.nan, variables["params"]["neck"])
     params = {**variables["params"], "neck": damaged}
     with pytest.raises(ValueError, match="images 0 to 6 are not all finite: did the training"):
-        make().features({**variables, "params": params}, [images], 7)
+        make({**variables, "params": params}).features([images], 7)
 
 
 def test_scores_that_are_no_numbers_are_not_the_nearest(variables):
     matcher = jax.tree.map(lambda x: x * np.nan, variables["params"]["matcher"])
     params = {**variables["params"], "matcher": matcher}
     with pytest.raises(ValueError, match="NaN: did the training fail"):
-        make().nearest({**variables, "params": params}, maps(2), maps(9), 3)
+        make({**variables, "params": params}).nearest(maps(2), maps(9), 3)
 
 
 def test_images_that_do_not_come_are_missed(variables):
     with pytest.raises(ValueError, match="0 images came, of 3"):
-        make().features(variables, [], 3)
+        make(variables).features([], 3)

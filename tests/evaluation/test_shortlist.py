@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from people import MODEL
 
-from jaxreid.evaluation.scoring import Evaluator
+from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.shortlist import Shortlist, check_matcher, pool_maps
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import make_matcher
@@ -31,17 +31,17 @@ def variables():
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def evaluator(request):
+def scorer(request, variables):
     mesh = make_mesh(jax.devices()[: request.param])
-    return Evaluator(make_model(**MODEL), mesh, batch_size=8, query_tile=3, gallery_tile=8)
+    return Scorer(make_model(**MODEL), mesh, variables, batch_size=8, query_tile=3, gallery_tile=8)
 
 
 @pytest.mark.parametrize("size", [1, 6, 20, 99])
-def test_what_is_listed_is_exact_and_comes_first(evaluator, variables, size):
+def test_what_is_listed_is_exact_and_comes_first(scorer, variables, size):
     query, gallery = maps(5), maps(20, 1)
-    exact = evaluator.scores(variables, query, gallery)
+    exact = scorer.scores(query, gallery)
     window = {"size": size, "window": (2, 2)}
-    scores, chosen = Shortlist(evaluator, variables, gallery, **window).scores(query)
+    scores, chosen = Shortlist(scorer, gallery, **window).scores(query)
     size = min(size, 20)
     assert scores.shape == exact.shape
     assert chosen.shape == (5, size)
@@ -112,6 +112,6 @@ def test_matchers_without_a_coarse_form_are_refused(name, options):
         (np.zeros((3, 8, 4, 6)), {"size": -1, "window": (2, 2)}, "eval.shortlist is -1"),
     ],
 )
-def test_what_has_no_coarse_form_is_refused(evaluator, variables, features, options, message):
+def test_what_has_no_coarse_form_is_refused(scorer, features, options, message):
     with pytest.raises(ValueError, match=message):
-        Shortlist(evaluator, variables, features, **options)
+        Shortlist(scorer, features, **options)

@@ -1,6 +1,5 @@
 """GMN: its loss in plain loops, when its parts are on, its training step, and its evaluation."""
 
-import contextlib
 import functools
 from types import SimpleNamespace
 
@@ -9,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import rank_queries, summarize
 from jaxreid.evaluation.ranking.rerank import rerank_matrix
 from jaxreid.evaluation.run import evaluate
-from jaxreid.evaluation.scoring import Evaluator
+from jaxreid.evaluation.scoring import Scorer
+from jaxreid.evaluation.variants import make_variants
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import make_matcher
-from jaxreid.models.model import make_model
+from jaxreid.models.model import init_variables, make_model
 from jaxreid.training.losses import pair_dropout, random_negatives
 from jaxreid.training.objectives import make_objective
 
@@ -246,37 +247,28 @@ def test_embeddings_come_with_what_precedes_the_bn_neck():
     assert np.abs(embedding - before).max() > 0.1
 
 
-@contextlib.contextmanager
-def silence(what, *, total, unit="img"):
-    yield SimpleNamespace(total=total, n=0, update=lambda count: None)
-
-
-class People(SimpleNamespace):
-    def __len__(self):
-        return len(self.name)
-
-
 def test_evaluation_and_re_ranking_work_on_its_scores():
     generator = np.random.default_rng(0)
 
     def people(count, prefix):
-        return People(
+        return Split(
+            image=list(generator.integers(0, 256, (count, 32, 16, 3), np.uint8)),
+            name=[f"{prefix}{i}.jpg" for i in range(count)],
             pid=generator.integers(0, 4, count),
             camid=generator.integers(0, 2, count),
-            name=[f"{prefix}{i}.jpg" for i in range(count)],
-            image=generator.integers(0, 256, (count, 32, 16, 3)).astype(np.uint8),
+            time=np.zeros(count),
         )
 
     query, gallery = people(7, "q"), people(13, "g")
     model = make_model(**GMN)
-    evaluator = Evaluator(
-        model, make_mesh(jax.devices()[:2]), batch_size=10, query_tile=3, gallery_tile=6
-    )
-    variables = jax.jit(model.init)(jax.random.key(0), query.image)
-    images = np.concatenate([query.image, gallery.image])
-    load = lambda splits: images.reshape(2, 10, 32, 16, 3)  # noqa: E731
+    variables = init_variables(model, 0)
+    tiles = {"batch_size": 10, "query_tile": 3, "gallery_tile": 6}
+    scorer = Scorer(model, make_mesh(jax.devices()[:2]), variables, **tiles)
+    images = np.stack([*query.image, *gallery.image])
     options = {"k1": 4, "k2": 2, "weight": 0.3}
-    results = evaluate(evaluator, variables, query, gallery, load, silence, rerank=options)
+    variants = make_variants(rerank=True, rerank_options=options)
+    features = scorer.encode(list(images), [*query.name, *gallery.name])
+    results = evaluate(scorer, features, query, gallery, variants)
     feature = model.apply(variables, images, method="encode")
     scores = np.asarray(model.apply(variables, feature, feature, method="match"), np.float64)
     ids = query.pid, query.camid, gallery.pid, gallery.camid

@@ -66,8 +66,16 @@ def test_properties(seed, num_query, num_gallery, k1, k2, levels, block):
     blocks = rerank_blocks(
         lambda images: matrix[:, images].T, num_query, num_gallery, block=block, **options
     )
-    for start, tile in blocks:
-        np.testing.assert_array_equal(tile, got[start : start + block])
+    for queries, rows in blocks:
+        assert len(queries) <= block
+        np.testing.assert_array_equal(rows, got[queries])
+    parts = [np.arange(num_query)[::-1][i::3] for i in range(min(3, num_query))]
+    blocks = rerank_blocks(
+        lambda images: matrix[:, images].T, num_query, num_gallery, parts=parts, **options
+    )
+    for part, (queries, rows) in zip(parts, blocks, strict=True):
+        np.testing.assert_array_equal(queries, part)
+        np.testing.assert_array_equal(rows, got[part])
 
     # a scale is divided out again; powers of two without rounding
     np.testing.assert_array_equal(rerank_matrix(matrix * 4, num_query, **options), got)

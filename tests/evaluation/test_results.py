@@ -1,6 +1,5 @@
 """Ranked lists as pictures."""
 
-import dataclasses
 import io
 
 import numpy as np
@@ -8,18 +7,11 @@ import pytest
 from people import draw
 from PIL import Image
 
-from jaxreid.evaluation.ranking import rank_queries, summarize
-from jaxreid.evaluation.results import protocol_of, results_of, results_table, write_ranking
-from jaxreid.evaluation.run import Result
+from jaxreid.data.split import Split
+from jaxreid.evaluation.ranking import protocol_of, rank_queries, summarize
+from jaxreid.evaluation.results import Result, results_of, results_table, write_ranking
+from jaxreid.evaluation.variants import PLAIN
 from jaxreid.pictures.ranking import RIGHT, WRONG
-
-
-@dataclasses.dataclass
-class People:
-    pid: np.ndarray
-    camid: np.ndarray
-    image: list
-    name: list
 
 
 def people(pids, camid):
@@ -29,7 +21,8 @@ def people(pids, camid):
         draw(pid, camid, 0).save(file, "JPEG")
         images.append(file.getvalue())
     names = [f"{pid:04d}.jpg" for pid in pids]
-    return People(np.array(pids), np.full(len(pids), camid), images, names)
+    camids = np.full(len(pids), camid)
+    return Split(images, names, np.array(pids), camids, np.zeros(len(pids)))
 
 
 def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
@@ -37,7 +30,8 @@ def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
     scores = np.array([[3, 2, 1], [3, 2, 1]], np.float32)  # right, then wrong before right
     ranks = rank_queries(scores, query.pid, query.camid, gallery.pid, gallery.camid)
     top = np.argsort(-scores, kind="stable")
-    result = Result(summarize(ranks), ranks, top, np.take_along_axis(scores, top, 1))
+    top_scores = np.take_along_axis(scores, top, 1)
+    result = Result(PLAIN, summarize(ranks), np.ones(50), ranks, top, top_scores)
     sets = {"tiny": {"query": query, "gallery": gallery}}
     write_ranking(tmp_path / "ranking.png", sets, {"tiny": result}, queries=5)
     with Image.open(tmp_path / "ranking.png") as picture:
