@@ -1,8 +1,8 @@
 """The search that found OSNet-AIN (Zhou et al., TPAMI 2021, arXiv 1910.06827, Section 3.3).
 
-    python -m jaxreid.main --config=configs/osnet_search.py --workdir=runs/search
+    python -m jaxreid.main --config=osnet_search --workdir=runs/search
     python -m jaxreid.main --workdir=runs/found \
-        --config=configs/osnet.py:synthetic,architecture=runs/search/architecture.json
+        --config=osnet:synthetic,architecture=runs/search/architecture.json
 
 A super-network holds four candidates for each of six blocks; the weights of its layers and those of
 the candidates learn together. Every epoch writes `architecture.json` (the best candidates so far)
@@ -12,57 +12,40 @@ network); `small` (the recipe of the embedded data, on any data; its numbers are
 (seconds).
 """
 
-import functools
-import pathlib
-import sys
+from ml_collections import ConfigDict
 
-import ml_collections
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # from wherever it is loaded
-import osnet  # noqa: E402
-import qaconv  # noqa: E402
+from jaxreid.configs import common, osnet
 
 
-def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
-    widths = {
-        width: functools.partial(osnet.rename, pattern=r"x\d_\d+$", by=width)
-        for width in osnet.WIDTHS
-    }
-    options = {"small": small} | widths | {"debug": debug}
-    return qaconv.configure(arg, paper(), options, families=())
-
-
-def paper() -> ml_collections.ConfigDict:
-    """The published search; on MSMT17, and on eight GPUs."""
-    config = osnet.published()
-    config.model.backbone = ml_collections.ConfigDict(
+def get_config(arg: str = "synthetic") -> ConfigDict:
+    chosen = common.parse(arg, ("small", *osnet.WIDTHS, "debug"), one_of=[osnet.WIDTHS])
+    config = common.base(chosen.dataset)
+    osnet.published(config)
+    osnet.generalise(config)
+    config.init_expects = ""  # from random weights
+    config.freeze_epochs = 0
+    # The published search, on MSMT17 and on eight GPUs.
+    config.model.backbone = ConfigDict(
         {
-            "name": "osnet_search_x1_0",
+            "name": f"osnet_search_{osnet.width_of(chosen)}",
             # 10 in the first 20 epochs, half of it in the next, and so on down to 1.
             "temperature": 10.0,
             "temperature_factor": 0.5,
-            "temperature_every": 20,
+            "temperature_every": 20,  # epochs
             "temperature_floor": 1.0,
         }
     )
     config.model.neck.affine = False  # as the normalisations of the super-network
-    osnet.generalise(config)
     config.batch_size = 512
     config.epochs = 120
-    config.freeze_epochs = 0  # from random weights
     config.optim.update(name="sgd", lr=0.1, backbone_lr=0.1, nesterov=False)
-    return config
 
-
-def small(config: ml_collections.ConfigDict) -> None:
-    """The recipe of the embedded data, half as long: a step costs as much as those of four."""
-    osnet.small(config)
-    config.model.backbone.update(name="osnet_search_x0_25", temperature_every=2)
-    config.epochs = 12
-
-
-def debug(config: ml_collections.ConfigDict) -> None:
-    """Seconds instead of hours: every part runs on a few people, little is learned."""
-    osnet.debug(config)
-    config.freeze_epochs = 0
-    config.model.backbone.temperature_every = 1
+    if "small" in chosen:
+        osnet.small(config)
+        config.model.backbone.temperature_every = 2
+        config.epochs = 12  # half as long: a step costs as much as those of four
+    if "debug" in chosen:
+        common.few(config)
+        config.model.neck.channels = 16
+        config.model.backbone.temperature_every = 1
+    return config.lock()

@@ -1,7 +1,7 @@
 """QAConv-MS: local matches of several scales (Chen et al., ICME 2023, and TCSVT 34(9), 2024).
 
-    python -m jaxreid.main --config=configs/qaconv_ms.py --workdir=runs/qaconv_ms
-    python -m jaxreid.main --config=configs/qaconv_ms.py:market1501 --config.data.dir=... \
+    python -m jaxreid.main --config=qaconv_ms --workdir=runs/qaconv_ms
+    python -m jaxreid.main --config=qaconv_ms:market1501 --config.data.dir=... \
         --config.init_from=resnet50_ibn_b.safetensors --workdir=...
 
 The argument is as for qaconv.py, without its versions, and with `multi`: the recipe for several
@@ -14,77 +14,73 @@ numbers is not known: by default all parts are compared, and options of `model.n
 random weights: with linear heads, eight epochs and a cosine schedule, whatever `multi` says.
 """
 
-import pathlib
-import sys
+from ml_collections import ConfigDict
 
-import ml_collections
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # from wherever it is loaded
-import qaconv  # noqa: E402
-import qaconv_gs  # noqa: E402
+from jaxreid.configs import common
 
 
-def get_config(arg: str = "synthetic") -> ml_collections.ConfigDict:
-    return qaconv.configure(arg, paper(), {"multi": multi, "small": small, "debug": debug})
-
-
-def paper() -> ml_collections.ConfigDict:
-    """The recipe of the authors' code, on one training set."""
-    config = qaconv_gs.paper()
-    config.model.neck = ml_collections.ConfigDict(
+def get_config(arg: str = "synthetic") -> ConfigDict:
+    chosen = common.parse(arg, ("multi", "small", "debug"), backbones=("resnet", "osnet"))
+    config = common.base(chosen.dataset)
+    config.init_expects = "ImageNet"
+    config.model.freeze_stats = True  # as in qaconv_gs.py
+    config.model.backbone = ConfigDict({"name": "resnet50_ibn_b", "cut": "layer3", "width": 64})
+    config.model.neck = ConfigDict(
         {
             "name": "multi_scale",
             "channels": 512,
             "scales": (1, 3, 5),  # of the template kernels; () for none
-            "template_channels": 0,  # as many as channels
+            "template_channels": 0,  # 0: as many as channels
             "norm": "position",  # of their output; "both" and "channel" are other readings
             "attention_layers": 2,  # 0 leaves the branch out
-            "hidden": 2048,
+            "hidden": 2048,  # units of the attention's perceptron
             "fusion": "score",  # "feature": the branch is compared along with every other part
         }
     )
-    config.model.matcher = ml_collections.ConfigDict(
+    config.model.matcher = ConfigDict(
         {
             "name": "qaconv_ms",
             "head": "perceptron",  # "linear": a weight for each position, as in QAConv 2.1
-            "hidden": 2048,
-            "initial_logit": 0.0,
+            "hidden": 2048,  # units of "perceptron"
+            "initial_logit": 0.0,  # of every pair before training
         }
     )
-    config.objective = ml_collections.ConfigDict({"name": "pairwise"})
+    config.objective = ConfigDict({"name": "pairwise"})
+    config.batch_size = 64
     config.epochs = 15
-    config.sampler.instances = 4
-    config.optim.clip_norm = 4.0
+    config.sampler.update(name="graph", instances=4)
+    config.optim.update(lr=0.005, backbone_lr=0.0005, clip_norm=4.0)
     config.schedule.update(name="step", step_epochs=10)
+    common.augment_more(config)
     # Maps have 2,560 channels, 1.9 MiB an image: smaller tiles, and for Market-1501 45 GB in all;
     # half of it with eval.dtype="bfloat16".
     config.eval.update(query_tile=16, gallery_tile=64)
-    return config
 
-
-def multi(config: ml_collections.ConfigDict) -> None:
-    """The recipe of the authors' code for several training sets."""
-    config.model.neck.scales = (1, 3, 5, 7)
-    config.sampler.alternate = True
-    config.epochs = 80
-    config.schedule.step_epochs = 20
-    if config.data.train == ("synthetic_people/plaza",):
-        config.data.train = ("synthetic_people/plaza", "synthetic_people/mall")
-
-
-def small(config: ml_collections.ConfigDict) -> None:
-    """The small network of qaconv.py, from random weights. All numbers ours."""
-    qaconv_gs.small(config)
-    config.model.neck.update(channels=64, hidden=256)
-    # Of the two heads the linear one learns more from random weights; `hidden` is of the other.
-    config.model.matcher.update(head="linear", hidden=256)
-    config.model.matcher.initial_logit = -2.0  # log odds of a match: 4 of 32 images
-    config.optim.lr = 1e-3  # the backbone's 6e-3 is too much for encoder and perceptrons
-    config.eval.update(query_tile=32, gallery_tile=512)
-
-
-def debug(config: ml_collections.ConfigDict) -> None:
-    """Seconds instead of hours: every part runs on a few people, little is learned."""
-    qaconv.debug(config)
-    config.model.neck.hidden = config.model.matcher.hidden = 32
-    config.model.matcher.head = "perceptron"
+    if "multi" in chosen:
+        config.model.neck.scales = (1, 3, 5, 7)
+        config.sampler.alternate = True
+        config.epochs = 80
+        config.schedule.step_epochs = 20
+        if chosen.dataset == "synthetic":
+            config.data.train = ("synthetic_people/plaza", "synthetic_people/mall")
+    if "small" in chosen:
+        common.small(config)
+        config.model.freeze_stats = False  # there are none yet
+        config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
+        config.model.neck.update(channels=64, hidden=256)
+        # Of the two heads the linear one learns more from random weights; `hidden` is of the other.
+        config.model.matcher.update(head="linear", hidden=256)
+        config.model.matcher.initial_logit = -2.0  # log odds of a match: 4 of 32 images
+        config.batch_size = 32
+        config.epochs = 8
+        # The backbone's 6e-3 is too much for encoder and perceptrons.
+        config.optim.update(lr=1e-3, backbone_lr=6e-3, clip_norm=0.0)
+        config.eval.update(query_tile=32, gallery_tile=512)
+    if "debug" in chosen:
+        common.few(config)
+        config.model.backbone.update(name="resnet18", cut="layer2", width=8)
+        config.model.neck.update(channels=16, hidden=32)
+        config.model.matcher.update(head="perceptron", hidden=32)
+    if chosen.backbone:
+        common.backbone(config, chosen.backbone)
+    return config.lock()

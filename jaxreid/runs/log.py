@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxreid.mesh import to_host
@@ -63,7 +62,7 @@ class Writer:
                 replace_file(path, lines.encode())
                 purge = resume_at + 1
             self._file = path.open("a")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+            self._board = _open_board(workdir / "tensorboard", purge)
 
     def __enter__(self) -> "Writer":
         return self
@@ -71,7 +70,8 @@ class Writer:
     def __exit__(self, *error: object) -> None:
         if self._active:
             self._file.close()
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
 
     def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
         """One event; its numbers go to TensorBoard as `kind/name/key` as well.
@@ -92,6 +92,8 @@ class Writer:
             return
         self._file.write(json.dumps(event, allow_nan=False) + "\n")
         self._file.flush()
+        if self._board is None:
+            return
         variant = values.get("variant", "plain")
         place = [part for part in (kind, name, variant if variant != "plain" else "") if part]
         for key, value in values.items():
@@ -122,6 +124,15 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
         mininterval=0.2 if interactive else 10.0,
         leave=True,
     )
+
+
+def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
+    """A writer of TensorBoard's files, without its events after `purge`; None if not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:  # it comes with jaxreid[train]
+        return None
+    return SummaryWriter(str(folder), purge_step=purge)
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
