@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxreid.evaluation.ranking import choose_rule, count_matches, junk_groups
 from jaxreid.evaluation.run import Result
-from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxreid.data.split import Split
 from jaxreid.evaluation.scoring import Evaluator
-from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 
 DRAWN = 12  # classes in the picture, with at most as many of their neighbours
