@@ -19,9 +19,9 @@ from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import make_model
 from jaxreid.names import check_name
-from jaxreid.pictures.canvas import save_picture
+from jaxreid.pictures.canvas import save
 from jaxreid.pictures.matches import Pair, correspondence_picture
-from jaxreid.pictures.ranking import Row, Tile, ranking_picture
+from jaxreid.pictures.ranking import hits_picture
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card
@@ -63,10 +63,8 @@ class Hits(Sequence[Hit]):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the ranked list as a picture (PNG)."""
-        tiles = [Tile(hit.image, f"{hit.score:+.2f}", None) for hit in self]
-        title = _name(self.query, 0)
-        rows = [Row(title, Tile(self.query, "query", None), tiles)]
-        save_picture(ranking_picture([(f"The best {len(self)}", rows)]), pathlib.Path(path))
+        found = [(hit.image, hit.score) for hit in self]
+        save(hits_picture([self.query], [found]), path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Explanation:
         picture = correspondence_picture(
             self.title, self.pairs, size=(width, height), links=matches, columns=self.columns
         )
-        save_picture(picture, pathlib.Path(path))
+        save(picture, path)
 
 
 class ReID:

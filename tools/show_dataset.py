@@ -5,17 +5,12 @@ python tools/show_dataset.py market1501 --dir=/data/market1501 --split=gallery -
 """
 
 import argparse
-import io
 import pathlib
 import sys
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
 from jaxreid.data.sets import loading as datasets
-
-_GAP, _CAPTION, _LABEL, _TITLE = 4, 15, 76, 44
-_BACK, _INK, _FAINT = (24, 26, 30), (236, 236, 232), (160, 164, 170)
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -62,92 +57,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return given
 
 
-def rows(splits: dict, split: str) -> list[tuple[str, list[tuple[bytes, str, bool]]]]:
-    """Orders the images of a split by person, camera and time.
-
-    Args:
-        splits: from `jaxreid.data.sets.loading.load`.
-        split: train, query, gallery or test.
-
-    Returns:
-        For each person, by id with distractors (pid 0) last: a label, and for each image its bytes,
-        its caption, and whether it is to be framed.
-    """
-    parts = ("query", "gallery") if split == "test" else (split,)
-    people: dict[int, list] = {}
-    for part in parts:
-        s = splits[part]
-        for image, pid, camid, time in zip(s.image, s.pid, s.camid, s.time, strict=True):
-            framed = split == "test" and part == "query"
-            people.setdefault(int(pid), []).append((int(camid), float(time), image, framed))
-    result = []
-    for pid in sorted(people, key=lambda pid: (pid <= 0, pid)):
-        seen = sorted(people[pid], key=lambda item: (item[0], np.nan_to_num(item[1]), item[2]))
-        images = [
-            (image, f"c{camid + 1}" + ("" if np.isnan(time) else f" {_clock(time)}"), framed)
-            for camid, time, image, framed in seen
-        ]
-        result.append((f"pid {pid}" if pid > 0 else "others", images))
-    return result
-
-
-def _clock(seconds: float) -> str:
-    whole, tenths = divmod(round(seconds * 10), 10)
-    minutes, second = divmod(whole, 60)
-    return f"{minutes}:{second:02d}.{tenths}"
-
-
-def sheet(title: str, people: list, columns: int, height: int) -> Image.Image:
-    """Draws a contact sheet.
-
-    Args:
-        title: written at the top; may have two lines.
-        people: from `rows`.
-        columns: images in a row; of a person with more, evenly spaced ones are shown.
-        height: of each image in pixels; they are half as wide.
-
-    Returns:
-        RGB image.
-    """
-    width = max(56, height // 2)
-    step_x, step_y = width + _GAP, height + _CAPTION + _GAP
-    page = Image.new(
-        "RGB", (_LABEL + columns * step_x, _TITLE + max(1, len(people)) * step_y), _BACK
-    )
-    draw = ImageDraw.Draw(page)
-    font, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    draw.multiline_text((8, 4), title, fill=_INK, font=font, spacing=3)
-    for row, (label, images) in enumerate(people):
-        y = _TITLE + row * step_y
-        draw.text((8, y + 4), label, fill=_INK, font=font)
-        draw.text((8, y + 24), f"{len(images)} images", fill=_FAINT, font=small)
-        if len(images) > columns:
-            images = [images[i * len(images) // columns] for i in range(columns)]
-        for column, (data, caption, framed) in enumerate(images):
-            x = _LABEL + column * step_x
-            picture = Image.open(io.BytesIO(data)).convert("RGB")
-            page.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (x, y))
-            if framed:
-                draw.rectangle(
-                    (x, y, x + width - 1, y + height - 1), outline=(255, 208, 60), width=2
-                )
-            draw.text((x + 1, y + height + 1), caption, fill=_FAINT, font=small)
-    return page
-
-
-def title_of(name: str, splits: dict, split: str) -> str:
-    """Returns the two lines at the top of a sheet: what is shown, and the size of each split."""
-    sizes = []
-    for part, s in splits.items():
-        known = len(np.unique(s.pid[s.pid > 0]))
-        others = int((s.pid == 0).sum())
-        extra = f" + {others:,} of others" if others else ""
-        cameras = len(np.unique(s.camid))
-        sizes.append(f"{part}: {len(s):,} images{extra and ' (' + extra[3:] + ')'}, "
-                     f"{known:,} people, {cameras} cameras")  # fmt: skip
-    return f"{name}, {split}\n" + "    ".join(sizes)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
     given = parse(arguments)
@@ -162,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    people = rows(splits, given.split)
+    people = people_of(splits, given.split)
     chosen = people[given.first : given.first + given.people]
     if not chosen:
         print(
@@ -170,9 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    title = title_of(given.dataset, splits, given.split)
-    page = sheet(title, chosen, given.columns, given.height)
-    page.save(out, "PNG")
+    title = sheet_title(given.dataset, splits, given.split)
+    save(sheet_picture(title, chosen, columns=given.columns, height=given.height), out)
     print(f"wrote {out} ({len(chosen)} of {len(people)} people)")
     return 0
 

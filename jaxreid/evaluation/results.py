@@ -22,7 +22,8 @@ from jaxreid.evaluation.ranking import (
 )
 from jaxreid.evaluation.ranking.roc import Roc, RocAccumulator
 from jaxreid.evaluation.variants import PLAIN, Variant
-from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 

@@ -1,1 +1,1 @@
-"""Pictures of results, drawn with Pillow."""
+"""Pictures of data, results and matches, drawn with Pillow on one canvas."""

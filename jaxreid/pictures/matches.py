@@ -1,45 +1,59 @@
 """Pictures of matches: lines between the cells of two images that look alike to a matcher."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from jaxreid.pictures.ranking import INK, PLAIN, RIGHT, WRONG
+from jaxreid.pictures.canvas import (
+    CAPTION,
+    FRAME,
+    LIGHT,
+    PLAIN,
+    Canvas,
+    Colour,
+    ImageSource,
+    Place,
+    frame_colour,
+    grid,
+    text_width,
+)
 
-FRAME, GAP, MARGIN, CAPTION, HEADING = 4, 26, 16, 18, 62
+GAP, MARGIN, HEADING = 26, 16, 62
 NARROWEST = 600  # so that the legend has room
-FINE = 3  # lines are drawn this much larger and shrunk: Pillow draws them with steps
+NARROWEST_PANEL = 460  # and the sum
+FINENESS = 3
 WEIGHTS = 1.5, 4.0  # pixels of the weakest and of the strongest line
 RAMP = (255, 243, 150), (255, 150, 40), (205, 15, 85)  # weak to strong
-SHADE, FAINT = (0, 0, 0, 160), (120, 120, 120)
+SHADE = (0, 0, 0, 160)
+
+Box = tuple[float, float, float, float]  # left, upper, right and lower edge
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Two images and what their score is made of; each is divided into h x w cells.
+    """Two images of h x w cells each, and the contributions that make up their score.
 
     Attributes:
-        query: encoded bytes.
-        gallery: encoded bytes.
+        query: path, encoded bytes, PIL image or uint8 [H, W, 3].
+        gallery: the same.
         titles: a few characters above the two images.
         right: the same person; None if that is not known.
-        from_query: [h, w] float, what each query cell adds to the score.
-        from_gallery: [h, w] float, what each gallery cell adds.
-        match_in_gallery: [h, w] int, for each query cell its best gallery cell, counted row by row.
-        match_in_query: [h, w] int, for each gallery cell its best query cell.
-        constant: what is added to them.
-        reference: what contributions are told above, or None.
-        part: of the features that are compared, the one that this is of; None for all of them.
-        whole: the score of all parts.
+        from_query: [h, w] float, contribution of each query cell to the score.
+        from_gallery: [h, w] float, contribution of each gallery cell.
+        match_in_gallery: [h, w] int, the best gallery cell for each query cell, counted row by row.
+        match_in_query: [h, w] int, the best query cell for each gallery cell.
+        constant: the rest of the score.
+        reference: name of what contributions are measured against, or None.
+        part: name of the part of the features that this is about; None for all of them.
+        whole: score of all parts together.
         reach: rows and columns on each side of a cell that are encoded with it.
     """
 
-    query: bytes
-    gallery: bytes
+    query: ImageSource
+    gallery: ImageSource
     titles: tuple[str, str]
     right: bool | None
     from_query: np.ndarray
@@ -54,16 +68,16 @@ class Pair:
 
     @property
     def score(self) -> float:
-        """The sum of all cells and the constant."""
+        """Sum of all cells and the constant."""
         return float(self.from_query.sum() + self.from_gallery.sum() + self.constant)
 
     def above(self, query: np.ndarray, gallery: np.ndarray, reference: str) -> "Pair":
-        """The same score, told as what other images give and what this pair gives above that.
+        """Returns this pair, with contributions measured relative to a reference.
 
         Args:
-            query: [h, w] float, what the query's cells add with the others.
-            gallery: [h, w] float, what the gallery image's cells add with the others.
-            reference: what the others are called.
+            query: [h, w] float, contributions of the query's cells with the reference images.
+            gallery: [h, w] float, those of the gallery image's cells.
+            reference: name of the reference.
         """
         return dataclasses.replace(
             self,
@@ -81,9 +95,9 @@ class Link:
     Attributes:
         query: cell of the query.
         gallery: cell of the gallery image.
-        value: what it adds to the score.
-        chosen_by: "both", each is the other's best match; or "query" or "gallery", the one whose
-            best match the other is.
+        value: its contribution to the score.
+        chosen_by: "both" if each is the other's best match; "query" or "gallery" if only that
+            side's best match is the other.
     """
 
     query: int
@@ -93,9 +107,10 @@ class Link:
 
 
 def links_of(pair: Pair) -> list[Link]:
-    """Every cell's best match, the strongest first; mutual ones once, with both contributions.
+    """Returns the best match of every cell, by decreasing contribution.
 
-    The values of all links and the constant add up to the score.
+    Mutual matches appear once, with both contributions: the values of all links and the constant
+    add up to the score.
     """
     there, back = pair.match_in_gallery.ravel(), pair.match_in_query.ravel()
     from_query, from_gallery = pair.from_query.ravel(), pair.from_gallery.ravel()
@@ -111,11 +126,11 @@ def links_of(pair: Pair) -> list[Link]:
 
 
 def strongest_links(pair: Pair, count: int) -> list[Link]:
-    """Up to `count` links to draw: those that add most, spread over the image.
+    """Returns up to `count` links to draw: large positive contributions, spread over the image.
 
-    A link is passed over where a stronger one begins and ends beside it: neighbouring cells see
-    much the same, and their lines would hide each other. How near that is follows from the number
-    of cells and of links. Links that lower the score are not drawn.
+    A link is skipped where a stronger one begins and ends beside it: neighbouring cells see much
+    the same, and their lines would hide each other. The required distance follows from the numbers
+    of cells and of links.
     """
     rows, columns = pair.from_query.shape
     reach = max(0, int((math.sqrt(rows * columns / count) - 1) / 2))
@@ -136,147 +151,140 @@ def strongest_links(pair: Pair, count: int) -> list[Link]:
 def correspondence_picture(
     title: str, pairs: Sequence[Pair], *, size: tuple[int, int], links: int, columns: int = 3
 ) -> Image.Image:
-    """Pairs of images side by side, with their strongest matches as lines.
+    """Draws pairs of images side by side, with their strongest matches as lines.
+
+    Colour and thickness of a line show what its match adds to the score, on one scale for all
+    pairs; below a pair stand its score and the sum that makes it.
 
     Args:
         title: at the top.
-        pairs: at least one, of equal maps and reference.
+        pairs: at least one, with equal numbers of cells and the same reference.
         size: width and height of each image in pixels.
         links: lines in each pair, at most.
         columns: pairs beside each other, at most.
 
     Returns:
-        An RGB picture. Colour and thickness of a line say what its match adds to the score, on one
-        scale for all pairs; below a pair stand its score and what it is the sum of.
+        RGB picture.
     """
     chosen = [strongest_links(pair, links) for pair in pairs]
-    top = max((link.value for found in chosen for link in found), default=1.0)
-    panels = [_panel(*item, size, top) for item in zip(pairs, chosen, strict=True)]
+    strongest = max((link.value for links in chosen for link in links), default=1.0)
+    panels = [_panel(*item, size, strongest) for item in zip(pairs, chosen, strict=True)]
     columns = min(columns, len(panels))
-    width, height = panels[0].size
-    whole = columns * (width + GAP) - GAP, -(-len(panels) // columns) * (height + GAP) - GAP
-    size = max(whole[0], NARROWEST) + 2 * MARGIN, whole[1] + HEADING + MARGIN
-    canvas = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, 12), _fitted(title, size[0] - 2 * MARGIN, 16), fill=INK, font=_font(16))
+    step = panels[0].size[0] + GAP, panels[0].size[1] + GAP
+    width = max(columns * step[0] - GAP, NARROWEST) + 2 * MARGIN
+    height = HEADING + -(-len(panels) // columns) * step[1] - GAP + MARGIN
+    canvas = Canvas((width, height))
+    canvas.text((MARGIN, 12), title, 16, width=width - 2 * MARGIN)
     above = f"above the {pairs[0].reference}" if pairs[0].reference else "to the score"
-    _legend(draw, (MARGIN, 38), f"{top:+.2f} {above}")
-    for i, panel in enumerate(panels):
-        row, column = divmod(i, columns)
-        canvas.paste(panel, (MARGIN + column * (width + GAP), HEADING + row * (height + GAP)))
-    return canvas
+    _legend(canvas, (MARGIN, 38), f"{strongest:+.2f} {above}")
+    corners = grid(len(panels), columns, step, (MARGIN, HEADING))
+    for panel, corner in zip(panels, corners, strict=True):
+        canvas.paste(panel, corner)
+    return canvas.picture()
 
 
-def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], top: float) -> Image.Image:
-    """One pair with its titles, its lines and its sum."""
+def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], strongest: float) -> Canvas:
+    """Draws one pair with its titles, its lines and its sum."""
     width, height = size
     # The right image hangs lower: lines between cells of equal height would hide each other.
     left = FRAME, CAPTION + FRAME
     right = left[0] + width + 2 * FRAME + width // 2, left[1] + height // 6
     below = right[1] + height + FRAME + 2
-    panel = Image.new("RGB", (max(right[0] + width + FRAME, 460), below + 3 * CAPTION), "white")
-    draw = ImageDraw.Draw(panel)
-    frames = PLAIN, PLAIN if pair.right is None else RIGHT if pair.right else WRONG
-    heights = 0, below  # of the titles: where no line goes
-    for (x, y), data, frame, title, at in zip(
-        (left, right), (pair.query, pair.gallery), frames, pair.titles, heights, strict=True
+    panel = Canvas((max(right[0] + width + FRAME, NARROWEST_PANEL), below + 3 * CAPTION))
+    frames = PLAIN, frame_colour(pair.right)
+    title_heights = 0, below  # where no line goes
+    for (x, y), image, frame, title, title_height in zip(
+        (left, right), (pair.query, pair.gallery), frames, pair.titles, title_heights, strict=True
     ):
-        box = x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1
-        draw.rectangle(box, fill=frame)
-        with Image.open(io.BytesIO(data)) as image:
-            panel.paste(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), (x, y))
-        title = _fitted(title, panel.width - x, 12)
-        draw.text((x - FRAME, at), title, fill=INK, font=_font(12))
-    grid = pair.from_query.shape
+        panel.cell((x - FRAME, y - FRAME), image, size, frame=frame)
+        panel.text((x - FRAME, title_height), title, width=panel.size[0] - x)
+    shape = pair.from_query.shape
     cells, patches = (
         [
-            [_cell(i, grid, size, end, reach) for i in range(math.prod(grid))]
-            for end in (left, right)
+            [_cell(index, shape, size, corner, reach) for index in range(math.prod(shape))]
+            for corner in (left, right)
         ]
         for reach in (0, pair.reach)
     )
-    layer = _lines(panel.size, links, cells, patches, top)
-    panel.paste(layer, (0, 0), layer)
-    query, gallery = pair.from_query.sum(), pair.from_gallery.sum()
-    drawn = sum(link.value for link in links)
-    parts = f"= {query:+.2f} query cells {gallery:+.2f} gallery cells {pair.constant:+.2f}"
-    rest = f"{len(links)} lines {drawn:+.2f}, other cells {query + gallery - drawn:+.2f}"
-    y, text = below + CAPTION, f"{pair.part or 'score'} {pair.score:+.2f}"
-    x = max(95, round(_font(14).getlength(text)) + 12)
-    draw.text((0, y), text, fill=INK, font=_font(14))
-    if pair.whole is not None:
-        draw.text((0, y + CAPTION), f"of {pair.whole:+.2f}", fill=FAINT, font=_font(12))
-    draw.text((x, y + 2), f"{parts} {pair.reference or 'constant'}", fill=INK, font=_font(12))
-    draw.text((x, y + CAPTION), rest, fill=FAINT, font=_font(12))
+    panel.paste(_lines(panel.size, links, cells, patches, strongest))
+    _sum(panel, below + CAPTION, pair, links)
     return panel
 
 
 def _cell(
-    index: int, grid: tuple[int, int], size: tuple[int, int], origin: tuple[int, int], reach: int
-) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge in the panel of a cell, with those around it."""
-    place = np.array(divmod(index, grid[1]))
-    first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, grid)
-    wide, high = size[0] / grid[1], size[1] / grid[0]
+    index: int, shape: tuple[int, int], size: tuple[int, int], corner: Place, reach: int
+) -> Box:
+    """Returns the box of a cell with `reach` cells on each side of it.
+
+    Args:
+        index: of the cell, row by row.
+        shape: rows and columns of cells.
+        size: of the image.
+        corner: upper left one of the image.
+        reach: in cells.
+    """
+    place = np.array(divmod(index, shape[1]))
+    first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, shape)
+    wide, high = size[0] / shape[1], size[1] / shape[0]
     (top, left), (bottom, right) = first, last
-    x, y = origin
+    x, y = corner
     return x + left * wide, y + top * high, x + right * wide, y + bottom * high
 
 
 def _lines(
     size: tuple[int, int],
     links: Sequence[Link],
-    cells: Sequence[Sequence],
-    patches: Sequence[Sequence],
-    top: float,
-) -> Image.Image:
-    """Outlined patches and the lines between the centres of their cells, transparent elsewhere."""
-    layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
+    cells: Sequence[Sequence[Box]],
+    patches: Sequence[Sequence[Box]],
+    strongest: float,
+) -> Canvas:
+    """Draws outlined patches and the lines between the centres of their cells, as a layer."""
+    layer = Canvas(size, fineness=FINENESS, transparent=True)
     for link in reversed(links):  # the strongest last, on top
-        share = link.value / top
+        share = link.value / strongest
         colour, weight = _colour(share), WEIGHTS[0] + share * (WEIGHTS[1] - WEIGHTS[0])
         boxes, outlines = (
-            np.array((of[0][link.query], of[1][link.gallery])) * FINE for of in (cells, patches)
+            (side[0][link.query], side[1][link.gallery]) for side in (cells, patches)
         )
-        centres = [tuple(centre) for centre in (boxes[:, :2] + boxes[:, 2:]) / 2]
-        for x, y, right, lower in outlines:
-            draw.rectangle((x, y, right - 1, lower - 1), outline=colour, width=FINE)
-        draw.line(centres, fill=SHADE, width=round((weight + 1.5) * FINE))
-        draw.line(centres, fill=colour, width=round(weight * FINE))
-        r = (weight / 2 + 2.5) * FINE
-        for (x, y), owner in zip(centres, ("query", "gallery"), strict=True):
-            fill = colour if link.chosen_by in ("both", owner) else "white"
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=SHADE, width=FINE)
-    return layer.resize(size, Image.Resampling.BOX)
+        centres = [((x + right) / 2, (y + lower) / 2) for x, y, right, lower in boxes]
+        for outline in outlines:
+            layer.rectangle(outline, outline=colour)
+        layer.line(centres, SHADE, weight + 1.5)
+        layer.line(centres, colour, weight)
+        for centre, owner in zip(centres, ("query", "gallery"), strict=True):
+            fill = colour if link.chosen_by in ("both", owner) else LIGHT.paper
+            layer.dot(centre, weight / 2 + 2.5, fill, outline=SHADE)
+    return layer
 
 
-def _legend(draw: ImageDraw.ImageDraw, place: tuple[int, int], top: str) -> None:
-    """A scale of colours, and what the ends of the lines mean."""
+def _sum(panel: Canvas, y: int, pair: Pair, links: Sequence[Link]) -> None:
+    """Writes the score of a pair and what it is the sum of."""
+    query, gallery = pair.from_query.sum(), pair.from_gallery.sum()
+    drawn = sum(link.value for link in links)
+    score = f"{pair.part or 'score'} {pair.score:+.2f}"
+    parts = f"= {query:+.2f} query cells {gallery:+.2f} gallery cells {pair.constant:+.2f}"
+    rest = f"{len(links)} lines {drawn:+.2f}, other cells {query + gallery - drawn:+.2f}"
+    x = max(95, round(text_width(score, 14)) + 12)
+    panel.text((0, y), score, 14)
+    if pair.whole is not None:
+        panel.text((0, y + CAPTION), f"of {pair.whole:+.2f}", colour=LIGHT.faint)
+    panel.text((x, y + 2), f"{parts} {pair.reference or 'constant'}")
+    panel.text((x, y + CAPTION), rest, colour=LIGHT.faint)
+
+
+def _legend(canvas: Canvas, place: tuple[int, int], strongest: str) -> None:
+    """Draws the scale of colours, and explains the ends of the lines."""
     (x, y), length = place, 110
-    draw.text((x, y), "adds 0", fill=INK, font=_font(12))
+    canvas.text((x, y), "adds 0")
     x += 46
     for i in range(length):
-        draw.line((x + i, y + 3, x + i, y + 13), fill=_colour(i / length))
-    text = f"{top}      white end: chosen as best match, but chose another"
-    draw.text((x + length + 6, y), text, fill=INK, font=_font(12))
+        canvas.rectangle((x + i, y + 3, x + i + 1, y + 14), fill=_colour(i / length))
+    text = f"{strongest}      white end: chosen as best match, but chose another"
+    canvas.text((x + length + 6, y), text)
 
 
-def _colour(share: float) -> tuple[int, int, int]:
+def _colour(share: float) -> Colour:
     return tuple(
         round(np.interp(share, np.linspace(0, 1, len(RAMP)), part))
         for part in zip(*RAMP, strict=True)
     )
-
-
-def _font(size: int) -> ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fitted(text: str, width: int, size: int) -> str:
-    """The text, or as much of it as is no wider."""
-    if _font(size).getlength(text) <= width:
-        return text
-    while text and _font(size).getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

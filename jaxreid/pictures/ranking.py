@@ -1,17 +1,27 @@
-"""Pictures of results, drawn on the encoded images that the data sets hold."""
+"""Ranked lists: a query on the left, the best of a gallery on the right."""
 
 import dataclasses
-import io
-import pathlib
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from jaxreid.runs.files import replace_file
+from jaxreid.pictures.canvas import (
+    CAPTION,
+    FRAME,
+    Canvas,
+    ImageSource,
+    frame_colour,
+    grid,
+    image_name,
+    wrapped,
+)
 
-CELL = (64, 128)  # width, height of one image in a picture
-FRAME, GAP, MARGIN, CAPTION = 4, 6, 14, 18
-RIGHT, WRONG, PLAIN, INK = (30, 160, 60), (210, 45, 45), (90, 90, 90), (25, 25, 25)
+CELL = (64, 128)  # width, height of one image
+GAP, MARGIN, HEADING = 6, 14, 34
+LINE = 14  # height of each further line of a caption
+NARROWEST = 420  # so that titles have room
+STEP = CELL[0] + 2 * FRAME + GAP
+CAPTION_SIZE, CAPTION_WIDTH = 11, STEP - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +29,12 @@ class Tile:
     """One image of a ranked list.
 
     Attributes:
-        image: encoded bytes.
-        caption: a few characters below it.
-        right: the same person as the query; None for the query itself.
+        image: path, encoded bytes, PIL image or uint8 [h, w, 3].
+        caption: one or several short lines below it; what does not fit is cut.
+        right: the same person as the query; None for the query itself, or if that is not known.
     """
 
-    image: bytes
+    image: ImageSource
     caption: str
     right: bool | None
 
@@ -39,52 +49,76 @@ class Row:
 
 
 def ranking_picture(sections: Sequence[tuple[str, Sequence[Row]]]) -> Image.Image:
-    """Ranked lists: a query on the left, gallery images on the right.
-
-    Right images are framed green and wrong ones red.
+    """Draws ranked lists; right images are framed green, wrong ones red, others grey.
 
     Args:
         sections: title and rows of each test set.
 
     Returns:
-        An RGB picture.
+        RGB picture.
     """
-    font, bold = ImageFont.load_default(11), ImageFont.load_default(16)
-    step = CELL[0] + 2 * FRAME + GAP
-    row_height = CAPTION + CELL[1] + 2 * FRAME + CAPTION + GAP
-    longest = max((len(row.gallery) for _, rows in sections for row in rows), default=0)
-    width = 2 * MARGIN + step * (longest + 1) + 2 * GAP
-    heading = 34
-    height = 2 * MARGIN + sum(heading + row_height * len(rows) for _, rows in sections)
-    canvas = Image.new("RGB", (max(width, 420), height), "white")
-    draw = ImageDraw.Draw(canvas)
-    y = MARGIN
-    for title, rows in sections:
-        draw.text((MARGIN, y + 4), title, fill=INK, font=bold)
-        y += heading
-        for row in rows:
-            draw.text((MARGIN, y), row.title, fill=INK, font=font)
-            for place, tile in enumerate([row.query, *row.gallery]):
-                x = MARGIN + place * step + (2 * GAP if place else 0)
-                _draw_tile(canvas, draw, tile, x, y + CAPTION, font)
+    rows = [row for _, section in sections for row in section]
+    tiles = [tile for row in rows for tile in (row.query, *row.gallery)]
+    lines = max((tile.caption.count("\n") for tile in tiles), default=0)
+    row_height = CAPTION + CELL[1] + 2 * FRAME + CAPTION + lines * LINE + GAP
+    longest = max((len(row.gallery) for row in rows), default=0)
+    width = max(2 * MARGIN + STEP * (longest + 1) + 2 * GAP, NARROWEST)
+    height = 2 * MARGIN + HEADING * len(sections) + row_height * len(rows)
+    canvas = Canvas((width, height))
+    room, y = width - 2 * MARGIN, MARGIN
+    for title, section in sections:
+        canvas.text((MARGIN, y + 4), title, 16, width=room)
+        y += HEADING
+        for row in section:
+            canvas.text((MARGIN, y), row.title, 11, width=room)
+            _tile(canvas, row.query, (MARGIN, y + CAPTION))
+            first = MARGIN + STEP + 2 * GAP, y + CAPTION
+            corners = grid(len(row.gallery), longest, (STEP, row_height), first)
+            for tile, corner in zip(row.gallery, corners, strict=True):
+                _tile(canvas, tile, corner)
             y += row_height
-    return canvas
+    return canvas.picture()
 
 
-def _draw_tile(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int, font
-) -> None:
-    colour = PLAIN if tile.right is None else RIGHT if tile.right else WRONG
-    width, height = CELL
-    draw.rectangle((x, y, x + width + 2 * FRAME - 1, y + height + 2 * FRAME - 1), fill=colour)
-    with Image.open(io.BytesIO(tile.image)) as image:
-        picture = image.convert("RGB").resize(CELL, Image.Resampling.BICUBIC)
-    canvas.paste(picture, (x + FRAME, y + FRAME))
-    draw.text((x + 1, y + height + 2 * FRAME + 2), tile.caption, fill=INK, font=font)
+def hits_picture(
+    queries: Sequence[ImageSource],
+    hits: Sequence[Sequence[tuple[ImageSource, float]]],
+    title: str = "",
+) -> Image.Image:
+    """Draws the best of a gallery for each query, where nobody knows who is right.
+
+    Args:
+        queries: Q images, each a path, encoded bytes, a PIL image or uint8 [h, w, 3].
+        hits: for each query, images and scores, best first.
+        title: at the top.
+
+    Returns:
+        RGB picture. Below each image stand its place, its score, and its name if it has a path.
+    """
+    rows = [
+        Row(
+            image_name(query) or f"query {number}",
+            Tile(query, "query", None),
+            [
+                Tile(image, _hit_caption(place, image, score), None)
+                for place, (image, score) in enumerate(found, 1)
+            ],
+        )
+        for number, (query, found) in enumerate(zip(queries, hits, strict=True), 1)
+    ]
+    return ranking_picture([(title or _title(rows), rows)])
 
 
-def save(picture: Image.Image, path: pathlib.Path) -> None:
-    """Writes a PNG; an old file of that name is replaced only by a whole new one."""
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    replace_file(path, file.getvalue())
+def _hit_caption(place: int, image: ImageSource, score: float) -> str:
+    name = wrapped(image_name(image), CAPTION_WIDTH, CAPTION_SIZE, lines=2)
+    return f"{place}.  {score:+.2f}\n{name}".rstrip()
+
+
+def _title(rows: Sequence[Row]) -> str:
+    longest = max((len(row.gallery) for row in rows), default=0)
+    return f"{len(rows)} queries and their best {longest}" if len(rows) > 1 else f"best {longest}"
+
+
+def _tile(canvas: Canvas, tile: Tile, corner: tuple[int, int]) -> None:
+    x, y = canvas.cell(corner, tile.image, CELL, frame=frame_colour(tile.right))
+    canvas.text((x + 1, y + 2), tile.caption, CAPTION_SIZE, width=CAPTION_WIDTH)

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxreid.data.split import Split
 from jaxreid.evaluation.scoring import Scorer
-from jaxreid.pictures.ranking import Row, Tile, ranking_picture, save
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import progress
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxreid.pictures.canvas import PLAIN, RIGHT, WRONG
 from jaxreid.pictures.matches import (
     RAMP,
     Link,
@@ -17,7 +18,6 @@ from jaxreid.pictures.matches import (
     links_of,
     strongest_links,
 )
-from jaxreid.pictures.ranking import PLAIN, RIGHT, WRONG
 
 QUERY, GALLERY = (40, 60, 120), (180, 220, 250)  # colours of the two images
 
@@ -61,11 +61,11 @@ def test_all_links_and_the_constant_are_the_score(seed, rows, columns):
 
 def test_a_reference_changes_the_parts_and_not_the_score():
     p, average = random_pair(1, 3, 2), np.random.default_rng(2).normal(size=(2, 3, 2))
-    told = p.above(*average, "crowd")
-    assert told.score == pytest.approx(p.score)
-    assert told.constant == pytest.approx(p.constant + average.sum())
-    np.testing.assert_allclose(told.from_gallery, p.from_gallery - average[1])
-    assert told.reference == "crowd"
+    above = p.above(*average, "crowd")
+    assert above.score == pytest.approx(p.score)
+    assert above.constant == pytest.approx(p.constant + average.sum())
+    np.testing.assert_allclose(above.from_gallery, p.from_gallery - average[1])
+    assert above.reference == "crowd"
 
 
 def by_loop(p, count, reach):

@@ -4,8 +4,6 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from PIL import Image
 
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.backbones.osnet import BLOCKS, PLACES
@@ -115,43 +113,3 @@ def test_the_table_marks_one_candidate_of_each_block():
         name, *cells = line.split()
         assert name == block
         assert [cell.startswith("*") for cell in cells] == [place == best for place in PLACES]
-
-
-def colours(picture, box):
-    found = np.asarray(picture.crop(box)).reshape(-1, 3)
-    return {tuple(int(value) for value in pixel) for pixel in np.unique(found, axis=0)}
-
-
-def test_the_picture_has_a_panel_for_each_block(tmp_path, monkeypatch):
-    shares = np.array([np.roll([0.1, 0.2, 0.3, 0.4], block) for block in range(len(BLOCKS))])
-    history = [(epoch, 0.25 + (shares - 0.25) * epoch / 5) for epoch in range(6)]
-    monkeypatch.setattr(search, "_text", lambda *_: None)  # as black as a line
-    picture = search.architecture_picture(history)
-    halves = [picture.height * part // 20 for part in (3, 11, 20)]
-    for row in range(2):
-        for column in range(3):
-            edges = [picture.width * (column + end) // 3 for end in (0, 1)]
-            drawn = colours(picture, (edges[0], halves[row], edges[1], halves[row + 1]))
-            assert drawn >= set(search.COLOURS), (row, column)
-    keep(tmp_path, *((epoch, 1 + (WEIGHTS - 1) * epoch / 5) for epoch in range(6)))
-    with Image.open(tmp_path / "architecture.png") as kept:
-        assert kept.size == picture.size
-
-
-def test_the_chosen_one_of_equal_candidates_is_on_top(monkeypatch):
-    monkeypatch.setattr(search, "_text", lambda *_: None)
-    equal = [(epoch, np.full((len(BLOCKS), len(PLACES)), 0.25)) for epoch in (0, 1)]
-    picture = search.architecture_picture(equal)
-    below = picture.crop((0, picture.height * 3 // 20, *picture.size))  # the legend is above
-    assert colours(below, (0, 0, *below.size)).intersection(search.COLOURS) == {search.COLOURS[0]}
-
-
-@pytest.mark.parametrize(("largest", "limit"), [(0.3, 40), (0.41, 60), (0.8, 80), (1.0, 100)])
-def test_the_largest_probability_is_within_the_panel(largest, limit, monkeypatch):
-    labels = []
-    monkeypatch.setattr(search, "_text", lambda draw, point, text, *rest: labels.append(text))
-    rest = (1 - largest) / 3
-    search.architecture_picture([(1200, np.tile([rest, largest, rest, rest], (6, 1)))])
-    assert labels.count(f"{limit}%") == len(BLOCKS)
-    assert f"conv4_1: residual {largest:.0%}" in labels
-    assert labels.count("1000") == len(BLOCKS)

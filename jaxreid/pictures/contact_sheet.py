@@ -1,0 +1,94 @@
+"""Contact sheets: the images of a data set, a row for each person."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from jaxreid.data.split import Split
+from jaxreid.pictures.canvas import DARK, Canvas, ImageSource, grid
+
+GAP, CAPTION, LABEL, HEADING = 4, 15, 76, 44
+QUERY = (255, 208, 60)  # frame of a query
+
+Shot = tuple[ImageSource, str, bool]  # image, caption, whether it is framed
+
+
+def people_of(splits: Mapping[str, Split], split: str) -> list[tuple[str, list[Shot]]]:
+    """Orders the images of a split by person, camera and time.
+
+    Args:
+        splits: the splits of a data set, by name.
+        split: one of them, or "test" for query and gallery together, queries framed.
+
+    Returns:
+        For each person, by id with distractors (pid 0) last: a label and their images.
+    """
+    parts = ("query", "gallery") if split == "test" else (split,)
+    people: dict[int, list] = {}
+    for part in parts:
+        s = splits[part]
+        framed = split == "test" and part == "query"
+        for image, pid, camid, time in zip(s.image, s.pid, s.camid, s.time, strict=True):
+            people.setdefault(int(pid), []).append((int(camid), float(time), image, framed))
+    result = []
+    for pid in sorted(people, key=lambda pid: (pid <= 0, pid)):
+        seen = sorted(people[pid], key=lambda item: (item[0], np.nan_to_num(item[1]), item[2]))
+        shots = [
+            (image, f"c{camid + 1}" + ("" if np.isnan(time) else f" {_clock(time)}"), framed)
+            for camid, time, image, framed in seen
+        ]
+        result.append((f"pid {pid}" if pid > 0 else "others", shots))
+    return result
+
+
+def sheet_title(name: str, splits: Mapping[str, Split], split: str) -> str:
+    """Returns two lines: the data set and split, and the size of each split of the data set."""
+    sizes = []
+    for part, s in splits.items():
+        known, others = len(np.unique(s.pid[s.pid > 0])), int((s.pid == 0).sum())
+        distractors = f" ({others:,} of others)" if others else ""
+        cameras = len(np.unique(s.camid))
+        sizes.append(f"{part}: {len(s):,} images{distractors}, {known:,} people, {cameras} cameras")
+    return f"{name}, {split}\n" + "    ".join(sizes)
+
+
+def sheet_picture(
+    title: str, people: Sequence[tuple[str, Sequence[Shot]]], *, columns: int, height: int
+) -> Image.Image:
+    """Draws a contact sheet.
+
+    Args:
+        title: one or two lines at the top.
+        people: from `people_of`.
+        columns: images in a row; of a person with more, evenly spaced ones are shown.
+        height: of each image in pixels; they are half as wide.
+
+    Returns:
+        RGB picture.
+    """
+    width = max(56, height // 2)
+    step = width + GAP, height + CAPTION + GAP
+    canvas = Canvas(
+        (LABEL + columns * step[0], HEADING + max(1, len(people)) * step[1]), palette=DARK
+    )
+    canvas.text((8, 4), title, 14)
+    rows = grid(len(people), 1, step, (0, HEADING))
+    for (label, shots), (_, top) in zip(people, rows, strict=True):
+        canvas.text((8, top + 4), label, 14)
+        canvas.text((8, top + 24), f"{len(shots)} images", 11, colour=DARK.faint)
+        if len(shots) > columns:
+            shots = [shots[i * len(shots) // columns] for i in range(columns)]
+        corners = grid(len(shots), columns, step, (LABEL, top))
+        for (image, caption, framed), corner in zip(shots, corners, strict=True):
+            x, y = canvas.cell(corner, image, (width, height))
+            if framed:
+                canvas.rectangle((*corner, x + width, y), outline=QUERY, width=2)
+            canvas.text((x + 1, y + 1), caption, 11, colour=DARK.faint, width=step[0] - 2)
+    return canvas.picture()
+
+
+def _clock(seconds: float) -> str:
+    whole, tenths = divmod(round(seconds * 10), 10)
+    minutes, second = divmod(whole, 60)
+    return f"{minutes}:{second:02d}.{tenths}"
