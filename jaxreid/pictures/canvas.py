@@ -10,14 +10,13 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxreid.data.images.pillow import ImageSource, read_image
 from jaxreid.runs.files import replace_file
 
 Colour = tuple[int, int, int] | tuple[int, int, int, int] | str
 Place = tuple[float, float]
-ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 RIGHT, WRONG, PLAIN = (30, 160, 60), (210, 45, 45), (90, 90, 90)  # frames
 FRAME = 4  # pixels around an image
@@ -96,12 +95,12 @@ class Canvas:
 
     def cell(
         self,
-        place: Place,
+        place: tuple[int, int],
         image: ImageSource,
         size: tuple[int, int],
         *,
         frame: Colour | None = None,
-    ) -> tuple[float, float]:
+    ) -> tuple[int, int]:
         """Draws an image, stretched to a size, with a frame around it.
 
         Args:
@@ -118,9 +117,9 @@ class Canvas:
         whole = width + 2 * border, height + 2 * border
         if frame is not None:
             self.rectangle((x, y, x + whole[0], y + whole[1]), fill=frame)
-        corner, fine = self._fine(x + border, y + border), self._fine(width, height)
-        picture = read_picture(image).resize(tuple(map(round, fine)), Image.Resampling.BICUBIC)
-        self._image.paste(picture, tuple(map(round, corner)))
+        picture = Image.fromarray(read_image(image))
+        picture = picture.resize(self._fine(width, height), Image.Resampling.BICUBIC)
+        self._image.paste(picture, self._fine(x + border, y + border))
         return x, y + whole[1]
 
     def line(self, points: Sequence[Place], colour: Colour, width: float) -> None:
@@ -154,7 +153,7 @@ class Canvas:
         """Puts another canvas onto this one, seen through where it is transparent."""
         layer = other.picture()
         mask = layer if other._transparent else None
-        self._image.paste(layer, tuple(map(round, self._fine(*place))), mask)
+        self._image.paste(layer, self._fine(*place), mask)
 
     def picture(self) -> Image.Image:
         """Returns what has been drawn: an RGB picture, RGBA if the canvas is transparent."""
@@ -218,31 +217,10 @@ def wrapped(text: str, width: float, size: int, lines: int) -> str:
     return "\n".join([*result, fitted(text, width, size)])
 
 
-def read_picture(image: ImageSource) -> Image.Image:
-    """Returns an image as an RGB picture.
-
-    Args:
-        image: path, encoded bytes, PIL image or uint8 [h, w, 3].
-
-    Raises:
-        OSError: there is no such file, or it is not an image.
-        ValueError: an array of another shape or type.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f"expected an image as uint8 [h, w, 3], got {image.dtype} {list(image.shape)}"
-            )
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return opened.convert("RGB")
-
-
 def image_name(image: ImageSource) -> str:
-    """Returns the file name of an image given by its path, and "" for others."""
-    return pathlib.PurePath(image).name if isinstance(image, str | os.PathLike) else ""
+    """Returns the file name of an image, and "" if it is not from a file."""
+    path = image if isinstance(image, str | os.PathLike) else getattr(image, "filename", "")
+    return pathlib.PurePath(path).name
 
 
 def save(picture: Image.Image, path: str | os.PathLike) -> None:

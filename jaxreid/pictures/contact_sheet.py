@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from jaxreid.data.images.pillow import ImageSource
 from jaxreid.data.split import Split
-from jaxreid.pictures.canvas import DARK, Canvas, ImageSource, grid
+from jaxreid.pictures.canvas import DARK, Canvas, grid
 
 GAP, CAPTION, LABEL, HEADING = 4, 15, 76, 44
 QUERY = (255, 208, 60)  # frame of a query

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxreid.data.images.pillow import ImageSource
 from jaxreid.pictures.canvas import (
     CAPTION,
     FRAME,
@@ -14,7 +15,6 @@ from jaxreid.pictures.canvas import (
     PLAIN,
     Canvas,
     Colour,
-    ImageSource,
     Place,
     frame_colour,
     grid,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from jaxreid.data.images.pillow import ImageSource
 from jaxreid.pictures.canvas import (
     CAPTION,
     FRAME,
     Canvas,
-    ImageSource,
     frame_colour,
     grid,
     image_name,

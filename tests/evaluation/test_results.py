@@ -1,18 +1,17 @@
-"""Ranked lists as pictures."""
+"""Tables, files and pictures of results."""
 
 import io
 
 import numpy as np
 import pytest
 from people import draw
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of, rank_queries, summarize
 from jaxreid.evaluation.results import Result, results_of, results_table, write_ranking
 from jaxreid.evaluation.variants import PLAIN as EXACT
-from jaxreid.pictures.canvas import PLAIN, RIGHT, WRONG, text_width
-from jaxreid.pictures.ranking import CELL, hits_picture
+from jaxreid.pictures.canvas import RIGHT, WRONG
 
 
 def people(pids, camid):
@@ -48,45 +47,6 @@ def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
     rows, columns = np.nonzero(framed(RIGHT))
     middle = (rows.min() + rows.max()) / 2
     assert columns[rows < middle].min() > columns[rows > middle].min()
-
-
-def plain_frames(picture):
-    """Number of pixels of frames of those nobody knows to be right."""
-    pixels = np.asarray(picture)
-    assert not any((pixels == colour).all(-1).any() for colour in (RIGHT, WRONG))
-    return (pixels == PLAIN).all(-1).sum()
-
-
-def test_hits_of_images_of_any_kind_are_framed_alike(tmp_path):
-    path = tmp_path / "0001_c1s1_000325_00_with_a_very_long_name.jpg"
-    draw(1, 0, 0).save(path)
-    hits = [(path, 2.5), (draw(2, 0, 0), 1.25), (np.asarray(draw(3, 0, 0)), -0.5)]
-    one = hits_picture([str(path)], [hits])
-    two = hits_picture([path, path.read_bytes()], [hits, hits[:1]])
-    frame = (CELL[0] + 8) * (CELL[1] + 8) - CELL[0] * CELL[1]
-    for picture, count in ((one, 4), (two, 6)):
-        assert 0 <= plain_frames(picture) - count * frame < 300  # letters have the colour, too
-    assert one.width == two.width
-
-
-def test_captions_and_file_names_stay_within_their_columns(tmp_path, monkeypatch):
-    name = "person_17_of_the_northern_entrance_camera_4_at_noon.jpg"
-    draw(1, 0, 0).save(tmp_path / name)
-    written = []
-    text = ImageDraw.ImageDraw.text
-    monkeypatch.setattr(
-        ImageDraw.ImageDraw, "text", lambda *a, **k: (written.append(a[2]), text(*a, **k))[1]
-    )
-    path = tmp_path / name
-    hits_picture([path], [[(path, 12.345)]])
-    titles = [line for line in written if line.startswith("person")]
-    assert titles == [name]  # the query's has the width of the picture
-    (caption,) = (lines for lines in written if "\n" in lines)
-    place, first, second = caption.split("\n")
-    assert place == "1.  +12.35"
-    assert name.startswith(first + second[:-1])
-    assert second.endswith("…")
-    assert max(text_width(line, 11) for line in (first, second)) < CELL[0] + 14
 
 
 def test_results_are_told_from_events():
