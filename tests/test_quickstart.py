@@ -1,0 +1,79 @@
+"""The notebook of the first steps, run cell by cell on a tiny model and a few drawn people."""
+
+import ast
+import json
+
+import jax
+import numpy as np
+import pytest
+from golden import REPOSITORY
+from people import MODEL
+from PIL import Image
+
+from jaxreid.models.model import init_variables, make_model
+from jaxreid.weights.file import save_weights
+
+NOTEBOOK = REPOSITORY / "docs" / "quickstart.ipynb"
+TEST = "synthetic_people/mall-train_ids=1-test_ids=4-images_per_id=4-distractors=2"
+
+
+@pytest.fixture
+def notebook():
+    return json.loads(NOTEBOOK.read_text())
+
+
+def code_of(notebook):
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_is_of_format_4_5_and_holds_no_outputs(notebook):
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"]["kernelspec"]["language"] == "python"
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        keys = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+            keys |= {"outputs", "execution_count"}
+        assert cell.keys() == keys
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """An untrained model in a file."""
+    card = MODEL | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    variables = jax.jit(lambda: init_variables(make_model(**card), 0))()
+    path = tmp_path / "tiny.safetensors"
+    save_weights(path, jax.tree.map(np.asarray, variables), card, source="a test")
+    return path
+
+
+def run(code, names):
+    """Runs a cell; returns the value of its last line, which a notebook would show."""
+    *lines, last = ast.parse(code).body
+    if not isinstance(last, ast.Expr):
+        exec(code, names)
+        return None
+    exec(compile(ast.Module(lines, []), str(NOTEBOOK), "exec"), names)
+    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
+
+
+def test_every_cell_of_the_notebook_runs(notebook, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    monkeypatch.chdir(tmp_path)
+    settings, *cells = code_of(notebook)
+    names = {}
+    run(settings, names)
+    assert names.keys() >= {"RUN", "TEST"}
+    names |= {"RUN": str(weights), "TEST": TEST}
+    model, scores, ranking, why, metrics = [run(code, names) for code in cells]
+    assert "qaconv" in repr(model)
+    assert scores.shape == (2, 4)
+    assert len(names["hits"]) == 8
+    for picture, file in ((ranking, "ranking.png"), (why, "why.png")):
+        with Image.open(tmp_path / file) as written:
+            assert picture.size == written.size
+        picture.close()
+    assert all(0 <= value <= 1 for value in metrics.values())
+    assert metrics.keys() == {"rank1", "rank5", "mAP", "mINP"}
