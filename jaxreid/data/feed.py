@@ -1,7 +1,7 @@
 """The images of a training: sampled, decoded, augmented, in batches."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,8 +28,7 @@ class Feed:
 
     Attributes:
         steps_per_epoch: batches of an epoch.
-        state: of the sampler, for a checkpoint.
-        restore: the sampler, from such a state.
+        neighbour_count: as for `Sampler`, as are the methods anchors, state and restore.
 
     Raises:
         ValueError: a setting that cannot work.
@@ -58,6 +57,8 @@ class Feed:
             **sampler,
         )
         self.steps_per_epoch = self._sampler.steps_per_epoch
+        self.neighbour_count = self._sampler.neighbour_count
+        self.anchors = self._sampler.anchors
         self.state, self.restore = self._sampler.state, self._sampler.restore
         self._batches = functools.partial(
             train_batches,
@@ -79,17 +80,17 @@ class Feed:
         *,
         start: int,
         accuracy: Sequence[float],
-        nearest: Callable[[np.ndarray, int], np.ndarray],
+        neighbours: np.ndarray | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's part of the batches of one epoch.
+        """Returns this process's part of the batches of one epoch.
 
         Args:
             epoch: from 0; after another one, the next.
             start: first step wanted.
             accuracy: of every epoch so far.
-            nearest: as for `GraphSampler.order`; not called if the sampler needs no graph.
+            neighbours: as for `Sampler.order`.
         """
-        order = self._sampler.order(epoch, nearest)
+        order = self._sampler.order(epoch, neighbours)
         plain = self._after and not any(value > self._after for value in accuracy[:epoch])
         return self._batches(
             order, augment=None if plain else self._augment, epoch=epoch, start=start

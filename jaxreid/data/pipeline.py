@@ -19,10 +19,10 @@ from jaxreid.data.images import augment as augmentation
 from jaxreid.data.images import decode as imaging
 from jaxreid.data.images.pillow import process_slice
 from jaxreid.data.sets.prepared import leave_accelerators
+from jaxreid.data.streams import Stream, derived_seed
 
 leave_accelerators(tf)
 
-_STREAM = 3  # samplers.py uses 1 and 2, graph_sampler.py 4 to 7, quota.py 8
 _PREFETCH = 4  # batches ready in advance
 
 
@@ -124,17 +124,17 @@ def train_batches(
     place = place[start:, part]
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
-    key = np.random.SeedSequence([seed, epoch, _STREAM]).generate_state(1, np.uint64).view(np.int64)
+    key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
     files, load = store.files, _loader(height, width, interpolation, _frozen(augment))
     patched = _is_patched(augment)
 
     def donor_of(at):
-        return augmentation.draw_donor(tf.stack([key[0], at]), len(store))
+        return augmentation.draw_donor(tf.stack([key, at]), len(store))
 
     @tf.autograph.experimental.do_not_convert
     def load_place(i, at):
         donor = [files[donor_of(at)]] if patched else []
-        return load(files[i], tf.stack([key[0], at]), *donor)
+        return load(files[i], tf.stack([key, at]), *donor)
 
     def used(step):
         donors = [int(donor_of(at)) for at in place[step]] if patched else []

@@ -42,7 +42,7 @@ def make(images, after, sampler="random", quota=(), augment=AUGMENT, **change):
 
 
 def brightness(feed, epoch, accuracy, start=0):
-    batches = feed.batches(epoch, start=start, accuracy=accuracy, nearest=None)
+    batches = feed.batches(epoch, start=start, accuracy=accuracy)
     return np.mean([batch["image"].mean() for batch in batches])
 
 
@@ -57,22 +57,19 @@ def test_augmentation_waits_for_an_accuracy(images):
 
 
 def test_a_graph_sampler_is_asked_and_remembered(images):
-    asked = []
-
-    def nearest(anchors, count):
-        asked.append((anchors, count))
-        return (np.arange(4)[:, None] + 1) % 4
-
     feed = make(images, 0.0, "graph")
     assert feed.steps_per_epoch == 4
-    batches = feed.batches(0, start=0, accuracy=[0.0], nearest=nearest)
+    assert images.labels[feed.anchors(0)].tolist() == [0, 1, 2, 3]
+    assert feed.neighbour_count == 1
+    neighbours = (np.arange(4)[:, None] + 1) % 4
+    batches = feed.batches(0, start=0, accuracy=[0.0], neighbours=neighbours)
     labels = [batch["label"] for batch in batches]
     assert sorted(label[2] for label in labels) == [0, 1, 2, 3]
     again = make(images, 0.0, "graph")
     again.restore(feed.state())
-    batches = again.batches(0, start=1, accuracy=[0.0], nearest=None)
+    assert again.anchors(0) is None
+    batches = again.batches(0, start=1, accuracy=[0.0])
     np.testing.assert_array_equal([batch["label"] for batch in batches], labels[1:])
-    assert len(asked) == 1
 
 
 OSNET = {
@@ -91,7 +88,7 @@ OSNET = {
 
 
 def epoch(feed, number=0):
-    batches = feed.batches(number, start=0, accuracy=[], nearest=None)
+    batches = feed.batches(number, start=0, accuracy=[])
     return [np.stack(x) for x in zip(*((b["image"], b["label"]) for b in batches), strict=True)]
 
 

@@ -6,12 +6,12 @@ is drawn here is a function of the seed, the epoch and the graphs so far; the li
 leaves behind goes into a checkpoint (`GraphSampler.state`). NumPy only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-# One stream per purpose; samplers.py and pipeline.py use 1, 2 and 3.
-_INITIAL_LISTS, _ANCHORS, _LISTS, _BATCHES = 4, 5, 6, 7
+from jaxreid.data.sampling.sampler import Sampler
+from jaxreid.data.streams import Stream, generator
 
 
 def draw_batches(
@@ -61,7 +61,7 @@ def draw_batches(
     return order, lists, np.array(pointer, np.int32)
 
 
-class GraphSampler:
+class GraphSampler(Sampler):
     """Orders of the epochs, one after the other; resumes from its `state`.
 
     With P = batch_size / instances, a batch holds a class and its P - 1 nearest, all different,
@@ -76,9 +76,6 @@ class GraphSampler:
         seed: of the run, >= 0.
         steps: batches of an epoch, at least C; None for C, one for each class. With more, there
             are several rounds of all classes, and in the last one those that are drawn.
-
-    Attributes:
-        steps_per_epoch: batches of an epoch.
 
     Raises:
         ValueError: a bad argument, or fewer classes than a batch needs.
@@ -115,12 +112,13 @@ class GraphSampler:
         if steps is not None and steps < classes:
             raise ValueError(f"{steps} steps, and there are {classes} classes with a batch each")
         self.steps_per_epoch = classes if steps is None else steps
+        self.neighbour_count = places - 1
         self._instances = instances
         self._seed = seed
         self._counts = np.bincount(labels)
         self._starts = np.cumsum(self._counts) - self._counts
         lists = self._cut(np.argsort(labels, kind="stable"))
-        shuffle = self._random(0, _INITIAL_LISTS).shuffle
+        shuffle = self._random(0, Stream.GRAPH_INITIAL_LISTS).shuffle
         for images in lists:
             shuffle(images)
         self._epoch = -1
@@ -128,21 +126,43 @@ class GraphSampler:
         self._neighbours = np.full((classes, places - 1), -1, np.int32)
         self._order, self._end = None, self._start
 
-    def order(self, epoch: int, nearest: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
-        """The order of the epoch that is held, or of the next one, which is then held.
+    def anchors(self, epoch: int) -> np.ndarray | None:
+        """Draws an image of each class, int32 [C]; None for the epoch that is held.
+
+        Raises:
+            ValueError: neither the epoch that is held nor the next one.
+        """
+        self._check_epoch(epoch)
+        if epoch == self._epoch:
+            return None
+        lists, _ = self._end
+        place = self._random(epoch, Stream.GRAPH_ANCHORS).integers(0, self._counts)
+        return np.array([images[i] for images, i in zip(lists, place, strict=True)], np.int32)
+
+    def order(self, epoch: int, neighbours: np.ndarray | None = None) -> np.ndarray:
+        """Order of the epoch that is held, or of the next one, which is then held.
 
         Args:
             epoch: the one last asked for or restored, or the one after it; 0 at first.
-            nearest: called for a new epoch only, with the anchors, int32 [C], an image of each
-                class, and a count; returns int [C, count], the nearest classes of each class.
+            neighbours: int [C, P - 1], the nearest classes of each class, needed for a new epoch.
 
         Returns:
             int32 [steps, batch_size], indices into ``labels``. K neighbouring images are of one
             class; the last K are of the class whose batch it is.
 
         Raises:
-            ValueError: another epoch, or no such neighbours. The sampler is then as before.
+            ValueError: another epoch, or wrong neighbours. The sampler is unchanged.
         """
+        self._check_epoch(epoch)
+        if epoch > self._epoch:
+            if neighbours is None:
+                raise ValueError(
+                    f"epoch {epoch} is new and needs neighbours: the nearest classes of its anchors"
+                )
+            self._hold(epoch, *self._end, self._check_neighbours(neighbours))
+        return self._order.copy()
+
+    def _check_epoch(self, epoch: int) -> None:
         if epoch < 0 or epoch not in (self._epoch, self._epoch + 1):
             held = f"epoch {self._epoch} is held, ask for it or for epoch {self._epoch + 1}"
             raise ValueError(
@@ -150,16 +170,9 @@ class GraphSampler:
                 + ("a new sampler starts at epoch 0" if self._epoch < 0 else held)
                 + "; to go on elsewhere, restore the state of that epoch"
             )
-        if epoch > self._epoch:
-            lists, pointer = self._end
-            place = self._random(epoch, _ANCHORS).integers(0, self._counts)
-            anchors = np.array([images[i] for images, i in zip(lists, place, strict=True)])
-            found = nearest(anchors.astype(np.int32), self._neighbours.shape[1])
-            self._hold(epoch, lists, pointer, self._check_neighbours(found))
-        return self._order.copy()
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to go on in, or after, the epoch that is held.
+        """State in the epoch that is held.
 
         Returns:
             "epoch" int32 [], -1 before the first; "images" int32 [N], the lists of all classes,
@@ -174,14 +187,14 @@ class GraphSampler:
             "neighbours": self._neighbours.copy(),
         }
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on where a sampler with the same arguments had this state.
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continues from a state of a sampler with the same arguments.
 
         Args:
             state: as `state` returns it.
 
         Raises:
-            ValueError: it belongs to other images or arguments. The sampler is then as before.
+            ValueError: the state belongs to other images or arguments. The sampler is unchanged.
         """
         expected = self.state()
         if set(state) != set(expected):
@@ -211,8 +224,8 @@ class GraphSampler:
 
     def _hold(self, epoch, lists, pointer, neighbours):
         shuffles = {
-            "shuffle_list": self._random(epoch, _LISTS).shuffle,
-            "shuffle_batches": self._random(epoch, _BATCHES).shuffle,
+            "shuffle_list": self._random(epoch, Stream.GRAPH_LISTS).shuffle,
+            "shuffle_batches": self._random(epoch, Stream.GRAPH_BATCHES).shuffle,
         }
         orders, end = [], (lists, pointer)
         for _ in range(-(-self.steps_per_epoch // len(neighbours))):
@@ -244,8 +257,8 @@ class GraphSampler:
         """Cut the lists of all classes, int [N], into one for each."""
         return [part.tolist() for part in np.split(images, self._starts[1:])]
 
-    def _random(self, epoch, stream) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64([self._seed, epoch, stream]))
+    def _random(self, epoch: int, stream: Stream) -> np.random.Generator:
+        return generator(self._seed, epoch, stream)
 
 
 def _check_labels(labels) -> np.ndarray:

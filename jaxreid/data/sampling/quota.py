@@ -2,43 +2,36 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
-_STREAM = 8  # samplers.py uses 1 and 2, pipeline.py 3, graph_sampler.py 4 to 7
+from jaxreid.data.sampling.sampler import Sampler
+from jaxreid.data.streams import Stream, derived_seed
 
 
-class Sampler(Protocol):
-    """What is needed of the sampler of one data set: `samplers.EpochSampler` has it."""
+def stretched(
+    sampler: Sampler, epoch: int, steps: int, neighbours: np.ndarray | None = None
+) -> np.ndarray:
+    """An epoch of more steps than the sampler's own: the sampler starts over, in a new order.
 
-    steps_per_epoch: int
-
-    def order(self, epoch: int, nearest: Any = None) -> np.ndarray:
-        """The order of an epoch, int [steps_per_epoch, images]."""
-
-
-def stretched(sampler: Sampler, epoch: int, steps: int, nearest: Any = None) -> np.ndarray:
-    """An epoch of so many steps, at least the sampler's own: it starts over, in a new order.
-
-    What the last pass has left at the end is not used; with m passes in each epoch, pass j of
-    epoch e is epoch e * m + j of the sampler.
+    The rest of the last pass is not used; with m passes in each epoch, pass j of epoch e is epoch
+    e * m + j of the sampler. A sampler with a graph must have these steps itself.
 
     Args:
         sampler: of one data set.
         epoch: from 0.
-        steps: wanted.
-        nearest: handed on to the sampler.
+        steps: steps of the result, at least those of the sampler.
+        neighbours: as for `Sampler.order`.
 
     Returns:
         int [steps, images].
     """
     passes = math.ceil(steps / sampler.steps_per_epoch)
-    drawn = [sampler.order(epoch * passes + j, nearest) for j in range(passes)]
+    drawn = [sampler.order(epoch * passes + j, neighbours) for j in range(passes)]
     return np.concatenate(drawn)[:steps]
 
 
-class QuotaSampler:
+class QuotaSampler(Sampler):
     """Batches put together from those of several samplers, one for each data set.
 
     The first columns of an order are batches of the first data set, the next ones batches of the
@@ -48,35 +41,24 @@ class QuotaSampler:
     Args:
         samplers: of the data sets, whose orders are functions of the epoch alone.
         rows: of each data set, int [n], the places of its images in the joined set.
-
-    Attributes:
-        steps_per_epoch: batches of an epoch.
     """
 
     def __init__(self, samplers: Sequence[Sampler], rows: Sequence[np.ndarray]) -> None:
         self._samplers, self._rows = list(samplers), list(rows)
         self.steps_per_epoch = max(sampler.steps_per_epoch for sampler in self._samplers)
 
-    def order(self, epoch: int, nearest: object = None) -> np.ndarray:
-        """The order of an epoch, int32 [steps, batch_size], indices into the joined set."""
-        del nearest  # for `GraphSampler`
+    def order(self, epoch: int, neighbours: np.ndarray | None = None) -> np.ndarray:
+        """Order of an epoch, int32 [steps, batch_size], indices into the joined set."""
         columns = [
             rows[stretched(sampler, epoch, self.steps_per_epoch)]
             for sampler, rows in zip(self._samplers, self._rows, strict=True)
         ]
         return np.concatenate(columns, axis=1).astype(np.int32)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to go on: nothing."""
-        return {}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on."""
-
 
 def source_seed(seed: int, source: int) -> int:
     """The seed of one data set; different ones draw different numbers in the same epoch."""
-    return int(np.random.SeedSequence([seed, source, _STREAM]).generate_state(1, np.uint64)[0])
+    return int(derived_seed(seed, source, Stream.DATA_SET))
 
 
 def check_quota(

@@ -13,41 +13,28 @@ import numpy as np
 from jaxreid.data.sampling.alternate import AlternatingSampler
 from jaxreid.data.sampling.graph import GraphSampler
 from jaxreid.data.sampling.quota import QuotaSampler, check_quota, places, source_seed
+from jaxreid.data.sampling.sampler import Sampler
+from jaxreid.data.streams import Stream, generator
 from jaxreid.names import check_name
-
-# One stream per sampler, so that two samplers of one seed do not use the same numbers.
-_RANDOM_STREAM = 1
-_PK_STREAM = 2
 
 NAMES = ("random", "pk", "graph")
 
 
-class EpochSampler:
+class EpochSampler(Sampler):
     """Orders that depend on nothing but the seed and the epoch.
 
     Args:
         draw: keywords `seed` and `epoch` to int32 [steps, batch_size].
-        seed: of the run.
-
-    Attributes:
-        steps_per_epoch: batches of an epoch, of every one as many.
+        seed: run seed.
     """
 
     def __init__(self, draw: Callable[..., np.ndarray], seed: int) -> None:
         self._draw, self._seed = draw, seed
         self.steps_per_epoch = len(draw(seed=seed, epoch=0))
 
-    def order(self, epoch: int, nearest: Callable[..., np.ndarray] | None = None) -> np.ndarray:
-        """The order of an epoch, int32 [steps, batch_size]; `nearest` is for `GraphSampler`."""
-        del nearest
+    def order(self, epoch: int, neighbours: np.ndarray | None = None) -> np.ndarray:
+        """Order of an epoch, int32 [steps, batch_size]; needs no neighbours."""
         return self._draw(seed=self._seed, epoch=epoch)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to go on: nothing."""
-        return {}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on."""
 
 
 def make_sampler(
@@ -60,7 +47,7 @@ def make_sampler(
     sources: np.ndarray | None = None,
     quota: Sequence[int] = (),
     alternate: bool = False,
-) -> EpochSampler | GraphSampler | QuotaSampler | AlternatingSampler:
+) -> Sampler:
     """A sampler by name.
 
     Args:
@@ -118,7 +105,7 @@ def _sampler_of_one(
     instances: int,
     seed: int,
     graph_steps: int | None = None,
-) -> EpochSampler | GraphSampler:
+) -> Sampler:
     """A sampler of one data set."""
     if name == "graph":
         size = {"batch_size": batch_size, "instances": instances, "steps": graph_steps}
@@ -152,7 +139,7 @@ def random_order(labels: np.ndarray, *, batch_size: int, seed: int, epoch: int) 
             f"{len(labels)} images do not fill one batch of {batch_size}: "
             "lower batch_size or add images"
         )
-    order = _generator(seed, epoch, _RANDOM_STREAM).permutation(len(labels))
+    order = generator(seed, epoch, Stream.RANDOM_ORDER).permutation(len(labels))
     steps = len(labels) // batch_size
     return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
@@ -195,7 +182,7 @@ def pk_order(
             f"batch_size {batch_size} must be a multiple of instances {instances}, "
             "and instances at least 1"
         )
-    random = _generator(seed, epoch, _PK_STREAM)
+    random = generator(seed, epoch, Stream.PK_ORDER)
     groups = _groups(labels, batch_size, instances, random)
     places = batch_size // instances
     left = np.array([len(g) for g in groups])
@@ -264,7 +251,3 @@ def _check(labels, batch_size, seed, epoch) -> np.ndarray:
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     return labels
-
-
-def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, epoch, stream]))
