@@ -1,5 +1,6 @@
 """Tables, files and pictures of results."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -109,5 +110,5 @@ def test_what_a_test_set_lacks_is_said_before():
     rule, told = protocol_of("tiny", query, gallery)
     assert rule == "same-image"
     assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in told[0]
-    gallery.name = ["a", "b", "c"]
+    gallery = dataclasses.replace(gallery, name=["a", "b", "c"])
     assert protocol_of("tiny", query, gallery)[0] == "none"
