@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from jaxreid.data.sets import loading as datasets
+from jaxreid.data import sets as datasets
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from jaxreid.data.sets import loading as datasets
+from jaxreid.data import sets as datasets
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
 

@@ -1,4 +1,4 @@
-"""One split of a data set in memory."""
+"""One split of a data set in memory, and where it comes from."""
 
 import dataclasses
 import functools
@@ -6,6 +6,20 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The data set of images.
+
+    Attributes:
+        name: data set and domain, without options.
+        fingerprint: short digest of its files and options, equal where those are equal; "" if
+            unknown.
+    """
+
+    name: str
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,6 +34,7 @@ class Split:
         time: [N] float64, seconds; NaN where unknown.
         source: [N] int32, which of the joined sets an image is from; 0 where nothing was joined,
             which None stands for.
+        origins: the data set of each source, in the order of their numbers; () if unknown.
     """
 
     image: list[bytes]
@@ -28,6 +43,7 @@ class Split:
     camid: np.ndarray
     time: np.ndarray
     source: np.ndarray | None = None
+    origins: tuple[Origin, ...] = ()
 
     def __post_init__(self) -> None:
         if self.source is None:
@@ -38,7 +54,7 @@ class Split:
 
     @functools.cached_property
     def summary(self) -> dict[str, int | str]:
-        """What tells this split from another: numbers, and a digest of names and people."""
+        """Numbers of people and images, and a digest of names and people."""
         columns = [self.name, self.pid]
         if self.source.any():  # a split of one source keeps the digest that its checkpoints hold
             columns.append(self.source)
@@ -59,20 +75,21 @@ class Split:
             camid=self.camid[chosen],
             time=self.time[chosen],
             source=self.source[chosen],
+            origins=self.origins,
         )
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Training classes, [N] int32 in 0..num_classes-1: places of the sorted (source, pid)."""
-        return np.unique(self._people, return_inverse=True)[1].astype(np.int32)
+        return np.unique(self.people, return_inverse=True)[1].astype(np.int32)
 
     @functools.cached_property
     def num_classes(self) -> int:
         """Number of different people."""
-        return len(np.unique(self._people))
+        return len(np.unique(self.people))
 
     @property
-    def _people(self) -> np.ndarray:
+    def people(self) -> np.ndarray:
         """Numbers of the people, [N] int64, in the order of (source, pid)."""
         return (self.source.astype(np.int64) << 32) + self.pid
 
@@ -92,7 +109,7 @@ def join(splits: Mapping[str, Split]) -> Split:
         ValueError: there is no split, or one that has been joined already.
     """
     if not splits:
-        raise ValueError("nothing to join: needed is at least one split.")
+        raise ValueError("nothing to join: expected at least one split.")
     if len(splits) == 1:
         return next(iter(splits.values()))
     for name, split in splits.items():
@@ -106,4 +123,7 @@ def join(splits: Mapping[str, Split]) -> Split:
         camid=np.concatenate([split.camid for split in parts]),
         time=np.concatenate([split.time for split in parts]),
         source=np.repeat(np.arange(len(splits), dtype=np.int32), [len(split) for split in parts]),
+        origins=tuple(
+            split.origins[0] if split.origins else Origin(name) for name, split in splits.items()
+        ),
     )

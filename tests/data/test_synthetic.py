@@ -188,9 +188,9 @@ def test_nothing_heavy_is_imported():
 
 
 def test_builder_keeps_the_bytes(tmp_path, plaza):
-    from jaxreid.data.sets import loading as datasets
+    from jaxreid.data.sets import load
 
-    loaded = datasets.load("synthetic_people/plaza", prepared_dir=tmp_path, **SMALL)
+    loaded = load("synthetic_people/plaza", prepared_dir=tmp_path, **SMALL)
     for split, expected in plaza.items():
         got = loaded[split]
         assert got.image == [s.image for s in expected]

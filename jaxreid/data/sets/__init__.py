@@ -1,5 +1,308 @@
-"""Data sets by name."""
+"""Data sets by name, as arrays: found, prepared once by TFDS where it is installed, read.
 
-from jaxreid.data.sets.loading import available, load, load_sets, parse_options
+    market = load("market1501", dir="/data/market1501")
+    plaza = load("synthetic_people/plaza")
 
-__all__ = ["available", "load", "load_sets", "parse_options"]
+A data set is one function in the table `SETS`, or registered from outside:
+
+    @SETS.register("mine")
+    def mine(folder, *, night=False) -> dict[str, Split]: ...
+
+It gets its options as keywords; `folder`, if it has an argument of this name, is the folder that
+the user gave, and `domain` what follows a slash in the name. It returns its splits, or a `Source`,
+which is prepared once and read from the copy `<prepared_dir>/<name>/<config>/<version>`. That path
+depends on the folder's files, so that a subset, or a folder that changed, gets a copy of its own.
+Without TFDS a source is read directly, with the same result. No network is used.
+
+TensorFlow is imported inside `load`, after everything that can be found wrong without it.
+"""
+
+import dataclasses
+import inspect
+import logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxreid.data.sets.prepared import import_tensorflow, read_prepared
+from jaxreid.data.sets.source import Record, Source, short_digest, split_of
+from jaxreid.data.split import Origin, Split, join
+from jaxreid.names import Table, check_name
+
+__all__ = ["SETS", "Record", "Source", "Split", "available", "load", "load_sets", "parse_options"]
+
+logger = logging.getLogger(__name__)
+
+SETS = Table(
+    "dataset",
+    {
+        "market1501": "jaxreid.data.sets.market1501:find",
+        "synthetic_people": "jaxreid.data.sets.synthetic_people:find",
+    },
+)
+
+_CONTEXT = ("folder", "domain")  # arguments of a data set's function that are not options
+_OPTION = re.compile(r"-(?=[^-=]*=)")  # what options that follow a name begin with
+
+
+def available() -> list[str]:
+    """Returns the names of all data sets, without their domains, sorted."""
+    return sorted(SETS.names)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, int | str]:
+    """Returns the options of a data set from texts such as `seed=3`; whole numbers become int.
+
+    Raises:
+        ValueError: a text is not NAME=VALUE.
+    """
+    options: dict[str, int | str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"option {pair!r} of a data set: write NAME=VALUE.")
+        options[key] = int(value) if re.fullmatch("-?[0-9]+", value) else value
+    return options
+
+
+def load(
+    name: str,
+    *,
+    dir: str | os.PathLike | None = None,
+    prepared_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> dict[str, Split]:
+    """Loads a data set, preparing it first where that has not been done.
+
+    Args:
+        name: `<data set>` or `<data set>/<domain>`, as in TFDS, or `package.module:function`;
+            options may follow it, as in `synthetic_people/plaza-train_ids=1000-seed=3` or
+            `market1501-time_rule=corrected`.
+        dir: folder of a data set that is read from files.
+        prepared_dir: where prepared copies are kept; TFDS's own place if None ($TFDS_DATA_DIR or
+            ~/tensorflow_datasets). Needs no write access once the copy is there.
+        **options: options of the data set, for example `time_rule` of market1501.
+
+    Returns:
+        The splits by name: train, query, gallery.
+
+    Raises:
+        FileNotFoundError: `dir` does not exist or is not this data set.
+        ValueError: the name, its domain or an option is unknown, `dir` is missing or out of place,
+            or the data set holds a broken image.
+        OSError: the prepared copy is damaged.
+    """
+    return _find(name, dir, prepared_dir, options).read()
+
+
+def load_sets(
+    *,
+    train: Sequence[str] | str | None,
+    test: Sequence[str],
+    dir: str | os.PathLike | None = None,
+    prepared_dir: str | os.PathLike | None = None,
+    identities: int = 0,
+) -> tuple[Split | None, dict[str, dict[str, Split]]]:
+    """Loads the data sets of one run: those to learn from, and those to be tested on.
+
+    Args:
+        train: names of the data sets to learn from, which are joined (`split.join`); one name
+            alone may also be given as it is. None for no training.
+        test: names of the data sets to be tested on.
+        dir: folder of the data sets that are read from files.
+        prepared_dir: where prepared copies are kept.
+        identities: for trying things: keep only this many people of each set; 0 keeps all.
+
+    Returns:
+        The training split, None without training; and by name the splits "query" and "gallery" of
+        each test set.
+
+    Raises:
+        FileNotFoundError: as `load`.
+        ValueError: as `load`, a data set lacks a split, no test set is named, or no training set or
+            one twice.
+    """
+    if isinstance(test, str) or not test:
+        raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
+    sources = _training_sets(train)
+    names = dict.fromkeys([*sources, *test])
+    # All are found before any is read.
+    found = {n: _find(n, dir if _reads_folder(n) else None, prepared_dir, {}) for n in names}
+    splits = {name: each.read() for name, each in found.items()}
+    parts = {name: _part(splits, name, "train") for name in sources}
+    tests = {name: {s: _part(splits, name, s) for s in ("query", "gallery")} for name in test}
+    if identities:
+        parts = {name: _first_people(split, split, identities) for name, split in parts.items()}
+        for of_set in tests.values():
+            query = of_set["query"]
+            of_set.update({k: _first_people(s, query, identities) for k, s in of_set.items()})
+    return join(parts) if parts else None, tests
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A data set in which everything is right as far as can be seen without reading it.
+
+    Attributes:
+        name: name as given, with options.
+        title: data set and domain, without options.
+        content: what its function returned.
+        root: folder of prepared copies.
+    """
+
+    name: str
+    title: str
+    content: Source | Mapping[str, Split]
+    root: pathlib.Path
+
+    def read(self) -> dict[str, Split]:
+        """The splits, each with its origin."""
+        if isinstance(self.content, Source):
+            splits, fingerprint = self._read_source(self.content), self.content.fingerprint
+        else:
+            splits, fingerprint = self.content, _fingerprint(self.content)
+        origin = Origin(self.title, fingerprint)
+        return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
+
+    def _read_source(self, source: Source) -> dict[str, Split]:
+        try:
+            import_tensorflow()
+        except ImportError:
+            return self._read_directly(source)
+        return read_prepared(source, self.root, self.title)
+
+    def _read_directly(self, source: Source) -> dict[str, Split]:
+        if not sys.stderr.isatty():
+            print(f"reading {self.title} ({len(source):,} images)", file=sys.stderr, flush=True)
+        size = {"total": len(source), "unit": "img"}
+        with tqdm(desc=f"reading {self.title}", **size, disable=None, leave=False) as bar:
+            return {s: split_of(_counted(r, bar)) for s, r in source.splits.items()}
+
+
+def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
+    for record in records:
+        yield record
+        bar.update()
+
+
+def _fingerprint(splits: Mapping[str, Split]) -> str:
+    """Digest of the names, people and file sizes of splits that come without one."""
+    return short_digest(
+        f"{part} {name} {pid} {camid} {len(image)}"
+        for part, s in splits.items()
+        for name, pid, camid, image in zip(s.name, s.pid, s.camid, s.image, strict=True)
+    )
+
+
+def _training_sets(train: Sequence[str] | str | None) -> list[str]:
+    """The names of the training sets; none if there is no training."""
+    if train is None:
+        return []
+    names = [train] if isinstance(train, str) else list(train)
+    if not names:
+        raise ValueError(f"data.train is {train!r}; expected a tuple of one or more data sets.")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"data.train names {name!r} more than once; its images count once.")
+    return names
+
+
+def _find(
+    name: str,
+    folder: str | os.PathLike | None,
+    prepared_dir: str | os.PathLike | None,
+    options: Mapping[str, Any],
+) -> _Found:
+    """Finds everything wrong with a name in a moment."""
+    title, *pairs = _OPTION.split(name)
+    options = dict(options) | parse_options(pairs)
+    base, slash, domain = title.partition("/")
+    function, implied = _function(base)
+    keywords = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in keywords.values()):
+        valid = [k for k in keywords if k not in _CONTEXT]
+        for option in options:
+            check_name(option, valid, f"option of {title}")
+    given = implied | options
+    if "domain" in keywords:
+        given |= {"domain": domain} if slash or _is_required(keywords["domain"]) else {}
+    elif slash:
+        raise ValueError(f"data set {title!r}: {base} has no domains; write {base!r}.")
+    if folder is not None:
+        if "folder" not in keywords:
+            raise ValueError(
+                f"data set {title!r} reads no folder: leave out data.dir (dir= in Python, --dir of "
+                "the tools)."
+            )
+        given["folder"] = folder
+    elif "folder" in keywords and _is_required(keywords["folder"]):
+        about = (inspect.getdoc(function) or "").partition("\n")[0]
+        raise ValueError(
+            f"data set {title!r} is read from a folder, and none is given: set data.dir (dir= in "
+            f"Python, --dir of the tools). {about}".rstrip()
+        )
+    for key, parameter in keywords.items():
+        if key not in given and _is_required(parameter):
+            raise ValueError(
+                f"data set {title!r} needs the option {key}: write {name}-{key}=VALUE."
+            )
+    root = _local_dir(prepared_dir)
+    content = function(**given)
+    if isinstance(content, Source):
+        for notice in content.notices:
+            logger.warning(notice)
+    elif not isinstance(content, Mapping) or not all(
+        isinstance(split, Split) for split in content.values()
+    ):
+        raise ValueError(
+            f"data set {title!r} gave {type(content).__name__}; expected a Source, or a dict of "
+            "Split by name (train, query, gallery)."
+        )
+    return _Found(name, title, content, root)
+
+
+def _function(base: str) -> tuple[Any, dict[str, Any]]:
+    """The function of a data set, and the options that its name implies."""
+    if ":" not in base:
+        check_name(base, SETS.names, "data set")
+    return SETS.find(base)
+
+
+def _reads_folder(name: str) -> bool:
+    base = _OPTION.split(name)[0].partition("/")[0]
+    return "folder" in inspect.signature(_function(base)[0]).parameters
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+
+
+def _part(splits: Mapping[str, Mapping[str, Split]], name: str, part: str) -> Split:
+    """One split of a data set; raises ValueError where the data set lacks it."""
+    if part not in splits[name]:
+        role = "train" if part == "train" else "test"
+        raise ValueError(
+            f"data.{role} names {name!r}, which has no {part} split; it has "
+            f"{', '.join(splits[name])}."
+        )
+    return splits[name][part]
+
+
+def _first_people(split: Split, of: Split, count: int) -> Split:
+    return split.select(np.isin(split.pid, np.unique(of.pid)[:count]))
+
+
+def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
+    given = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in str(given):
+        raise ValueError(
+            f"prepared_dir is {str(given)!r} (given, or TFDS_DATA_DIR); prepared copies are kept "
+            "in a local folder: give one as prepared_dir."
+        )
+    return pathlib.Path(given).expanduser().absolute()

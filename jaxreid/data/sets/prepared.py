@@ -1,7 +1,7 @@
 """Prepared copies of data sets: written once by TFDS, whole or not at all, and read into memory."""
 
 import contextlib
-import fcntl
+import functools
 import io
 import logging
 import pathlib
@@ -13,7 +13,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxreid.data.sets.folder import check_image
+from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +48,87 @@ def import_tensorflow() -> tuple[types.ModuleType, types.ModuleType]:
     return tf, tfds
 
 
+def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, Split]:
+    """Reads a data set from its prepared copy, `<root>/<name>/<config>/<version>`.
+
+    Preparing is safe to interrupt and safe to start from several processes at once: one of them
+    prepares, and the others wait.
+
+    Args:
+        source: the data set.
+        root: folder of prepared copies; needs no write access once the copy is there.
+        title: name of the data set for messages.
+
+    Raises:
+        ImportError: TensorFlow or TFDS is not installed.
+        ValueError: a broken image.
+        OSError: the prepared copy is damaged.
+    """
+    tf, tfds = import_tensorflow()
+    with _quiet():
+        builder = _builder_class(tfds)(source, root)
+        if not _is_prepared(builder):
+            _prepare(builder, tfds, f"{title} ({len(source):,} images)")
+            builder = _builder_class(tfds)(source, root)
+        return {split: _read(builder, split, tf, tfds) for split in source.splits}
+
+
+@functools.cache
+def _builder_class(tfds: types.ModuleType) -> type:
+    """The TFDS builder of every data set; defined late, because TFDS is imported late."""
+
+    class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def __init__(self, source: Source, root: pathlib.Path) -> None:
+            self._source = source
+            # TFDS reads these off the class, or off the instance before it.
+            self.name, self.VERSION = source.name, tfds.core.Version(source.version)
+            config = tfds.core.BuilderConfig(name=source.config)
+            super().__init__(data_dir=str(root), config=config)
+
+        def _info(self):
+            # As bytes: TFDS would keep a plain float64 in 32 bits, which is 8 ms too coarse.
+            seconds = tfds.features.Tensor(
+                shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
+            )
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg", shape=(None, None, 3)),
+                "name": tfds.features.Text(),
+                "pid": np.int32,
+                "camid": np.int32,
+                "time": seconds,
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=self._source.description,
+                citation=self._source.citation,
+                features=tfds.features.FeaturesDict(features),
+            )
+
+        def _split_generators(self, dl_manager):
+            return {s: self._generate_examples(r) for s, r in self._source.splits.items()}
+
+        def _generate_examples(self, records):
+            for record in records:
+                yield record.name, _example(record)
+
+    return Prepared
+
+
+def _example(record: Record) -> dict:
+    """What TFDS writes; it keeps the bytes of an image that is a path or a file."""
+    image = record.image
+    if isinstance(image, bytes):
+        image = io.BytesIO(image)
+    else:
+        check_image(image)
+    example = {"name": record.name, "pid": record.pid, "camid": record.camid, "time": record.time}
+    return {"image": image} | example
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keeps TFDS's remarks (custom configuration, where it reads from) out of the log."""
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
@@ -53,18 +139,18 @@ def quiet() -> Iterator[None]:
         absl_logger.setLevel(level)
 
 
-def is_prepared(builder) -> bool:
+def _is_prepared(builder) -> bool:
     """True if a whole copy is there."""
     # TFDS writes beside the final folder and renames. After a power cut the name can be on disk
     # without the content; the information file is what TFDS writes last.
     return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
-def prepare(builder, tfds, what: str) -> None:
+def _prepare(builder, tfds, what: str) -> None:
     """Prepares a copy, or waits for another process that does."""
     final = pathlib.Path(builder.data_dir)
     with _lock(final.parent.with_name(final.parent.name + ".lock"), what) as held:
-        if is_prepared(builder):
+        if _is_prepared(builder):
             return
         # whoever wrote these did not finish; with the lock we know that nobody is still writing
         for left_over in [final, *(final.parent.glob("incomplete.*") if held else ())]:
@@ -86,6 +172,10 @@ def prepare(builder, tfds, what: str) -> None:
 def _lock(path: pathlib.Path, what: str) -> Iterator[bool]:
     """Holds a lock which a dying process lets go; yields False where a disk has no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        logger.warning("this system has no file locks; let one process prepare %s alone", what)
+        yield False
+        return
     with path.open("a") as file:
         held = True
         try:
@@ -99,7 +189,7 @@ def _lock(path: pathlib.Path, what: str) -> Iterator[bool]:
         yield held
 
 
-def read(builder, split: str, tf, tfds) -> Split:
+def _read(builder, split: str, tf, tfds) -> Split:
     """Reads a split of a prepared copy; raises OSError where the copy is damaged."""
     dataset = builder.as_dataset(
         split=split,

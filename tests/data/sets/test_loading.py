@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxreid.data import sets
 from jaxreid.data.sets import load, load_sets, parse_options, prepared
-from jaxreid.data.sets import loading as datasets
 from jaxreid.data.split import Split, join
 
 PARTS = {
@@ -20,7 +20,7 @@ PARTS = {
     "query": {"query": [(1, 1), (3, 4)]},
     "bounding_box_test": {"gallery": [(0, 2), (1, 2), (1, 3), (3, 5)]},
 }
-REPOSITORY = pathlib.Path(datasets.__file__).parents[3]
+REPOSITORY = pathlib.Path(sets.__file__).parents[3]
 
 
 def make_tree(root, images_per_pair=1):
@@ -210,7 +210,7 @@ def test_a_damaged_copy_is_named_or_replaced(tmp_path, capfd):
 KILLED = """
 import os, signal, sys
 from PIL import Image
-from jaxreid.data.sets import loading as datasets
+from jaxreid.data import sets
 opened, seen = Image.open, []
 def deadly(path):
     seen.append(path)
@@ -218,7 +218,7 @@ def deadly(path):
         os.kill(os.getpid(), signal.SIGKILL)
     return opened(path)
 Image.open = deadly
-datasets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
+sets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
 """
 
 
@@ -237,16 +237,16 @@ def test_a_killed_preparation_is_done_again(tmp_path, capfd):
 SLOW = """
 import sys, time
 from PIL import Image
-from jaxreid.data.sets import loading as datasets
+from jaxreid.data import sets
 opened = Image.open
 def slowly(path):
     time.sleep(0.1)
     return opened(path)
 Image.open = slowly
-datasets.import_tensorflow()
+sets.import_tensorflow()
 print("ready", flush=True)
 sys.stdin.readline()
-splits = datasets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
+splits = sets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
 print(sum(map(len, splits.values())))
 """
 
@@ -277,7 +277,7 @@ def test_names_that_do_not_exist(tmp_path):
         load("synthetic_people/plasa")
     with pytest.raises(ValueError, match="'synthetic_people'; valid: .*synthetic_people/plaza"):
         load("synthetic_people")
-    assert "market1501" in datasets.available()
+    assert "market1501" in sets.available()
 
 
 def test_options_may_follow_the_name(tmp_path):
@@ -346,7 +346,7 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
     assert images.summary["digest"] not in [split.summary["digest"] for split in alone]
     with pytest.raises(ValueError, match=f"data.train names '{plaza}' more than once"):
         load_sets(train=(plaza, mall, plaza), test=(plaza,), **folders)
-    with pytest.raises(ValueError, match=r"data.train is \(\); needed is a tuple of one or more"):
+    with pytest.raises(ValueError, match=r"data.train is \(\); expected a tuple of one or more"):
         load_sets(train=(), test=(plaza,), **folders)
     with pytest.raises(ValueError, match="unknown data set 'market1502'"):
         load_sets(train=(plaza, "market1502"), test=(plaza,), **folders)
@@ -355,12 +355,12 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
 def test_folders_and_options_that_make_no_sense(tmp_path, monkeypatch):
     make_tree(tmp_path / "raw")
     with pytest.raises(
-        ValueError, match=r"'market1501' is read from a folder and needs dir=.*\. Unpack"
+        ValueError, match="'market1501' is read from a folder, .* set data.dir .* archive"
     ):
         load("market1501")
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         load("market1501", dir=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="reads no folder: leave out dir"):
+    with pytest.raises(ValueError, match="reads no folder: leave out data.dir"):
         load("synthetic_people/plaza", dir=tmp_path)
     with pytest.raises(ValueError, match="unknown option of market1501 'time'; valid: time_rule"):
         load("market1501", dir=tmp_path / "raw", time="qaconv")

@@ -1,15 +1,14 @@
-"""Market-1501's layout: names, junk, distractors, cameras, times; and its TFDS builder."""
+"""Market-1501's layout: names, junk, distractors, cameras, times."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreid.data.sets.layouts import LAYOUTS, check_image, read_market1501
+from jaxreid.data.sets.folder import check_image
+from jaxreid.data.sets.market1501 import find
 
 TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c2s1_000776_01.jpg", "0007_c3s2_000100_02.jpg"]
 QUERY = ["0001_c1s1_001051_00.jpg", "0003_c6s1_000100_00.jpg"]
@@ -41,23 +40,23 @@ def fields(images):
 
 
 def test_names_say_person_and_camera_from_zero(tmp_path):
-    raw = read_market1501(make_tree(tmp_path))
-    assert list(raw.splits) == ["train", "query", "gallery"]
-    assert fields(raw.splits["train"]) == list(zip(TRAIN, [2, 2, 7], [0, 1, 2], strict=True))
-    assert fields(raw.splits["query"]) == list(zip(QUERY, [1, 3], [0, 5], strict=True))
-    assert len(raw) == 9
+    source = find(make_tree(tmp_path))
+    assert list(source.splits) == ["train", "query", "gallery"]
+    assert fields(source.splits["train"]) == list(zip(TRAIN, [2, 2, 7], [0, 1, 2], strict=True))
+    assert fields(source.splits["query"]) == list(zip(QUERY, [1, 3], [0, 5], strict=True))
+    assert len(source) == 9
 
 
 def test_junk_is_dropped_and_distractors_stay_in_the_gallery(tmp_path):
-    raw = read_market1501(make_tree(tmp_path))
-    assert fields(raw.splits["gallery"]) == list(
+    source = find(make_tree(tmp_path))
+    assert fields(source.splits["gallery"]) == list(
         zip(GALLERY[1:], [0, 1, 1, 3], [3, 0, 1, 4], strict=True)
     )
 
 
 def test_times_in_seconds_count_all_splits_but_no_junk(tmp_path):
-    raw = read_market1501(make_tree(tmp_path))
-    time = {i.name: i.time for images in raw.splits.values() for i in images}
+    source = find(make_tree(tmp_path))
+    time = {i.name: i.time for images in source.splits.values() for i in images}
     assert time["0002_c1s1_000451_03.jpg"] == 451 / 25
     # camera 1: session 1 ends with the query's frame 1051, not with the junk's 9999
     assert time["0001_c1s2_000100_01.jpg"] == (1051 + 100) / 25
@@ -70,21 +69,21 @@ def test_times_in_seconds_count_all_splits_but_no_junk(tmp_path):
 def test_time_rules(tmp_path, rule, offsets):
     ends = [100, 90, 80, 70, 60, 50]
     names = [f"0001_c1s{s}_{end:06d}_00.jpg" for s, end in enumerate(ends, 1)]
-    raw = read_market1501(
+    source = find(
         make_tree(tmp_path, PARTS | {"bounding_box_train": names, "query": QUERY[1:]}),
         time_rule=rule,
     )
     # the gallery's image of camera 1 and session 2 lies beyond the others: frame 100, not 90
     later = [0, 0, 10, 10, 10, 10] if rule == "corrected" else [0, 0, 10, 20, 40, 80]
     expected = [(o + x + end) / 25 for o, x, end in zip(offsets, later, ends, strict=True)]
-    assert [i.time for i in raw.splits["train"]] == pytest.approx(expected, abs=1e-9)
+    assert [i.time for i in source.splits["train"]] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_session_without_images_takes_no_time(tmp_path):
     names = ["0001_c9s1_000100_00.jpg", "0001_c9s2_000050_00.jpg", "0001_c9s4_000001_00.jpg"]
     tree = make_tree(tmp_path, PARTS | {"bounding_box_train": names})
     frames = {
-        rule: [i.time * 25 for i in read_market1501(tree, time_rule=rule).splits["train"]]
+        rule: [i.time * 25 for i in find(tree, time_rule=rule).splits["train"]]
         for rule in ("qaconv", "corrected")
     }
     assert frames["corrected"] == pytest.approx([100, 150, 151])
@@ -103,79 +102,79 @@ def test_a_session_without_images_takes_no_time(tmp_path):
 )
 def test_usual_folders_are_found(tmp_path, inside):
     make_tree(tmp_path / inside)
-    assert read_market1501(tmp_path).root == tmp_path / inside
-    assert read_market1501(str(tmp_path / inside)).root == tmp_path / inside
+    for folder in (tmp_path, str(tmp_path / inside)):
+        assert find(folder).splits["query"][0].image.parent == tmp_path / inside / "query"
 
 
 def test_only_the_bare_name_is_parsed(tmp_path):
     tree = make_tree(tmp_path / "9999_c8s8_exp2_c3")
-    assert fields(read_market1501(tree).splits["query"]) == [(QUERY[0], 1, 0), (QUERY[1], 3, 5)]
+    assert fields(find(tree).splits["query"]) == [(QUERY[0], 1, 0), (QUERY[1], 3, 5)]
 
 
 def test_what_systems_leave_behind_is_ignored(tmp_path):
-    before = read_market1501(make_tree(tmp_path))
+    before = find(make_tree(tmp_path))
     for rubbish in ("._0001_c1s1_001051_00.jpg", "Thumbs.db", ".DS_Store", "README.txt"):
         (tmp_path / "query" / rubbish).write_text("x")
-    after = read_market1501(tmp_path)
+    after = find(tmp_path)
     assert after == before
-    assert after.fingerprint() == before.fingerprint()
+    assert after.fingerprint == before.fingerprint
 
 
 def test_other_image_suffixes_and_more_cameras(tmp_path):
     names = ["0001_c12s1_000001_00.png", "0001_c13s1_000001_00.JPG", "0001_c7s1_000001_00.jpg.jpg"]
-    raw = read_market1501(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
-    assert [i.camid for i in raw.splits["train"]] == [11, 12, 6]
+    source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
+    assert [i.camid for i in source.splits["train"]] == [11, 12, 6]
 
 
 def test_order_is_by_code_point(tmp_path):
     names = ["0010_c1s1_000001_00.jpg", "0009_c1s1_000001_00.jpg", "0009_c1s1_000001_00.JPG"]
-    raw = read_market1501(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
-    assert [i.name for i in raw.splits["train"]] == sorted(names)
+    source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
+    assert [i.name for i in source.splits["train"]] == sorted(names)
 
 
 def test_fingerprint_follows_names_sizes_and_options(tmp_path):
     tree = make_tree(tmp_path / "a")
-    first = read_market1501(tree).fingerprint()
+    first = find(tree).fingerprint
     assert len(first) == 8
-    assert read_market1501(make_tree(tmp_path / "b")).fingerprint() == first
-    assert read_market1501(tree, time_rule="corrected").fingerprint() != first
+    assert find(make_tree(tmp_path / "b")).fingerprint == first
+    assert find(tree, time_rule="corrected").fingerprint != first
     (tree / "query" / QUERY[0]).write_bytes(b"1")
-    assert read_market1501(tree).fingerprint() != first
+    assert find(tree).fingerprint != first
     (tree / "query" / QUERY[0]).write_bytes(b"")
-    assert read_market1501(tree).fingerprint() == first
+    assert find(tree).fingerprint == first
     (tree / "query" / QUERY[0]).rename(tree / "query" / "0001_c1s1_001052_00.jpg")
-    assert read_market1501(tree).fingerprint() != first
+    assert find(tree).fingerprint != first
 
 
 def test_errors_say_what_is_needed(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="no folder .*nowhere.* needed .*bounding_box_train"
+        FileNotFoundError, match="no folder .*nowhere.* expected .*bounding_box_train"
     ):
-        read_market1501(tmp_path / "nowhere")
+        find(tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(FileNotFoundError, match="it holds photos. Needed are .*bounding_box_test"):
-        read_market1501(tmp_path)
+    with pytest.raises(FileNotFoundError, match="it holds photos. Expected .*bounding_box_test"):
+        find(tmp_path)
     tree = make_tree(tmp_path / "market")
     with pytest.raises(ValueError, match="unknown time_rule 'correct'; valid: corrected, qaconv"):
-        read_market1501(tree, time_rule="correct")
+        find(tree, time_rule="correct")
     (tree / "query" / "0001_c1s1_copy.jpg").touch()
     with pytest.raises(
         ValueError, match="0001_c1s1_copy.jpg: not a name .*0001_c1s1_001051_00.jpg"
     ):
-        read_market1501(tree)
+        find(tree)
     for file in (tree / "query").iterdir():
         file.unlink()
     with pytest.raises(ValueError, match="query holds no images"):
-        read_market1501(tree)
+        find(tree)
     shutil.rmtree(tree / "query")
     with pytest.raises(
         FileNotFoundError, match="market is not complete as Market-1501: query miss"
     ):
-        read_market1501(tmp_path)
+        find(tmp_path)
 
 
 def test_a_part_of_the_data_set_is_noticed(tmp_path):
-    notice = read_market1501(make_tree(tmp_path)).notice()
+    (notice,) = find(make_tree(tmp_path)).notices
     assert "\n" not in notice
     assert "expected train 751 ids / 12,936 images, found 2 / 3" in notice
     assert "gallery 751 ids / 15,913 images, found 3 / 4" in notice
@@ -193,42 +192,13 @@ def test_broken_images_are_named(tmp_path):
             check_image(path)
 
 
-def test_layouts_need_no_tensorflow():
-    code = (
-        "import sys, jaxreid.data.sets.layouts; sys.exit('tensorflow' in sys.modules or "
-        "'tensorflow_datasets' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert "market1501" in LAYOUTS
-
-
-def test_the_builder_works_in_plain_tfds(tmp_path):
-    from jaxreid.data.sets.prepared import import_tensorflow
-
-    _, tfds = import_tensorflow()
-    from jaxreid.data.sets.builders.market1501.market1501_dataset_builder import Builder
-
-    tree = make_tree(tmp_path / "raw", write=write_image)
-    builder = Builder(config="corrected", data_dir=tmp_path / "prepared")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tree))
-    assert {s: i.num_examples for s, i in builder.info.splits.items()} == {
-        "train": 3,
-        "query": 2,
-        "gallery": 4,
-    }
-    assert "Zheng" in builder.info.citation
-    example = next(iter(builder.as_dataset(split="query", shuffle_files=False)))
-    assert example["image"].shape == (16, 8, 3)
-    assert example["time"].dtype == "float64"
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("case", ["market", "market_gaps"])
 def test_equals_the_original_parser(golden_dir, tmp_path, case):
     stored = json.loads((golden_dir / "datasets.json").read_text())[case]
-    raw = read_market1501(make_tree(tmp_path, stored["files"]), time_rule="qaconv")
-    label = {p: i for i, p in enumerate(sorted({i.pid for i in raw.splits["train"]}))}
-    for split, images in raw.splits.items():
+    source = find(make_tree(tmp_path, stored["files"]), time_rule="qaconv")
+    label = {p: i for i, p in enumerate(sorted({i.pid for i in source.splits["train"]}))}
+    for split, images in source.splits.items():
         parsed = [
             [i.name, label[i.pid] if split == "train" else i.pid, i.camid, i.time] for i in images
         ]

@@ -1,1 +1,0 @@
-"""TFDS builders, one folder for each data set."""

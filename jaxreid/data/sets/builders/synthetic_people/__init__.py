@@ -1,1 +1,0 @@
-"""People drawn by code."""

@@ -1,0 +1,158 @@
+"""Market-1501: 1,501 people seen by six cameras in front of a supermarket.
+
+32,217 images of 128 x 64 pixels, cut out by a pedestrian detector: 751 people for training, 750
+others as queries and in a gallery that also holds distractors. The images are for research and are
+not distributed here: get them from the authors and unpack the archive. Any number of cameras and
+sessions is read, so one's own photographs in this layout work too.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxreid.data.sets.folder import (
+    IMAGE_SUFFIXES,
+    UNPACK_AGAIN,
+    find_root,
+    folder_source,
+    list_images,
+)
+from jaxreid.data.sets.source import Record, Source
+from jaxreid.names import check_name
+
+TIME_RULES = ("qaconv", "corrected")
+
+_PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+_FOLDERS = (
+    ".",
+    "Market-1501-v15.09.15",
+    "market1501",
+    "market1501/Market-1501-v15.09.15",
+    "market",
+)
+_FPS = 25
+_PUBLISHED = {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}
+_NAME = re.compile(
+    r"(?P<pid>-1|[0-9]+)_c(?P<camera>[1-9][0-9]*)s(?P<session>[1-9][0-9]*)"
+    r"_(?P<frame>-?[0-9]+)_[0-9]+(\.[A-Za-z]+)+"
+)
+_CITATION = """\
+@inproceedings{zheng2015scalable,
+  title     = {Scalable Person Re-identification: A Benchmark},
+  author    = {Zheng, Liang and Shen, Liyue and Tian, Lu and Wang, Shengjin and Wang, Jingdong and
+               Tian, Qi},
+  booktitle = {IEEE International Conference on Computer Vision (ICCV)},
+  pages     = {1116--1124},
+  year      = {2015}
+}
+"""
+
+
+def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
+    """Market-1501 from its unpacked archive, the folder that holds bounding_box_train and query.
+
+    `0001_c1s2_001051_00.jpg` is person 1 on camera 1 (`camid` 0) in its session 2, frame 1051,
+    box 0. Images of pid -1 are junk boxes and dropped; those of pid 0 are distractors and stay in
+    the gallery.
+
+    Args:
+        folder: holds `bounding_box_train`, `query` and `bounding_box_test`, or one of the usual
+            folders that do.
+        time_rule: how the sessions of a camera follow one another. `corrected`: each starts where
+            the one before ended. `qaconv`: as in QAConv's published results, where offsets double.
+
+    Returns:
+        Splits train, query and gallery; times in seconds at 25 frames per second, comparable within
+        a camera.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a part of the data set is missing.
+        ValueError: a part holds no images, an image's name does not follow the pattern, or
+            `time_rule` is unknown.
+
+    Source: Zheng et al., ICCV 2015 (the data set); Liao and Shao, ECCV 2020 (`qaconv`: their code
+        shifts the frames of a session in place, takes their maximum, and adds the offset again).
+    """
+    check_name(time_rule, TIME_RULES, "time_rule")
+    root = find_root(folder, "Market-1501", _FOLDERS, _PARTS.values())
+    parsed = {
+        split: [(entry, _parse(entry)) for entry in list_images(root / part)]
+        for split, part in _PARTS.items()
+    }
+    parsed = {split: [(e, p) for e, p in files if p.pid != -1] for split, files in parsed.items()}
+    for split, files in parsed.items():
+        if not files:
+            raise ValueError(
+                f"{root / _PARTS[split]} holds no images ({', '.join(IMAGE_SUFFIXES)}; pid -1 is "
+                f"junk); expected those of the {split} split. {UNPACK_AGAIN}"
+            )
+    last_frame: dict[tuple[int, int], int] = {}
+    for files in parsed.values():
+        for _, p in files:
+            key = p.camid, p.session
+            last_frame[key] = max(last_frame.get(key, 0), p.frame)
+    offset = _session_offsets(last_frame, time_rule)
+    splits = {
+        split: tuple(
+            Record(
+                image=pathlib.Path(entry.path),
+                name=entry.name,
+                pid=p.pid,
+                camid=p.camid,
+                time=(p.frame + offset[p.camid, p.session]) / _FPS,
+            )
+            for entry, p in files
+        )
+        for split, files in parsed.items()
+    }
+    return folder_source(
+        "market1501",
+        root,
+        splits,
+        published=_PUBLISHED,
+        options={"time_rule": time_rule},
+        description=__doc__,
+        citation=_CITATION,
+    )
+
+
+class _Name(NamedTuple):
+    pid: int
+    camid: int
+    session: int
+    frame: int
+
+
+def _parse(entry: os.DirEntry) -> _Name:
+    # The bare name, whole: searching the path would take a folder called "exp2_c3" for a camera.
+    match = _NAME.fullmatch(entry.name)
+    if match is None:
+        raise ValueError(
+            f"{entry.path}: not a name of Market-1501, which looks like 0001_c1s1_001051_00.jpg "
+            "(pid, camera and session from 1, frame, box). Rename the file, or move it out of the "
+            "folder."
+        )
+    return _Name(
+        pid=int(match["pid"]),
+        camid=int(match["camera"]) - 1,
+        session=int(match["session"]),
+        frame=int(match["frame"]),
+    )
+
+
+def _session_offsets(
+    last_frame: Mapping[tuple[int, int], int], time_rule: str
+) -> dict[tuple[int, int], int]:
+    """Frames to add for each (camid, session); `last_frame` has the same keys."""
+    offsets = {}
+    sessions = max((session for _, session in last_frame), default=0)
+    for camid in {camid for camid, _ in last_frame}:
+        offset = 0
+        for session in range(1, sessions + 1):
+            offsets[camid, session] = offset
+            if (camid, session) in last_frame:  # a session without images takes no time
+                end = last_frame[camid, session] + offset
+                offset = end + offset if time_rule == "qaconv" else end
+    return offsets
