@@ -5,11 +5,12 @@ comments of this file and of the recipe's own: one stands behind a setting or on
 """
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from jaxreid.names import check_name
 
 DOMAINS = ("plaza", "station", "mall", "campus")  # of the embedded people
 
@@ -64,21 +65,14 @@ def parse(
         ValueError: an unknown data set or option, or two that exclude each other.
     """
     dataset, *given = [part.strip() for part in (arg or "synthetic").split(",")]
-    if dataset not in DATA:
-        raise ValueError(
-            f"unknown data set {dataset!r} in the recipe's argument; {_nearest(dataset, DATA)}. "
-            "The argument is dataset[,option...]."
-        )
+    check_name(dataset, DATA, "data set in the argument dataset[,option...] of the recipe")
     given = [option for option in given if option]
     named = [option for option in given if backbones and option.startswith(tuple(backbones))]
+    valid = [*options, *(f"{name}=..." for name in values)]
+    valid += [f"{family}... (a backbone)" for family in backbones]
     for option in given:
         if option not in options and option not in named and _value(option)[0] not in values:
-            valid = [*options, *(f"{name}=..." for name in values)]
-            families = ", ".join(f"{family}..." for family in backbones)
-            raise ValueError(
-                f"unknown option {option!r} in the recipe's argument; {_nearest(option, valid)}"
-                + (f", or the name of a backbone ({families})." if families else ".")
-            )
+            check_name(option, valid, "option in the recipe's argument")
     for group in (*one_of, *((name,) for name in values), named):
         chosen = [option for option in dict.fromkeys(given) if _value(option)[0] in group]
         if len(chosen) > 1:
@@ -95,11 +89,6 @@ def _value(option: str) -> tuple[str, str]:
     return name, value
 
 
-def _nearest(name: str, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=len(valid), cutoff=0.0)
-    return f"valid: {', '.join([*near, *(other for other in valid if other not in near)])}"
-
-
 def base(dataset: str) -> ConfigDict:
     """The settings of every recipe; a recipe adds model and objective."""
     config = ConfigDict()
@@ -110,7 +99,7 @@ def base(dataset: str) -> ConfigDict:
     config.epochs = 60  # at most: "adaptive" may end earlier
     config.freeze_epochs = 0  # the first of them, in which only the classifier learns
 
-    # A run, or a file of weights (.safetensors) to start from; None: random weights.
+    # a run, or a file of weights (.safetensors) to start from; None: random weights
     config.init_from = placeholder(str)
     config.init_skip = ()  # parts of it to leave out: "neck", "matcher", "classifier", "memory"
     # Weights that the recipe is published with ("ImageNet"): a run without them says so. "": none.
@@ -129,9 +118,10 @@ def base(dataset: str) -> ConfigDict:
     model.interpolation = "bicubic"  # of the resize; "bilinear" is torchreid's
     model.freeze_stats = False  # batch normalisations of the backbone keep their statistics
     model.dtype = "float32"  # of the computation; "bfloat16" on accelerators
-    model.backbone, model.neck, model.matcher = ConfigDict(), ConfigDict(), ConfigDict()
-
-    config.objective = ConfigDict()
+    model.backbone = ConfigDict()  # images to maps; its name and the options of that name
+    model.neck = ConfigDict()  # maps to features; its name and the options of that name
+    model.matcher = ConfigDict()  # features to scores; its name and the options of that name
+    config.objective = ConfigDict()  # scores to a loss; its name and the options of that name
 
     sampler = config.sampler = ConfigDict()
     sampler.name = "random"  # "pk": identities x instances; "graph": the nearest classes together
@@ -176,27 +166,34 @@ def base(dataset: str) -> ConfigDict:
 
     # Below: not part of the method. A run may be continued with other values.
     test = config.eval = ConfigDict()
-    test.batch_size = 64  # images
-    test.query_tile = 32  # queries and
+    test.batch_size = 64  # images whose features are computed at once
+    test.query_tile = 32  # queries that are scored at once
     test.gallery_tile = 512  # gallery images that are scored at once
     test.dtype = "float32"  # of features; "bfloat16" is smaller and faster, scores are rounded
     test.flip = False  # mean of the features of an image and of its mirror image
     test.junk = "auto"  # matches that do not count: "camera", or "none" where cameras are unknown
     test.average_precision = "standard"  # "trapezoid" in QAConv 1.0 and 1.1
     test.rerank = False  # k-reciprocal re-ranking, as another row of the results
-    # With the numbers of the paper's code; "weight" is that of the original distance.
-    test.rerank_options = {"k1": 20, "k2": 6, "weight": 0.3}
+    test.rerank_options = ConfigDict()  # the numbers of the paper's code
+    test.rerank_options.k1 = 20  # neighbours of an image, itself not counted
+    test.rerank_options.k2 = 6  # nearest images whose descriptions are averaged; 1: none
+    test.rerank_options.weight = 0.3  # of the original distance
     test.tlift = False  # TLift, after re-ranking if that is on, as another row
-    test.tlift_options = {"tau": 100.0, "sigma": 200.0, "k": 10, "alpha": 0.2}  # tau, sigma: s
+    test.tlift_options = ConfigDict()
+    test.tlift_options.tau = 100.0  # seconds within which a query's companions pass
+    test.tlift_options.sigma = 200.0  # seconds from a pivot within which an image is lifted
+    test.tlift_options.k = 10  # pivots of a query in each gallery camera
+    test.tlift_options.alpha = 0.2  # share of a score that is left without any lift
     # From coarse to fine: so many gallery images for each query, found on maps pooled by the
     # window, are scored exactly, as another row; 0: not.
     test.shortlist = 0
     test.shortlist_window = (2, 4)  # rows and columns
     test.every_epochs = 0  # evaluate every N epochs; 0: only before the first and after the last
+    test.untrained = True  # evaluate before the first epoch
     test.pictures = 4  # queries of each test set in ranking.png
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 500  # steps between two
     config.checkpoint.keep = 2  # the newest
     config.checkpoint.keep_every = 0  # and for ever those at multiples of so many steps; 0: none
     config.log = ConfigDict()

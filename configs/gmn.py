@@ -46,7 +46,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.neck = ConfigDict(
         {
             "name": "pooled",
-            "pool": "gem",
+            "pool": "gem",  # generalised mean; "average"
             "bn": True,  # the classifier sees normalised embeddings
         }
     )

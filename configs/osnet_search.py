@@ -28,11 +28,10 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.backbone = ConfigDict(
         {
             "name": f"osnet_search_{osnet.width_of(chosen)}",
-            # 10 in the first 20 epochs, half of it in the next, and so on down to 1.
-            "temperature": 10.0,
-            "temperature_factor": 0.5,
-            "temperature_every": 20,  # epochs
-            "temperature_floor": 1.0,
+            "temperature": 10.0,  # of the draws among the candidates, in the first epochs
+            "temperature_factor": 0.5,  # of one drop
+            "temperature_every": 20,  # epochs between two drops
+            "temperature_floor": 1.0,  # the lowest
         }
     )
     config.model.neck.affine = False  # as the normalisations of the super-network

@@ -28,21 +28,21 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.backbone = ConfigDict(
         {
             "name": "resnet50",
-            "cut": "layer3",  # the last layer; stride 16: 24 x 8 positions
+            "cut": "layer3",  # last layer; of stride 16: 24 x 8 positions
             "width": 64,  # channels of the first layer
         }
     )
     config.model.neck = ConfigDict(
         {
             "name": "map",
-            "channels": 128,
-            "norm": "batch",  # no bias, batch normalisation; "none": with bias
+            "channels": 128,  # of the maps that are compared
+            "norm": "batch",  # batch normalisation and no bias; "none": a bias
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "qaconv",
-            "head": "v1",  # two weights per position; "v2.1" has one for both directions
+            "head": "v1",  # two weights for each position; "v2.1": one for both directions
             "initial_logit": 0.0,  # of every pair before training
             "statistics_chunk": 0,  # classes of the memory that are normalised together; 0: all
             "patch": 1,  # rows and columns of what is compared; 3 or 5: patches of positions

@@ -1,80 +1,145 @@
 """Trains or evaluates a person re-identification model.
 
-python -m jaxreid.main --config=configs/qaconv.py --workdir=runs/qaconv
+python -m jaxreid.main --config=qaconv --workdir=runs/qaconv
 
-The text after a colon chooses data set and options (configs/qaconv.py:market1501,debug); any value
-can be set on the command line (--config.optim.lr=0.01). The same command continues an interrupted
-run. --mode=evaluate evaluates the newest checkpoint of the work directory again, or, where there is
-none, the file of weights that --config.init_from names.
+--config names a recipe, or a file such as configs/qaconv.py; the text after a colon chooses data
+set and options (qaconv:market1501,debug). Any setting can be set by its path
+(--config.optim.lr=0.01); --print_config lists them. The same command continues an interrupted run.
+--mode=evaluate evaluates the newest checkpoint of the work directory again, with the settings of
+the run where --config is left out, or, where there is none, the file of weights that
+--config.init_from names.
 """
 
 import os
 import pathlib
+import re
 import sys
 import traceback
+from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxreid import configs
+from jaxreid.names import nearest
+from jaxreid.runs import settings
+
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, with its argument after a colon.", lock_config=True
+    "config", None, "Recipe, or path of one, with its argument after a colon.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: its results and checkpoints."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_TEST = flags.DEFINE_list("test", None, "Other test sets than the recipe's: NAME,NAME,...")
+_PRINT = flags.DEFINE_bool("print_config", False, "Print every setting with its comment, and end.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Several processes; the cluster (TPU pod, Slurm, ...) tells which."
+    "distributed", False, "Initialise jax.distributed from the cluster (TPU pod, Slurm)."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes without such a cluster: HOST:PORT of process 0."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is.")
-flags.mark_flags_as_required(["config", "workdir"])
+
+EXPLAINED = (ValueError, OSError, FloatingPointError)
+KINDS = {"float": "a number", "int": "a whole number", "bool": "True or False"}
+
+
+class RecipeParser(flags.ArgumentParser):
+    """A recipe by name or path, with its argument; settings that it does not have are refused."""
+
+    def parse(self, argument: str) -> Any:
+        """The configuration, locked."""
+        config = configs.get(argument)
+        for path in overridden(sys.argv):
+            settings.check_path(config, path)
+        return config
+
+    def flag_type(self) -> str:
+        """For --help."""
+        return "recipe"
+
+
+FLAGS["config"].parser = RecipeParser()
+
+
+def overridden(argv: list[str]) -> list[str]:
+    """The paths of the settings that a command line sets."""
+    found = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in argv)
+    return [match[1] for match in found if match]
 
 
 def start_jax() -> None:
-    """Joins the other processes, and remembers compiled programs between runs."""
+    """Joins the other processes; finds the devices."""
+    import jax
+
+    from jaxreid.mesh import check_devices, remember_compiled
+
     if _COORDINATOR.value or _DISTRIBUTED.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxreid" / "compiled"))
+    check_devices()
+    remember_compiled()
 
 
 def main(argv: list[str]) -> int:
     """Returns the exit status: 0 done, 1 failed, 75 or 130 stopped and ready to be continued."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    # Late, so that --help and misspelt flags answer at once.
-    from jaxreid.reid import evaluate_run
-    from jaxreid.training.loop import train
-
     try:
+        config = configuration(argv)
+        if _PRINT.value:
+            print(configs.commented(config, FLAGS["config"].config_filename))
+            return 0
+        if _WORKDIR.value is None:
+            raise ValueError("--workdir is missing: give the directory of the run, as in "
+                             "--workdir=runs/qaconv.")  # fmt: skip
+        if _MODE.value == "train":
+            settings.check_tensorflow()
         start_jax()
-        config = _CONFIG.value.to_dict()
         if _MODE.value == "evaluate":
+            from jaxreid.reid import evaluate_run
+
             evaluate_run(config, _WORKDIR.value)
             return 0
+        from jaxreid.training.loop import train
+
         return 0 if train(config, _WORKDIR.value) else 75
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
         return leave(130)
     except Exception as error:
-        if _TRACEBACK.value or not isinstance(error, ValueError | OSError | FloatingPointError):
+        if _TRACEBACK.value or not explained(error):
             traceback.print_exc()
             return leave(1)
         return leave(fail(error))
 
 
+def configuration(argv: list[str]) -> dict[str, Any]:
+    """The settings of the command line, checked, before JAX or TensorFlow are imported."""
+    if len(argv) > 1:
+        raise ValueError(
+            f"unknown arguments: {' '.join(argv[1:])}; expected --FLAG=VALUE (--config.optim.lr=1)."
+        )
+    if _CONFIG.value is None:
+        names = ", ".join(configs.recipes())
+        raise ValueError(f"--config is missing: give a recipe ({names}), as in --config=qaconv.")
+    config = _CONFIG.value.to_dict()
+    if _TEST.value is not None:
+        config["data"]["test"] = tuple(_TEST.value)
+    return settings.resolved(config)
+
+
+def explained(error: Exception) -> bool:
+    """True for the mistakes of a user; others are faults of the program, shown with a traceback."""
+    missing = isinstance(error, ModuleNotFoundError) and "pip install" in str(error)
+    return missing or isinstance(error, EXPLAINED)
+
+
 def leave(status: int) -> int:
     """Ends one of several processes at once: an orderly end would wait for the others for ever."""
-    if jax.process_count() > 1:
+    if "jax" in sys.modules and (_COORDINATOR.value or _DISTRIBUTED.value):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -82,24 +147,99 @@ def leave(status: int) -> int:
 
 
 def fail(error: Exception) -> int:
-    """Says what is wrong, in words; returns the exit status."""
+    """Prints an error in words; returns the exit status."""
     while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps them
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-    if "Traceback" in text:  # absl tells a failure inside a configuration file with all of it
-        text = text.splitlines()[-1]
+    text = re.sub(r"^flag --config=[^ ]*: ", "", text)  # absl's introduction to what a recipe says
     print(f"error: {text}\n(--help explains, --traceback shows where it arose)", file=sys.stderr)
     return 1
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """As absl does, but a wrong setting in a configuration is an answer and not a crash."""
+    """Parses as absl does, but a mistake on the command line is explained in a sentence."""
     try:
-        return flags.FLAGS(argv)
+        argv[:] = with_recipe(argv)
+        if {"--help", "-h", "-help", "--helpfull", "-helpfull"} & set(argv):
+            print_help(full=bool({"--helpfull", "-helpfull"} & set(argv)))
+            sys.exit(0)
+        return FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(fail(ValueError(unknown_flag(error))))
+    except flags.IllegalFlagValueError as error:
+        if "--traceback" in argv:
+            raise
+        sys.exit(fail(ValueError(illegal_value(error))))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise
         sys.exit(fail(error))
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """The command line with --config first, as its settings are those of a recipe.
+
+    An evaluation without it takes the settings of the run in the work directory.
+    """
+    name, *rest = argv
+    places = [i for i, a in enumerate(rest) if re.match(r"--?config(=|$)", a)]
+    if len(places) > 1:
+        raise ValueError("--config is given more than once; give it once.")
+    if places:
+        size = 1 if "=" in rest[places[0]] else 2
+        recipe = rest[places[0] : places[0] + size]
+        return [name, *recipe, *rest[: places[0]], *rest[places[0] + size :]]
+    workdirs = [a.partition("=")[2] for a in rest if re.match(r"--?workdir=", a)]
+    evaluates = [a for a in rest if re.match(r"--?mode=evaluate$", a)]
+    if (
+        evaluates
+        and workdirs
+        and (pathlib.Path(workdirs[-1]).expanduser() / "config.json").exists()
+    ):
+        return [name, f"--config={workdirs[-1]}", *rest]
+    if overridden(rest):
+        names = ", ".join(configs.recipes())
+        raise ValueError(f"--config is missing: give a recipe ({names}), as in --config=qaconv.")
+    return argv
+
+
+def unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    """A message that finds the setting which was meant."""
+    name = error.flagname.partition("=")[0]
+    known = dict.fromkeys(path for path, _ in settings.leaves(configs.get("qaconv")))
+    alike = [path for path in known if path == name or path.endswith(f".{name}")]
+    if alike:
+        named = " or ".join(f"--config.{path}=..." for path in alike)
+        return f"unknown flag --{name}; settings are given by their path: {named}"
+    return f"unknown flag --{name}; valid: {', '.join(nearest_flags(name))}, --config.SETTING=..."
+
+
+def nearest_flags(name: str) -> list[str]:
+    """The flags of this program, the nearest first."""
+    own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
+    return [f"--{flag}" for flag in nearest(name, own)]
+
+
+def illegal_value(error: flags.IllegalFlagValueError) -> str:
+    """A message that says which kind of value a setting takes."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if not match:
+        return str(error)
+    path, value = match[1], match[2]
+    rule = settings.RULES.get(path)
+    kind = FLAGS[f"config.{path}"].flag_type() if f"config.{path}" in FLAGS else ""
+    expected = rule or KINDS.get(kind)
+    return f"{path} is {value!r}; expected {expected}." if expected else str(error)
+
+
+def print_help(*, full: bool) -> None:
+    """Prints the flags; with `full` also those of the libraries, and the settings."""
+    app.usage(shorthelp=not full, writeto_stdout=True)
+    if full:
+        given = [a.partition("=")[2] for a in sys.argv if re.match(r"--?config=", a)]
+        recipe = given[0] if given else "qaconv"
+        print(f"settings of {recipe}, each of which can be set with --config.NAME=VALUE:\n")
+        print(configs.commented(configs.get(recipe), recipe))
 
 
 if __name__ == "__main__":

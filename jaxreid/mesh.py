@@ -6,6 +6,7 @@ axis (`P(AXIS)`).
 """
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,26 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     # Auto, not the default Explicit: indexing and scatters outside shard_map would each need an
     # `out_sharding`.
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_devices() -> None:
+    """Raises ValueError, with the cure, where JAX finds no device of the kind that is asked for."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = jax.config.jax_platforms
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"JAX finds no device of JAX_PLATFORMS={asked}: {reason} Leave JAX_PLATFORMS out, set "
+            "it to cpu, or install what the device needs (pip install 'jaxreid[cuda]')."
+        ) from error
+
+
+def remember_compiled() -> None:
+    """Keeps compiled programs between runs, unless JAX is told where to keep them already."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxreid" / "compiled"))
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:

@@ -29,9 +29,14 @@ def check_name(name: str, valid: Iterable[str], what: str) -> str:
     valid = list(valid)
     if name in valid:
         return name
+    raise ValueError(f"unknown {what} {name!r}; valid: {', '.join(nearest(name, valid))}.")
+
+
+def nearest(name: str, valid: Iterable[str]) -> list[str]:
+    """The valid names, those first that are most like `name`."""
+    valid = list(valid)
     near = difflib.get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
-    order = near + [other for other in valid if other not in near]
-    raise ValueError(f"unknown {what} {name!r}; valid: {', '.join(order)}.")
+    return near + [other for other in valid if other not in near]
 
 
 def check_options(made: type, given: Mapping[str, Any], what: str) -> None:

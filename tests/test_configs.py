@@ -1,29 +1,20 @@
 """Every config with every argument builds a model and the shapes of its state."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from jaxreid import configs
+from jaxreid.configs import common, load
 from jaxreid.data.sampling import samplers
 from jaxreid.models.model import make_model
+from jaxreid.runs.settings import RULES, leaves, resolved, value_at
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import abstract_state
-
-CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 ARGUMENTS = [
     "",
@@ -206,16 +197,16 @@ def test_a_found_architecture_becomes_part_of_the_configuration(tmp_path):
     other = json.dumps(found | {"format": "jaxreid architecture 2"})
     for content in ("", "[]", "{}", json.dumps(found), other):
         file.write_text(content)
-        with pytest.raises(ValueError, match="needed is an architecture.json"):
+        with pytest.raises(ValueError, match=r"expected an architecture\.json"):
             load("osnet").get_config(f"synthetic,architecture={file}")
 
 
 def test_one_thing_says_where_norms_are(tmp_path):
     for option in ("ain", f"architecture={tmp_path}"):
-        with pytest.raises(ValueError, match="each says where norms are; give one of them"):
+        with pytest.raises(ValueError, match="exclude each other; give one of them"):
             load("osnet").get_config(f"synthetic,ibn,{option}")
     for config, name in (("osnet", "osnet_x1_0"), ("osnet_search", "resnet18")):
-        with pytest.raises(ValueError, match=f"unknown option '{name}' in the config argument"):
+        with pytest.raises(ValueError, match=f"unknown option in the recipe's argument '{name}'"):
             load(config).get_config(f"synthetic,{name}")
 
 
@@ -267,9 +258,10 @@ def test_one_domain_is_left_out():
     assert get("synthetic").data == get("synthetic,target=station").data
     with pytest.raises(ValueError, match="unknown domain 'square' in target=square; valid: "):
         get("synthetic,target=square")
-    for argument in ("market1501,target=mall", "synthetic,target=mall,target=plaza"):
-        with pytest.raises(ValueError, match="one domain of 'synthetic' is tested"):
-            get(argument)
+    with pytest.raises(ValueError, match="one domain of 'synthetic' is tested"):
+        get("market1501,target=mall")
+    with pytest.raises(ValueError, match="target=mall and target=plaza exclude each other"):
+        get("synthetic,target=mall,target=plaza")
 
 
 def test_the_rows_of_gmns_ablation_differ_in_its_losses_alone():
@@ -289,8 +281,8 @@ def test_the_rows_of_gmns_ablation_differ_in_its_losses_alone():
     rows[""]["model"].pop("matcher")
     assert rows[",baseline"] == rows[""]
     for argument, message in (
-        ("synthetic,mnet,dp", "mnet and dp: each says which losses; give one"),
-        ("market1501,ibn_a,resnet101", "ibn_a and resnet101: each says which network"),
+        ("synthetic,mnet,dp", "mnet and dp exclude each other; give one"),
+        ("market1501,ibn_a,resnet101", "ibn_a and resnet101: each names a network"),
     ):
         with pytest.raises(ValueError, match=message):
             load("gmn").get_config(argument)
@@ -329,10 +321,72 @@ def make_sampler(config, classes):
     )
 
 
-@pytest.mark.parametrize(
-    "config", ["qaconv", "qaconv_gs", "qaconv_ms", "gmn", "osnet", "osnet_search"]
-)
+@pytest.mark.parametrize("recipe", configs.recipes())
 @pytest.mark.parametrize("argument", ["market", "synthetic,debag", "market1501,vgg16"])
-def test_unknown_arguments_list_the_valid_ones(config, argument):
+def test_unknown_arguments_list_the_valid_ones(recipe, argument):
     with pytest.raises(ValueError, match="valid: "):
-        load(config).get_config(argument)
+        configs.get(f"{recipe}:{argument}")
+
+
+def test_recipes_are_found_by_name_and_by_path(tmp_path):
+    assert {"gmn", "osnet", "osnet_search", "qaconv", "qaconv_gs"} <= {*configs.recipes()}
+    assert "common" not in configs.recipes()
+    named = configs.get("qaconv:market1501,small")
+    assert named == configs.get(f"{configs.FOLDER / 'qaconv.py'}:market1501,small")
+    assert named.data.train == ("market1501",)
+    with pytest.raises(ValueError, match="unknown recipe 'qaconv_sg'; valid: qaconv_"):
+        configs.get("qaconv_sg:synthetic")
+    with pytest.raises(FileNotFoundError, match="expected a recipe"):
+        configs.get(f"{tmp_path}/other.py")
+    own = tmp_path / "own.py"
+    for source, message in (
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_like_it", "No module named"),
+        ("config = 1", "expected a function get_config"),
+        ("def get_config(arg=''): return {}", "expected a ConfigDict"),
+        ("def get_config(arg=''): return undefined", "NameError"),
+    ):
+        own.write_text(source)
+        with pytest.raises(ValueError, match=message):
+            configs.get(str(own))
+
+
+def test_the_settings_of_a_run_are_those_of_its_recipe(tmp_path):
+    config = configs.get("qaconv_ms:market1501,multi,debug")
+    record = {"config": json.loads(config.to_json()), "seed": 0, "runs": []}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert configs.get(str(tmp_path)).to_dict() == config.to_dict()
+    del record["config"]["init_expects"]  # as an older run
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert configs.get(str(tmp_path)).to_dict() == config.to_dict() | {"init_expects": ""}
+
+
+@pytest.mark.parametrize("recipe", configs.recipes())
+def test_every_setting_has_a_rule_and_a_comment(recipe):
+    for argument in ("synthetic", "market1501,debug"):
+        config = configs.get(f"{recipe}:{argument}")
+        resolved(config)  # and its values obey the rules
+        lines = configs.commented(config, recipe).splitlines()
+        bare = [line for line in lines if "  # " not in line]
+        assert not bare
+        assert len(lines) == len(list(leaves(config)))
+
+
+def test_the_rules_are_of_settings_that_there_are():
+    config = common.base("synthetic")
+    config.schedule.warmup_epochs = 0  # gmn alone has it
+    for path in RULES:
+        assert value_at(config, path) is not None or path in {
+            "init_from", "data.dir", "data.prepared_dir",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", configs.recipes())
+def test_a_recipe_that_starts_from_published_weights_says_so(recipe):
+    expects = configs.get(f"{recipe}:market1501").init_expects
+    assert expects == ("" if recipe == "osnet_search" else "ImageNet")
+    scratch = [",scratch"] if recipe == "osnet" else []
+    for argument in ("synthetic", "market1501,small", "market1501,debug"):
+        assert configs.get(f"{recipe}:{argument}").init_expects == ""
+    for option in scratch:
+        assert configs.get(f"{recipe}:market1501{option}").init_expects == ""

@@ -1,7 +1,6 @@
 """Training: restore, step, log, evaluate, save."""
 
 import functools
-import inspect
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from jaxreid.evaluation.run import make_evaluation, report
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
 from jaxreid.runs.log import Meter, Writer, progress, show
+from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.training.class_graph import nearest_classes
@@ -50,16 +50,8 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
         ValueError, OSError: a setting, a file or a work directory that cannot work.
         FloatingPointError: the loss is not finite.
     """
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    expected = inspect.signature(fit).parameters.keys() - {"workdir"}
-    if missing := sorted(expected - config.keys()):
-        raise ValueError(
-            f"the configuration lacks {', '.join(missing)}; start from that of a recipe."
-        )
-    if unknown := sorted(config.keys() - expected):
-        raise ValueError(
-            f"the configuration has {', '.join(unknown)}; expected {', '.join(sorted(expected))}."
-        )
+    check_tensorflow()
+    config = resolved(config)
     path = open_workdir(os.fspath(workdir), config, mode="train")
     return fit(workdir=path, **config)
 
@@ -71,6 +63,7 @@ def fit(
     precision: str,
     init_from: str | None,
     init_skip: Sequence[str],
+    init_expects: str,
     data: Section,
     model: Section,
     objective: Section,
@@ -93,6 +86,8 @@ def fit(
         precision: of float32 products in training, as for `make_train_step`.
         init_from: a file of weights or a work directory to start from, or None.
         init_skip: parts of it to leave out.
+        init_expects: the weights that the recipe starts from, "" for random ones; without
+            `init_from` a warning is logged.
         data: keywords of `load_sets`.
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
@@ -133,6 +128,8 @@ def fit(
     source = None if holds_checkpoint(workdir) else init_from
     frozen = bool(freeze_epochs)
     weights, messages = load_weights(source, model, skip=init_skip, frozen=frozen)
+    if init_expects and not init_from:
+        messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
     rules = {"objective": objective, "tx": tx, "schedule": schedule, "seed": seed}
     make_update = functools.partial(
         make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from golden import REPOSITORY
 
+from jaxreid import cli
 from jaxreid.models.model import make_model
 from jaxreid.weights.file import load_weights, read_card
+from jaxreid.weights.torch_checkpoint import read_checkpoint
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-import convert_torch  # noqa: E402
 import torch_networks  # noqa: E402
 
 
@@ -26,7 +27,7 @@ def network(name, **options):
 
 def tool(*arguments):
     """Exit status of the tool."""
-    return convert_torch.main([*map(str, arguments)])
+    return cli.main(["convert", *map(str, arguments)])
 
 
 def features(path, images):
@@ -155,7 +156,7 @@ def test_numpy_numbers_of_an_older_numpy_are_read(tmp_path):
                 assert b"numpy._core.multiarray" in data
                 data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
             old.writestr(name, data)
-    np.testing.assert_array_equal(convert_torch.read_checkpoint(older)["x"], [1, 1])
+    np.testing.assert_array_equal(read_checkpoint(older)["x"], [1, 1])
 
 
 def test_wrong_architecture_and_size_are_refused_with_advice(tmp_path, capsys):

@@ -1,0 +1,350 @@
+"""Settings: which there are, and which values make sense.
+
+A configuration is a dictionary of sections. These checks need neither data nor a model, so that a
+mistake is found at once; backbone, neck, matcher and objective check their options themselves.
+"""
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from jaxreid.names import check_name
+
+
+class Number(NamedTuple):
+    """Numbers from `low` to `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    above: bool = False  # `low` itself is not valid
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            return f"{kind} {'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+        if self.low > -math.inf:
+            return f"{kind} {'above' if self.above else 'of at least'} {self.low:g}"
+        return f"{kind} (not nan or inf)"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        kinds = int if self.whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            return False
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+
+class Numbers(NamedTuple):
+    """Tuples of numbers, of a length or (0) any; of a range the first is the smaller one."""
+
+    each: Number = Number()
+    length: int = 2
+    rising: bool = False
+
+    def __str__(self) -> str:
+        count = f"{self.length} " if self.length else ""
+        order = ", the first one not larger" if self.rising and self.length == 2 else ""
+        kind = str(self.each).replace("a whole number", "whole numbers")
+        example = ", as in (1, 2)" if self.length == 2 else ""
+        return f"a tuple of {count}{kind.replace('a number', 'numbers')}{order}{example}"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        if not isinstance(value, tuple) or len(value) != (self.length or len(value)):
+            return False
+        if not all(self.each.holds(one) for one in value):
+            return False
+        return not self.rising or list(value) == sorted(value)
+
+
+class Flag(NamedTuple):
+    """True or False."""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        return isinstance(value, bool)
+
+
+class Text(NamedTuple):
+    """Texts, or None."""
+
+    none: bool = False
+    example: str = ""
+
+    def __str__(self) -> str:
+        return "a text" + " or None" * self.none + f", as in {self.example!r}" * bool(self.example)
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        return isinstance(value, str) and bool(value or self.none) or self.none and value is None
+
+
+class Names(NamedTuple):
+    """Tuples of names; one alone may be given as it is where `single`."""
+
+    example: str
+    single: bool = False
+    empty: bool = False
+
+    def __str__(self) -> str:
+        return f"a tuple of names, as in ({self.example!r},)"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        if isinstance(value, str):
+            return self.single and bool(value)
+        if not isinstance(value, tuple) or not (value or self.empty):
+            return False
+        return all(isinstance(name, str) and name for name in value)
+
+
+class Options(NamedTuple):
+    """Dictionaries, with a name where `named`."""
+
+    named: str = ""
+
+    def __str__(self) -> str:
+        if self.named:
+            return f"a dictionary with a name, as in {{'name': {self.named!r}}}"
+        return "a dictionary of options"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        if not isinstance(value, dict):
+            return False
+        return not self.named or isinstance(value.get("name"), str)
+
+
+COUNT, SIZE = Number(0, whole=True), Number(1, whole=True)
+SHARE = Number(0, 1)
+FACTORS = Numbers(Number(0), rising=True)
+
+RULES = {
+    "seed": Number(0, 2**31 - 1, whole=True),
+    "precision": Text(example="default"),
+    "batch_size": SIZE,
+    "epochs": SIZE,
+    "freeze_epochs": COUNT,
+    "init_from": Text(none=True, example="resnet50.safetensors"),
+    "init_skip": Names("matcher", empty=True),
+    "init_expects": Text(none=True),
+    "data.train": Names("market1501", single=True),
+    "data.test": Names("market1501"),
+    "data.dir": Text(none=True, example="/data/market1501"),
+    "data.prepared_dir": Text(none=True),
+    "data.identities": COUNT,
+    "model.height": SIZE,
+    "model.width": SIZE,
+    "model.mean": Numbers(length=3),
+    "model.std": Numbers(Number(0, above=True), length=3),
+    "model.interpolation": Text(example="bicubic"),
+    "model.freeze_stats": Flag(),
+    "model.dtype": Text(example="float32"),
+    "model.backbone": Options("resnet50"),
+    "model.neck": Options("map"),
+    "model.matcher": Options("qaconv"),
+    "objective": Options("class_memory"),
+    "sampler.name": Text(example="random"),
+    "sampler.instances": SIZE,
+    "sampler.quota": Numbers(SIZE, length=0),
+    "sampler.alternate": Flag(),
+    "sampler.save_graph": Flag(),
+    "optim.name": Text(example="sgd"),
+    "optim.lr": Number(0, above=True),
+    "optim.backbone_lr": Number(0),
+    "optim.momentum": SHARE,
+    "optim.nesterov": Flag(),
+    "optim.betas": Numbers(SHARE),
+    "optim.eps": Number(0, above=True),
+    "optim.weight_decay": Number(0),
+    "optim.clip_norm": Number(0),
+    "schedule.name": Text(example="step"),
+    "schedule.step_epochs": COUNT,
+    "schedule.drop_epochs": Numbers(SIZE, length=0, rising=True),
+    "schedule.factor": Number(0, 1, above=True),
+    "schedule.warmup_steps": COUNT,
+    "schedule.warmup_epochs": COUNT,
+    "schedule.per_epoch": Flag(),
+    "schedule.threshold": Number(0, above=True),
+    "augment.flip": SHARE,
+    "augment.pad": COUNT,
+    "augment.rotation": Number(0, 180),
+    "augment.brightness": FACTORS,
+    "augment.contrast": FACTORS,
+    "augment.saturation": FACTORS,
+    "augment.hue": Numbers(Number(-0.5, 0.5), rising=True),
+    "augment.occlusion": Numbers(SHARE, rising=True),
+    "augment.translation": SHARE,
+    "augment.patch": SHARE,
+    "augment.erasing": SHARE,
+    "augment.after_accuracy": SHARE,
+    "eval.batch_size": SIZE,
+    "eval.query_tile": SIZE,
+    "eval.gallery_tile": SIZE,
+    "eval.dtype": Text(example="float32"),
+    "eval.flip": Flag(),
+    "eval.junk": Text(example="auto"),
+    "eval.average_precision": Text(example="standard"),
+    "eval.rerank": Flag(),
+    "eval.rerank_options": Options(),
+    "eval.tlift": Flag(),
+    "eval.tlift_options": Options(),
+    "eval.shortlist": COUNT,
+    "eval.shortlist_window": Numbers(SIZE),
+    "eval.every_epochs": COUNT,
+    "eval.untrained": Flag(),
+    "eval.pictures": COUNT,
+    "checkpoint.every_steps": SIZE,
+    "checkpoint.keep": SIZE,
+    "checkpoint.keep_every": COUNT,
+    "log.every_steps": SIZE,
+}
+# Not in every configuration, as older ones were written without them.
+OPTIONAL = {"init_expects": "", "eval.untrained": True}
+ABSENT = ("schedule.warmup_epochs",)  # has a default where it is used
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """A configuration as plain data, checked.
+
+    Args:
+        config: a ConfigDict or a dictionary of sections; lists stand for tuples, as in JSON.
+
+    Raises:
+        ValueError: a setting that is missing, unknown or out of its range; it says by its path what
+            was expected.
+    """
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"the configuration is {config!r}; expected a dictionary of settings, as "
+            "jaxreid.configs.get('qaconv') gives it."
+        )
+    config = _plain(config)
+    for path, value in OPTIONAL.items():
+        section, _, name = path.rpartition(".")
+        held = config.get(section, {}) if section else config
+        if isinstance(held, dict):
+            held.setdefault(name, value)
+    check_sections(config)
+    for path, rule in RULES.items():
+        value = value_at(config, path)
+        if not rule.holds(value) and not (value is None and path in ABSENT):
+            raise ValueError(f"{path} is {value!r}; expected {rule}.")
+    for path, value in leaves(config):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{path} is {value}; expected {Number()}.")
+    if config["freeze_epochs"] > config["epochs"]:
+        raise ValueError(
+            f"freeze_epochs is {config['freeze_epochs']} of {config['epochs']} epochs; expected at "
+            "most epochs, of which they are the first."
+        )
+    return config
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where a setting is missing or unknown."""
+    known = {path.partition(".")[0] for path in RULES}
+    for section in dict.fromkeys([*known, *config]):
+        check_name(section, known, "setting")
+        if section not in config:
+            raise ValueError(
+                f"the configuration has no {section}; start from that of a recipe, as "
+                "jaxreid.configs.get('qaconv') gives it."
+            )
+        names = [path.partition(".")[2] for path in RULES if path.startswith(section + ".")]
+        if not names:
+            continue
+        if not isinstance(config[section], dict):
+            raise ValueError(
+                f"{section} is {config[section]!r}; expected a dictionary of settings."
+            )
+        for name in config[section]:
+            check_name(name, names, f"setting in {section}")
+        for name in names:
+            path = f"{section}.{name}"
+            if name not in config[section] and path not in ABSENT:
+                raise ValueError(
+                    f"the configuration has no {path}; start from that of a recipe, as "
+                    "jaxreid.configs.get('qaconv') gives it."
+                )
+
+
+def check_path(config: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError if there is no setting `path` ("optim.lr") in a configuration."""
+    section, place = config, ""
+    for name in path.split("."):
+        if not hasattr(section, "keys"):
+            raise ValueError(f"unknown setting {path}: {place} is {section!r} and has no settings.")
+        names = list(section.keys())
+        if name not in names:
+            last = path.rpartition(".")[2]
+            alike = [other for other, _ in leaves(config) if other.rpartition(".")[2] == last]
+            if alike:
+                raise ValueError(f"unknown setting {path}; did you mean {' or '.join(alike)}?")
+            if "name" not in names:
+                check_name(name, names, f"setting in {place}" if place else "setting")
+            raise ValueError(
+                f"unknown setting {path}: {place} is {section['name']!r} here and has "
+                f"{', '.join(names)}. Give one with other options as a whole: "
+                f"--config.{place}=\"{{'name': ..., '{name}': ...}}\"."
+            )
+        section, place = section[name], f"{place}.{name}" if place else name
+
+
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a setting by its path; None where there is none."""
+    for name in path.split("."):
+        if name not in config:
+            return None
+        config = config[name]
+    return config
+
+
+def start_message(expected: str, backbone: str) -> str:
+    """A warning for a run from random weights, whose recipe is published with others.
+
+    Args:
+        expected: setting `init_expects`, such as "ImageNet".
+        backbone: its name.
+    """
+    return (
+        f"WARNING: this recipe starts from {expected} weights of {backbone}, and init_from names "
+        "none: from random weights it does not reach the published accuracy. Type "
+        f"--config.init_from={backbone}.safetensors (a file that `jaxreid convert {backbone}.pth "
+        f"--arch={backbone} --out={backbone}.safetensors` makes of PyTorch's), or use the option "
+        "small of the recipe, which is for random weights."
+    )
+
+
+def check_tensorflow() -> None:
+    """Raises ModuleNotFoundError, with the cure, where training cannot read its data."""
+    for name in ("tensorflow", "tensorflow_datasets"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(
+                f"training reads its data with {name}, which is not installed: "
+                "pip install 'jaxreid[train]'"
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(one) for one in value)
+    return value.item() if type(value).__module__ == "numpy" and value.ndim == 0 else value
+
+
+def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings by path, with their values; options of a dictionary are settings as well."""
+    if not hasattr(config, "keys"):
+        yield path, config
+        return
+    for key in list(config.keys()):  # a ConfigDict's items would resolve its references
+        yield from leaves(config[key], f"{path}.{key}" if path else key)
