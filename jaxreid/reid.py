@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.data.images.pillow import ImageSource, read_image
 from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.results import Result
-from jaxreid.evaluation.run import TestSets, make_evaluation, report
+from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
 from jaxreid.evaluation.scoring import Scorer
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
@@ -331,8 +331,11 @@ class ReID:
         settings = {**self.settings.get("eval", {}), **settings}
         scorer, evaluation = make_evaluation(self.model, self._mesh, settings)
         scorer = scorer.bind(self.variables)
+        warnings = warnings_of(self.path, tests) if self.step is not None else []
         if workdir is None:
             found = {}
+            for warning in warnings:
+                print(warning)
             for name, splits in tests.items():
                 found[name], _, messages = evaluation.on(scorer, **splits, name=name)
                 for message in messages:
@@ -341,8 +344,8 @@ class ReID:
             workdir = pathlib.Path(workdir)
             initial = "untrained" if self.step == 0 else "loaded"
             with Writer(workdir, resume_at=None) as writer:
-                for message in self.messages:
-                    writer.say(f"evaluating {message}")
+                for message in [f"evaluating {m}" for m in self.messages] + warnings:
+                    writer.say(message)
                 found = evaluation.run(
                     scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
                 )

@@ -202,14 +202,14 @@ def test_another_folder_is_another_row_and_leaks_are_said(place, run, tmp_path, 
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)
     other = tmp_path / "other"
-    market_tree(other / "market1501", train=2, test=4)
+    market_tree(other / "market1501", train=2, test=4, shots=2)
     stolen = next((place / "market1501" / "bounding_box_train").glob("*.jpg"))
     shutil.copy(stolen, other / "market1501" / "bounding_box_test" / stolen.name)
     reid = jaxreid.load(workdir)
     where = {"dir": other, "prepared_dir": tmp_path / "prepared", "workdir": workdir}
     results = reid.evaluate(["market1501"], **where)
     said = capsys.readouterr().out
-    assert "1 image of market1501 was trained on" in said
+    assert "1 of its 15 images were trained on" in said
     rows = json.loads((workdir / "results.json").read_text())["results"]
     trained = [row for row in rows if row["model"] == "trained"]
     assert len(trained) == 2

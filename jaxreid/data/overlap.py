@@ -4,7 +4,6 @@ A result on people who were trained on says nothing about people who were not.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -84,7 +83,7 @@ class Overlap:
 
 def trace(train: Split) -> Trace:
     """Returns the trace of a training set."""
-    return Trace(train.origins, np.unique(_digests(train)), np.unique(train.people))
+    return Trace(train.origins, np.unique(train.digests), np.unique(train.people))
 
 
 def shared_people(
@@ -108,7 +107,7 @@ def shared_people(
 
 def _overlap(known: Trace, splits: list[Split]) -> Overlap:
     pid = np.concatenate([split.pid for split in splits])
-    trained_file = np.isin(np.concatenate([_digests(split) for split in splits]), known.files)
+    trained_file = np.isin(np.concatenate([split.digests for split in splits]), known.files)
     trained = trained_file.copy()
     same_id = np.zeros(len(pid), bool)
     origin = next((split.origins[0] for split in splits if split.origins), None)
@@ -130,9 +129,3 @@ def _overlap(known: Trace, splits: list[Split]) -> Overlap:
         same_ids=len(set(pid[same_id & person].tolist()) - people),
         all_people=len(np.unique(pid[person])),
     )
-
-
-def _digests(split: Split) -> np.ndarray:
-    """[N] uint64, digests of the image files."""
-    digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in split.image)
-    return np.frombuffer(digests, "<u8")

@@ -62,6 +62,25 @@ class Split:
         digest = hashlib.sha256(rows.encode()).hexdigest()[:16]
         return {"identities": self.num_classes, "images": len(self), "digest": digest}
 
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """[N] uint64, of the bytes of each image."""
+        digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in self.image)
+        return np.frombuffer(digests, "<u8")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that change with any image, name, person, camera or time."""
+        digest = hashlib.sha256("\n".join(self.name).encode("utf-8", "surrogateescape"))
+        for column, kind in (
+            (self.pid, "<i8"),
+            (self.camid, "<i8"),
+            (self.time, "<f8"),
+            (self.digests, "<u8"),
+        ):
+            digest.update(np.asarray(column).astype(kind).tobytes())
+        return digest.hexdigest()[:8]
+
     def select(self, keep: np.ndarray) -> "Split":
         """The images where `keep` [N] bool is True."""
         return self.take(np.flatnonzero(keep))

@@ -6,6 +6,7 @@ once.
 
 import dataclasses
 import hashlib
+import io
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxreid.data.overlap import Trace, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
@@ -36,10 +38,12 @@ from jaxreid.evaluation.variants import PLAIN, Variant, make_variants
 from jaxreid.mesh import to_host
 from jaxreid.models.model import Model, feature_shape, init_variables
 from jaxreid.names import check_name
+from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import Writer, progress, write_json
 
 SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")  # settings of `Scorer`
 TestSets = Mapping[str, Mapping[str, Split]]  # by name, the splits "query" and "gallery"
+TRACE = "trained_on.npz"  # in a work directory
 BLOCK_SIZE = 2**24  # scores that are held at once: 64 MiB
 
 
@@ -200,6 +204,25 @@ def make_evaluation(
             variables = jax.eval_shape(lambda: init_variables(model, 0))
             check_window(feature_shape(model, variables), **variant.shortlist)
     return scorer, evaluation
+
+
+def keep_trace(workdir: pathlib.Path, images: Split) -> None:
+    """Leaves in a work directory what recognises its training images in later test sets."""
+    if jax.process_index() == 0:
+        file = io.BytesIO()
+        np.savez_compressed(file, **trace(images).arrays())
+        replace_file(workdir / TRACE, file.getvalue())
+
+
+def warnings_of(workdir: pathlib.Path, tests: TestSets) -> list[str]:
+    """Sentences about test sets that share images or people with the training set of a run."""
+    try:
+        with np.load(workdir / TRACE) as arrays:
+            known = Trace.from_arrays(arrays)
+    except (OSError, ValueError, KeyError):
+        return []  # a run of an older version, or a copy of its checkpoints alone
+    overlaps = shared_people(known, tests)
+    return [f"WARNING: {overlap.sentence(name)}" for name, overlap in overlaps.items()]
 
 
 def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained") -> None:

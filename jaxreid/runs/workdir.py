@@ -25,6 +25,7 @@ FREE = (
     "checkpoint",
     "log",
     "sampler.save_graph",
+    "init_expects",
 )
 FILES = {
     "config.json",
@@ -37,6 +38,7 @@ FILES = {
     "tensorboard",
     "architecture.json",
     "architecture.png",
+    "trained_on.npz",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -111,7 +113,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     if strict:  # nothing has been learned yet: begin anew
         held, changes = None, []
-        for name in ("metrics.jsonl", "architecture.json", "architecture.png"):
+        for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "graphs", ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)

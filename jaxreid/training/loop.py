@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxreid.data.feed import Feed
+from jaxreid.data.overlap import shared_people
 from jaxreid.data.sets import load_sets
-from jaxreid.evaluation.run import make_evaluation, report
+from jaxreid.evaluation.run import keep_trace, make_evaluation, report
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
 from jaxreid.runs.log import Meter, Writer, progress, show
@@ -152,6 +153,9 @@ def fit(
             )
             for message in [f"resuming from step {step}"] if step else messages:
                 writer.say(message)
+            for name, overlap in shared_people(images, tests).items():
+                writer.say(f"WARNING: {overlap.sentence(name)}")
+            keep_trace(workdir, images)
             epoch, first = divmod(step, steps_per_epoch)
             while epoch < (last := schedule.last_epoch(epoch, to_host(state.history.loss))):
                 record(workdir, writer, state.params, step=step, steps_per_epoch=steps_per_epoch)
