@@ -135,7 +135,7 @@ class Matcher:
                 "which compares images as wholes; only 'qaconv' and 'qaconv_ms' match their parts."
             )
         self.model, self._mesh = make_model(**card), make_mesh()
-        self._reaches = getattr(self.model.neck, "reaches", None)
+        self._reaches = self.model.neck.features.reaches
         if parts and not self._reaches:
             raise ValueError("--parts chooses among those of QAConv-MS, and this is QAConv.")
         self._shown = list(dict.fromkeys(parts or self._reaches or [None]))

@@ -14,6 +14,7 @@ from jaxreid.runs.log import Meter, Writer, show
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import holds_checkpoint
 from jaxreid.training.class_graph import nearest_classes
+from jaxreid.training.first_phase import FirstPhase
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
@@ -95,15 +96,17 @@ def train(
     size = {"batch_size": batch_size, **alone.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
     length = feed.steps_per_epoch
-    tx = make_optimizer(**optim, freeze_steps=freeze_epochs * length)
+    first_phase = FirstPhase(freeze_epochs, length)
+    tx = make_optimizer(**optim, freeze_steps=first_phase.steps)
     plan = make_schedule(**schedule, epochs=epochs, steps_per_epoch=length)
     shape = {"num_classes": images.num_classes if goal.uses_memory else None, "epochs": epochs}
     abstract = abstract_state(alone, tx, **shape)
     file = None if holds_checkpoint(workdir) else init_from
-    weights, told = load_weights(file, model, skip=init_skip, frozen=bool(freeze_epochs))
+    weights, told = load_weights(file, model, skip=init_skip)
+    told += first_phase.warnings(pretrained=bool(file))
     rules = {"model": spread, "objective": goal, "tx": tx, "schedule": plan, "seed": seed}
     make_update = functools.partial(make_train_step, mesh, abstract, precision=precision, **rules)
-    updates = [make_update(frozen=frozen) for frozen in (False, True)]
+    update_of = first_phase.step_of(make_update)
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
@@ -136,7 +139,7 @@ def train(
                 sizes = {"total": length * batch_size, "initial": first * batch_size}
                 with writer.progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
                     for batch in batches:
-                        update = updates[epoch < freeze_epochs]
+                        update = update_of(epoch)
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
                         meter.add(metrics, batch_size)
