@@ -52,7 +52,7 @@ def reid(place):
 
 def settings(place):
     config = configs.get("qaconv:market1501,v1.1,debug").to_dict()
-    config["model"] = make_card(MODEL)
+    config["model"] |= MODEL
     config["data"] |= {"dir": str(place), "prepared_dir": str(place / "prepared")}
     config["eval"] |= {"batch_size": 16, "gallery_tile": 32, "pictures": 1}
     return config | {"epochs": 1}
@@ -156,7 +156,7 @@ def test_a_matcher_without_local_matches_says_which_have_them(place, images):
         (lambda reid, images: jaxreid.load(images[0].parent), "holds no checkpoint"),
         (lambda reid, images: jaxreid.load(images[0]), "is no safetensors file"),
         (lambda reid, images: jaxreid.load(reid.path, step=3), "has no steps"),
-        (lambda reid, images: jaxreid.train({}, "x"), "the configuration lacks"),
+        (lambda reid, images: jaxreid.train({}, "x"), "the configuration has no"),
     ],
 )
 def test_natural_mistakes_are_answered_in_words(reid, images, call, message):
@@ -187,7 +187,8 @@ def test_a_run_is_trained_loaded_and_evaluated(place, run, tmp_path):
 
 def test_a_run_with_a_classifier_loads_by_its_own_card(place, tmp_path):
     config = configs.get("osnet:market1501,debug").to_dict()
-    config |= {"model": make_card(MODEL | EMBEDDING), "epochs": 1, "freeze_epochs": 0}
+    config["model"] |= MODEL | EMBEDDING
+    config |= {"epochs": 1, "freeze_epochs": 0}
     config["data"] |= {"dir": str(place), "prepared_dir": str(place / "prepared")}
     config["eval"] |= {"untrained": False, "pictures": 1}
     assert jaxreid.train(config, tmp_path / "run")
