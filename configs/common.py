@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxreid.names import check_name
+from jaxreid.names import nearest
 
 DOMAINS = ("plaza", "station", "mall", "campus")  # of the embedded people
 
@@ -65,14 +65,21 @@ def parse(
         ValueError: an unknown data set or option, or two that exclude each other.
     """
     dataset, *given = [part.strip() for part in (arg or "synthetic").split(",")]
-    check_name(dataset, DATA, "data set in the argument dataset[,option...] of the recipe")
+    if dataset not in DATA:
+        raise ValueError(
+            f"unknown data set {dataset!r} in the recipe's argument, which is dataset[,option...]; "
+            f"valid: {', '.join(nearest(dataset, DATA))}."
+        )
     given = [option for option in given if option]
     named = [option for option in given if backbones and option.startswith(tuple(backbones))]
     valid = [*options, *(f"{name}=..." for name in values)]
     valid += [f"{family}... (a backbone)" for family in backbones]
     for option in given:
         if option not in options and option not in named and _value(option)[0] not in values:
-            check_name(option, valid, "option in the recipe's argument")
+            raise ValueError(
+                f"unknown option {option!r} in the recipe's argument; valid: "
+                f"{', '.join(nearest(option, valid))}."
+            )
     for group in (*one_of, *((name,) for name in values), named):
         chosen = [option for option in dict.fromkeys(given) if _value(option)[0] in group]
         if len(chosen) > 1:

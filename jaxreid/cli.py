@@ -38,9 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
             result = args.run(args)
+        if args.json:
+            print(json.dumps(result, indent=2, ensure_ascii=False))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in: jaxreid recipes | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         fault = isinstance(error, ModuleNotFoundError) and "pip install" not in str(error)
         if args.traceback or fault:
@@ -48,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"error: {error}\n(--traceback shows where it arose)", file=sys.stderr)
         return 1
-    if args.json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
     return 0
 
 

@@ -15,13 +15,14 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid import configs
-from jaxreid.names import nearest
+from jaxreid.names import check_name, nearest
 from jaxreid.runs import settings
 
 FLAGS = flags.FLAGS
@@ -55,7 +56,7 @@ class RecipeParser(flags.ArgumentParser):
         """The configuration, locked."""
         config = configs.get(argument)
         for path in overridden(sys.argv):
-            settings.check_path(config, path)
+            check_path(config, path)
         return config
 
     def flag_type(self) -> str:
@@ -70,6 +71,32 @@ def overridden(argv: list[str]) -> list[str]:
     """The paths of the settings that a command line sets."""
     found = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in argv)
     return [match[1] for match in found if match]
+
+
+def check_path(config: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError if there is no setting `path` ("optim.lr") in a configuration."""
+    section, place = config, ""
+    for name in path.split("."):
+        if not hasattr(section, "keys"):
+            raise ValueError(f"unknown setting {path}: {place} is {section!r} and has no settings.")
+        names = list(section.keys())
+        if name not in names:
+            last = path.rpartition(".")[2]
+            alike = [
+                other for other, _ in settings.leaves(config) if other.rpartition(".")[2] == last
+            ]
+            if alike:
+                named = " or ".join(f"--config.{other}" for other in alike)
+                raise ValueError(f"unknown setting {path}; did you mean {named}?")
+            if "name" not in names:
+                inside = f"{place}." if place else ""
+                check_name(f"{inside}{name}", [f"{inside}{n}" for n in names], "setting")
+            raise ValueError(
+                f"unknown setting {path}: {place} is {section['name']!r} here and has "
+                f"{', '.join(names)}. Give one with other options as a whole: "
+                f"--config.{place}=\"{{'name': ..., '{name}': ...}}\"."
+            )
+        section, place = section[name], f"{place}.{name}" if place else name
 
 
 def start_jax() -> None:
@@ -90,11 +117,12 @@ def main(argv: list[str]) -> int:
     try:
         config = configuration(argv)
         if _PRINT.value:
-            print(configs.commented(config, FLAGS["config"].config_filename))
+            print(configs.commented(config, FLAGS["config"].config_filename), flush=True)
             return 0
-        if _WORKDIR.value is None:
-            raise ValueError("--workdir is missing: give the directory of the run, as in "
-                             "--workdir=runs/qaconv.")  # fmt: skip
+        if not _WORKDIR.value:
+            raise ValueError(
+                "--workdir is missing: give the directory of the run, as in --workdir=runs/qaconv."
+            )
         if _MODE.value == "train":
             settings.check_tensorflow()
         start_jax()
@@ -109,6 +137,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
         return leave(130)
+    except BrokenPipeError:  # as in: --print_config | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return leave(1)
     except Exception as error:
         if _TRACEBACK.value or not explained(error):
             traceback.print_exc()
@@ -165,12 +196,18 @@ def parse_flags(argv: list[str]) -> list[str]:
             sys.exit(0)
         return FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        sys.exit(fail(ValueError(unknown_flag(error))))
+        sys.exit(fail(ValueError(unknown_flag(error, argv))))
     except flags.IllegalFlagValueError as error:
         if "--traceback" in argv:
             raise
         sys.exit(fail(ValueError(illegal_value(error))))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except flags.Error as error:
+        if "--traceback" in argv:
+            raise
+        missing = re.match(r"Missing value for flag (\S+)", str(error))
+        advice = f"; write {missing[1]}=VALUE" if missing else ""
+        sys.exit(fail(ValueError(f"{error}{advice}")))
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise
         sys.exit(fail(error))
@@ -203,13 +240,14 @@ def with_recipe(argv: list[str]) -> list[str]:
     return argv
 
 
-def unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+def unknown_flag(error: flags.UnrecognizedFlagError, argv: list[str]) -> str:
     """A message that finds the setting which was meant."""
     name = error.flagname.partition("=")[0]
+    value = next((a.partition("=")[2] for a in argv if re.match(f"--?{name}=", a)), "") or "..."
     known = dict.fromkeys(path for path, _ in settings.leaves(configs.get("qaconv")))
     alike = [path for path in known if path == name or path.endswith(f".{name}")]
     if alike:
-        named = " or ".join(f"--config.{path}=..." for path in alike)
+        named = " or ".join(f"--config.{path}={value}" for path in alike)
         return f"unknown flag --{name}; settings are given by their path: {named}"
     return f"unknown flag --{name}; valid: {', '.join(nearest_flags(name))}, --config.SETTING=..."
 
@@ -229,6 +267,8 @@ def illegal_value(error: flags.IllegalFlagValueError) -> str:
     rule = settings.RULES.get(path)
     kind = FLAGS[f"config.{path}"].flag_type() if f"config.{path}" in FLAGS else ""
     expected = rule or KINDS.get(kind)
+    if not expected and "ConfigDict" in str(error):
+        expected = "a dictionary of settings"
     return f"{path} is {value!r}; expected {expected}." if expected else str(error)
 
 

@@ -206,7 +206,7 @@ def test_one_thing_says_where_norms_are(tmp_path):
         with pytest.raises(ValueError, match="exclude each other; give one of them"):
             load("osnet").get_config(f"synthetic,ibn,{option}")
     for config, name in (("osnet", "osnet_x1_0"), ("osnet_search", "resnet18")):
-        with pytest.raises(ValueError, match=f"unknown option in the recipe's argument '{name}'"):
+        with pytest.raises(ValueError, match=f"unknown option '{name}' in the recipe's argument"):
             load(config).get_config(f"synthetic,{name}")
 
 

@@ -21,12 +21,20 @@ class Number(NamedTuple):
     above: bool = False  # `low` itself is not valid
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
+        return f"{'a whole number' if self.whole else 'a number'} {self.range}"
+
+    @property
+    def range(self) -> str:
+        """The range in words."""
         if self.high < math.inf:
-            return f"{kind} {'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+            return (
+                f"above {self.low}, at most {self.high}"
+                if self.above
+                else (f"from {self.low} to {self.high}")
+            )
         if self.low > -math.inf:
-            return f"{kind} {'above' if self.above else 'of at least'} {self.low:g}"
-        return f"{kind} (not nan or inf)"
+            return f"{'above' if self.above else 'of at least'} {self.low}"
+        return "(not nan or inf)"
 
     def holds(self, value: Any) -> bool:
         """True for a valid value."""
@@ -37,24 +45,24 @@ class Number(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Tuples of numbers, of a length or (0) any; of a range the first is the smaller one."""
+    """Tuples of numbers, as many as the example has, or any number; rising ones if `rising`."""
 
-    each: Number = Number()
-    length: int = 2
+    each: Number
+    example: tuple[float, ...]
     rising: bool = False
+    any_length: bool = False
 
     def __str__(self) -> str:
-        count = f"{self.length} " if self.length else ""
-        order = ", the first one not larger" if self.rising and self.length == 2 else ""
-        kind = str(self.each).replace("a whole number", "whole numbers")
-        example = ", as in (1, 2)" if self.length == 2 else ""
-        return f"a tuple of {count}{kind.replace('a number', 'numbers')}{order}{example}"
+        count = "" if self.any_length else f"{len(self.example)} "
+        order = "rising " if self.rising else ""
+        kind = "whole numbers" if self.each.whole else "numbers"
+        return f"a tuple of {count}{order}{kind} {self.each.range}, as in {self.example}"
 
     def holds(self, value: Any) -> bool:
         """True for a valid value."""
-        if not isinstance(value, tuple) or len(value) != (self.length or len(value)):
+        if not isinstance(value, tuple) or not all(self.each.holds(one) for one in value):
             return False
-        if not all(self.each.holds(one) for one in value):
+        if not self.any_length and len(value) != len(self.example):
             return False
         return not self.rising or list(value) == sorted(value)
 
@@ -73,15 +81,18 @@ class Flag(NamedTuple):
 class Text(NamedTuple):
     """Texts, or None."""
 
+    example: str
     none: bool = False
-    example: str = ""
+    empty: bool = False
 
     def __str__(self) -> str:
-        return "a text" + " or None" * self.none + f", as in {self.example!r}" * bool(self.example)
+        return f"a text{' or None' * self.none}, as in {self.example!r}"
 
     def holds(self, value: Any) -> bool:
         """True for a valid value."""
-        return isinstance(value, str) and bool(value or self.none) or self.none and value is None
+        if isinstance(value, str):
+            return bool(value) or self.empty
+        return value is None and self.none
 
 
 class Names(NamedTuple):
@@ -122,50 +133,50 @@ class Options(NamedTuple):
 
 COUNT, SIZE = Number(0, whole=True), Number(1, whole=True)
 SHARE = Number(0, 1)
-FACTORS = Numbers(Number(0), rising=True)
+FACTORS = Numbers(Number(0), (0.5, 2.0), rising=True)
 
 RULES = {
     "seed": Number(0, 2**31 - 1, whole=True),
-    "precision": Text(example="default"),
+    "precision": Text("default"),
     "batch_size": SIZE,
     "epochs": SIZE,
     "freeze_epochs": COUNT,
-    "init_from": Text(none=True, example="resnet50.safetensors"),
+    "init_from": Text("resnet50.safetensors", none=True),
     "init_skip": Names("matcher", empty=True),
-    "init_expects": Text(none=True),
+    "init_expects": Text("ImageNet", empty=True),
     "data.train": Names("market1501", single=True),
     "data.test": Names("market1501"),
-    "data.dir": Text(none=True, example="/data/market1501"),
-    "data.prepared_dir": Text(none=True),
+    "data.dir": Text("/data/market1501", none=True),
+    "data.prepared_dir": Text("/data/tfds", none=True),
     "data.identities": COUNT,
     "model.height": SIZE,
     "model.width": SIZE,
-    "model.mean": Numbers(length=3),
-    "model.std": Numbers(Number(0, above=True), length=3),
-    "model.interpolation": Text(example="bicubic"),
+    "model.mean": Numbers(Number(), (0.485, 0.456, 0.406)),
+    "model.std": Numbers(Number(0, above=True), (0.229, 0.224, 0.225)),
+    "model.interpolation": Text("bicubic"),
     "model.freeze_stats": Flag(),
-    "model.dtype": Text(example="float32"),
+    "model.dtype": Text("float32"),
     "model.backbone": Options("resnet50"),
     "model.neck": Options("map"),
     "model.matcher": Options("qaconv"),
     "objective": Options("class_memory"),
-    "sampler.name": Text(example="random"),
+    "sampler.name": Text("random"),
     "sampler.instances": SIZE,
-    "sampler.quota": Numbers(SIZE, length=0),
+    "sampler.quota": Numbers(SIZE, (16, 16), any_length=True),
     "sampler.alternate": Flag(),
     "sampler.save_graph": Flag(),
-    "optim.name": Text(example="sgd"),
+    "optim.name": Text("sgd"),
     "optim.lr": Number(0, above=True),
     "optim.backbone_lr": Number(0),
     "optim.momentum": SHARE,
     "optim.nesterov": Flag(),
-    "optim.betas": Numbers(SHARE),
+    "optim.betas": Numbers(SHARE, (0.9, 0.999)),
     "optim.eps": Number(0, above=True),
     "optim.weight_decay": Number(0),
     "optim.clip_norm": Number(0),
-    "schedule.name": Text(example="step"),
+    "schedule.name": Text("step"),
     "schedule.step_epochs": COUNT,
-    "schedule.drop_epochs": Numbers(SIZE, length=0, rising=True),
+    "schedule.drop_epochs": Numbers(SIZE, (30, 50), rising=True, any_length=True),
     "schedule.factor": Number(0, 1, above=True),
     "schedule.warmup_steps": COUNT,
     "schedule.warmup_epochs": COUNT,
@@ -177,8 +188,8 @@ RULES = {
     "augment.brightness": FACTORS,
     "augment.contrast": FACTORS,
     "augment.saturation": FACTORS,
-    "augment.hue": Numbers(Number(-0.5, 0.5), rising=True),
-    "augment.occlusion": Numbers(SHARE, rising=True),
+    "augment.hue": Numbers(Number(-0.5, 0.5), (-0.1, 0.1), rising=True),
+    "augment.occlusion": Numbers(SHARE, (0.0, 0.8), rising=True),
     "augment.translation": SHARE,
     "augment.patch": SHARE,
     "augment.erasing": SHARE,
@@ -186,16 +197,16 @@ RULES = {
     "eval.batch_size": SIZE,
     "eval.query_tile": SIZE,
     "eval.gallery_tile": SIZE,
-    "eval.dtype": Text(example="float32"),
+    "eval.dtype": Text("float32"),
     "eval.flip": Flag(),
-    "eval.junk": Text(example="auto"),
-    "eval.average_precision": Text(example="standard"),
+    "eval.junk": Text("auto"),
+    "eval.average_precision": Text("standard"),
     "eval.rerank": Flag(),
     "eval.rerank_options": Options(),
     "eval.tlift": Flag(),
     "eval.tlift_options": Options(),
     "eval.shortlist": COUNT,
-    "eval.shortlist_window": Numbers(SIZE),
+    "eval.shortlist_window": Numbers(SIZE, (2, 4)),
     "eval.every_epochs": COUNT,
     "eval.untrained": Flag(),
     "eval.pictures": COUNT,
@@ -266,7 +277,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
                 f"{section} is {config[section]!r}; expected a dictionary of settings."
             )
         for name in config[section]:
-            check_name(name, names, f"setting in {section}")
+            check_name(f"{section}.{name}", [f"{section}.{n}" for n in names], "setting")
         for name in names:
             path = f"{section}.{name}"
             if name not in config[section] and path not in ABSENT:
@@ -274,28 +285,6 @@ def check_sections(config: Mapping[str, Any]) -> None:
                     f"the configuration has no {path}; start from that of a recipe, as "
                     "jaxreid.configs.get('qaconv') gives it."
                 )
-
-
-def check_path(config: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError if there is no setting `path` ("optim.lr") in a configuration."""
-    section, place = config, ""
-    for name in path.split("."):
-        if not hasattr(section, "keys"):
-            raise ValueError(f"unknown setting {path}: {place} is {section!r} and has no settings.")
-        names = list(section.keys())
-        if name not in names:
-            last = path.rpartition(".")[2]
-            alike = [other for other, _ in leaves(config) if other.rpartition(".")[2] == last]
-            if alike:
-                raise ValueError(f"unknown setting {path}; did you mean {' or '.join(alike)}?")
-            if "name" not in names:
-                check_name(name, names, f"setting in {place}" if place else "setting")
-            raise ValueError(
-                f"unknown setting {path}: {place} is {section['name']!r} here and has "
-                f"{', '.join(names)}. Give one with other options as a whole: "
-                f"--config.{place}=\"{{'name': ..., '{name}': ...}}\"."
-            )
-        section, place = section[name], f"{place}.{name}" if place else name
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
