@@ -11,9 +11,6 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _LINEN = ("parent", "name")  # fields of every Linen module
 
-# Fields of modules that are no settings.
-_NOT_OPTIONS = ("parent", "name", "dtype", "axis_name")
-
 
 def check_name(name: str, valid: Iterable[str], what: str) -> str:
     """Returns `name` if it is valid.
@@ -37,27 +34,6 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
     valid = list(valid)
     near = difflib.get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return near + [other for other in valid if other not in near]
-
-
-def check_options(made: type, given: Mapping[str, Any], what: str) -> None:
-    """Refuses what a module has no attribute for, which its constructor would not do in words.
-
-    Args:
-        made: a dataclass, such as a Linen module.
-        given: keywords for it.
-        what: is made, for the message ("neck 'map'").
-
-    Raises:
-        ValueError: there is no such attribute; lists those there are.
-    """
-    options = [f.name for f in dataclasses.fields(made) if f.name not in _NOT_OPTIONS]
-    if unknown := sorted(given.keys() - set(options)):
-        has = f"it has {', '.join(options)}" if options else "it has none"
-        raise ValueError(
-            f"{what} has no option {', '.join(unknown)}; {has}. With another name, give the "
-            "section as a whole, as in --config.model.neck=\"{'name': 'map', 'channels': 128, "
-            "'norm': 'none'}\"."
-        )
 
 
 def check_at_least(given: Mapping[str, Any], least: Mapping[str, int], what: str) -> None:

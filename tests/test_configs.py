@@ -126,8 +126,8 @@ def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
 @pytest.mark.parametrize(
     ("matcher", "neck", "message"),
     [
-        ("qaconv", "multi_scale", "compares maps, .* makes multi-scale maps; use neck 'map'"),
-        ("qaconv_ms", "map", "compares multi-scale maps, .*use neck 'multi_scale'"),
+        ("qaconv", "multi_scale", "compares maps, .* makes maps in parts; use neck 'map'"),
+        ("qaconv_ms", "map", "compares maps in parts, .*use neck 'multi_scale'"),
         ("qaconv_ms", "pooled", "'pooled' makes embeddings; use neck 'multi_scale'"),
         ("embedding", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
         ("metric_network", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),

@@ -508,7 +508,7 @@ REFUSALS = [
         "8x4 cannot be pooled",
     ),
     (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
-    (["--config.objective.name=triplet"], "objective 'triplet' has no option 'valid_flags'"),
+    (["--config.objective.name=triplet"], "objective 'triplet' has no option valid_flags"),
     (
         [
             "--config=configs/qaconv_gs.py:market1501,debug",

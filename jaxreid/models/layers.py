@@ -1,5 +1,6 @@
 """Layers that the backbones share, with PyTorch's geometry and statistics."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -9,12 +10,16 @@ import jax.numpy as jnp
 from jaxreid.ops.convolution import convolve
 from jaxreid.ops.normalize import EPSILON, batch_norm, moments
 
-# He et al., ICCV 2015, over the outputs of a convolution: the initialisation of ResNet and OSNet.
+# Weights before training.
+#   he       He et al., ICCV 2015, over the outputs of a convolution, linear layers near 0 and no
+#            biases: that of ResNet and OSNet
+#   uniform  PyTorch's default, which depends on the inputs alone
+INITIALIZERS = ("he", "uniform")
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 linear_init = nn.initializers.normal(0.01)
 
 
-def uniform_init(inputs: int) -> Callable[..., jax.Array]:
+def uniform_init(inputs: float) -> Callable[..., jax.Array]:
     """PyTorch's default for weights and biases of a layer that sums so many inputs."""
     bound = inputs**-0.5
 
@@ -22,6 +27,28 @@ def uniform_init(inputs: int) -> Callable[..., jax.Array]:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return uniform
+
+
+def conv_inits(initializer: str, inputs: int) -> dict[str, Callable]:
+    """Keywords `kernel_init` and `bias_init` of a convolution.
+
+    Args:
+        initializer: one of `INITIALIZERS`.
+        inputs: numbers that each output sums.
+    """
+    return _inits(initializer, inputs, conv_init)
+
+
+def linear_inits(initializer: str, inputs: int) -> dict[str, Callable]:
+    """As `conv_inits`, of a linear layer."""
+    return _inits(initializer, inputs, linear_init)
+
+
+def _inits(initializer: str, inputs: int, he: Callable) -> dict[str, Callable]:
+    if initializer == "he":
+        return {"kernel_init": he, "bias_init": nn.initializers.zeros}
+    uniform = uniform_init(inputs)
+    return {"kernel_init": uniform, "bias_init": uniform}
 
 
 class Conv(nn.Module):
@@ -154,6 +181,7 @@ class ChannelGate(nn.Module):
     Attributes:
         reduction: channels for each one of the hidden layer.
         dtype: of the computation.
+        initializer: one of `INITIALIZERS`.
 
     Source: the unified aggregation gate of OSNet, ICCV 2019, Section 3.2. One gate, called for
     every stream of a block, has one set of weights.
@@ -161,20 +189,37 @@ class ChannelGate(nn.Module):
 
     reduction: int = 16
     dtype: jnp.dtype = jnp.float32
+    initializer: str = "he"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., h, w, C] -> [..., h, w, C]."""
         channels = x.shape[-1]
         hidden = channels // self.reduction
-        # A 1x1 convolution in the originals, and initialised as one.
-        gate = nn.Dense(hidden, kernel_init=conv_init, dtype=self.dtype, name="fc1")(
-            x.mean((-3, -2))
-        )
-        gate = nn.Dense(channels, kernel_init=conv_init, dtype=self.dtype, name="fc2")(
-            nn.relu(gate)
-        )
+        # 1x1 convolutions in the originals, and initialised as such.
+        init = functools.partial(conv_inits, self.initializer)
+        gate = nn.Dense(hidden, dtype=self.dtype, name="fc1", **init(channels))(x.mean((-3, -2)))
+        gate = nn.Dense(channels, dtype=self.dtype, name="fc2", **init(hidden))(nn.relu(gate))
         return x * nn.sigmoid(gate)[..., None, None, :]
+
+
+class Classifier(nn.Module):
+    """Logits of classes: a linear layer.
+
+    Attributes:
+        classes: there are.
+        initializer: one of `INITIALIZERS`.
+    """
+
+    classes: int
+    initializer: str = "he"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, d] -> [B, classes]."""
+        init = linear_inits(self.initializer, x.shape[-1])
+        kernel = self.param("kernel", init["kernel_init"], (x.shape[-1], self.classes))
+        return x @ kernel + self.param("bias", init["bias_init"], (self.classes,))
 
 
 class GeM(nn.Module):

@@ -1,5 +1,6 @@
 """The model: backbone, neck and matcher, and the images they expect."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.models.backbones import make_backbone
-from jaxreid.models.layers import linear_init
-from jaxreid.models.matchers import FEATURES as COMPARED
-from jaxreid.models.matchers import make_matcher
-from jaxreid.models.necks import FEATURES as MADE
-from jaxreid.models.necks import make_neck
+from jaxreid.models.backbones.backbone import Backbone
+from jaxreid.models.features import Features
+from jaxreid.models.layers import Classifier
+from jaxreid.models.matchers import MATCHERS, make_matcher
+from jaxreid.models.matchers.matcher import Matcher
+from jaxreid.models.necks import NECKS, make_neck
+from jaxreid.models.necks.neck import Neck
 from jaxreid.names import check_name
 
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -35,9 +38,9 @@ class Model(nn.Module):
         classes: training identities that embeddings are classified into; 0 for no classifier.
     """
 
-    backbone: nn.Module
-    neck: nn.Module
-    matcher: nn.Module
+    backbone: Backbone
+    neck: Neck
+    matcher: Matcher
     height: int
     width: int
     mean: tuple[float, ...]
@@ -47,29 +50,40 @@ class Model(nn.Module):
     classes: int = 0
 
     def setup(self) -> None:
-        """Makes the one part that is not given."""
+        """Makes the classifier, if there is one."""
         if self.classes:
-            self.classifier = nn.Dense(self.classes, kernel_init=linear_init)
+            self.classifier = Classifier(self.classes, initializer_of(self.backbone))
 
-    def encode(
-        self, image: jax.Array, *, train: bool = False, before: bool = False
-    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    def encode(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Features of a batch.
 
         Args:
             image: [B, H, W, 3] uint8, or float in the same range.
             train: use and update batch statistics, unless they are frozen.
-            before: of embeddings, give also what precedes the BN neck, where there is one.
 
         Returns:
-            [B, h, w, d] float feature maps, or [B, d] embeddings; with `before` a pair of
-            embeddings, those after the BN neck first.
+            [B, h, w, d] float feature maps, or [B, d] embeddings.
         """
+        train = train and not self.freeze_stats
+        return self.neck(self._maps(image, train), train=train)
+
+    def encode_with_before(
+        self, image: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """Features of a batch, and what precedes the BN neck (the features where there is none).
+
+        Args:
+            image: as for `encode`.
+            train: as for `encode`.
+        """
+        train = train and not self.freeze_stats
+        return self.neck.with_before(self._maps(image, train), train=train)
+
+    def _maps(self, image: jax.Array, train: bool) -> jax.Array:
+        """Feature maps of the backbone."""
         pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
-        train = train and not self.freeze_stats
-        options = {"before": True} if before else {}
-        return self.neck(self.backbone(pixels, train=train), train=train, **options)
+        return self.backbone(pixels, train=train)
 
     def match(
         self,
@@ -106,13 +120,13 @@ class Model(nn.Module):
 
     @nn.nowrap
     def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, Any]:
-        """What the model draws anew for every training step: a collection of variables, or none.
+        """Random numbers of one training step: a collection of variables, or none.
 
         Args:
             epoch: [] int32.
-            key: of this step.
+            key: of this step, the same on all devices.
         """
-        drawn = self.backbone.draw(epoch, key) if hasattr(self.backbone, "draw") else None
+        drawn = self.backbone.draw(epoch, key)
         return {"drawn": {"backbone": drawn}} if drawn else {}
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -175,26 +189,28 @@ def make_model(
         ValueError: an unknown name, an option out of its range, parts that do not fit.
     """
     check_name(interpolation, INTERPOLATIONS, "model.interpolation")
-    kind = MADE.get(neck.get("name"))
-    wanted = COMPARED.get(matcher.get("name"))
-    if kind and wanted and wanted != kind:
-        fitting = " or ".join(repr(name) for name in MADE if MADE[name] == wanted)
+    net = make_backbone(**backbone, dtype=dtype, axis_name=axis_name)
+    made = make_neck(**neck, dtype=dtype, axis_name=axis_name, initializer=initializer_of(net))
+    features = made.features
+    comparer, _ = MATCHERS.find(matcher["name"])
+    if not comparer.takes(features):
         raise ValueError(
-            f"matcher {matcher['name']!r} compares {wanted}s, and neck {neck['name']!r} makes "
-            f"{kind}s; use neck {fitting}."
+            f"matcher {matcher['name']!r} compares {comparer.TAKES}, and neck {neck['name']!r} "
+            f"makes {features.words}; use neck {_necks_that(comparer.takes)}."
         )
-    if classes and kind != "embedding":
+    if classes and features.kind != "embedding":
+        embeds = lambda features: features.kind == "embedding"  # noqa: E731
         raise ValueError(
-            f"neck {neck.get('name')!r} with {classes} classes: only embeddings are classified; "
-            "take the neck 'linear' or 'pooled' and the matcher 'embedding' or 'metric_network', "
+            f"neck {neck['name']!r} with {classes} classes: only embeddings are classified; "
+            f"take the neck {_necks_that(embeds)} and the matcher 'embedding' or 'metric_network', "
             "as configs/osnet.py and configs/gmn.py do."
         )
-    made = make_neck(**neck, dtype=dtype, axis_name=axis_name)
-    parts = {"parts": made.parts, "shared": made.shared} if kind == "multi-scale map" else {}
     return Model(
-        backbone=make_backbone(**backbone, dtype=dtype, axis_name=axis_name),
+        backbone=net,
         neck=made,
-        matcher=make_matcher(**matcher, **parts, axis_name=axis_name),
+        matcher=make_matcher(
+            **matcher, parts=features.parts, shared=features.shared, axis_name=axis_name
+        ),
         height=height,
         width=width,
         mean=tuple(mean),
@@ -203,6 +219,20 @@ def make_model(
         freeze_stats=freeze_stats,
         classes=classes,
     )
+
+
+def initializer_of(backbone: Backbone) -> str:
+    """The initialisation of the whole network, one of `layers.INITIALIZERS`."""
+    return getattr(backbone, "initializer", "he")
+
+
+def _necks_that(fits: Callable[[Features], bool]) -> str:
+    """Names of the necks whose features fit, as far as they can be made without options."""
+    names = []
+    for name in NECKS.names:
+        with contextlib.suppress(TypeError, ValueError):
+            names += [repr(name)] if fits(make_neck(name).features) else []
+    return " or ".join(names) or "of another kind"
 
 
 def init_variables(model: Model, seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.training.class_graph import nearest_classes
+from jaxreid.training.first_phase import FirstPhase
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
@@ -121,20 +122,21 @@ def fit(
     size = {"batch_size": batch_size, **lone_model.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
     steps_per_epoch = feed.steps_per_epoch
-    tx = make_optimizer(**optim, freeze_steps=freeze_epochs * steps_per_epoch)
+    first_phase = FirstPhase(freeze_epochs, steps_per_epoch)
+    tx = make_optimizer(**optim, freeze_steps=first_phase.steps)
     schedule = make_schedule(**schedule, epochs=epochs, steps_per_epoch=steps_per_epoch)
     shape = {"num_classes": images.num_classes if objective.uses_memory else None, "epochs": epochs}
     abstract = abstract_state(lone_model, tx, **shape)
     source = None if holds_checkpoint(workdir) else init_from
-    frozen = bool(freeze_epochs)
-    weights, messages = load_weights(source, model, skip=init_skip, frozen=frozen)
+    weights, messages = load_weights(source, model, skip=init_skip)
+    messages += first_phase.warnings(pretrained=bool(source))
     if init_expects and not init_from:
         messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
     rules = {"objective": objective, "tx": tx, "schedule": schedule, "seed": seed}
     make_update = functools.partial(
         make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
     )
-    updates = [make_update(frozen=frozen) for frozen in (False, True)]
+    step_of = first_phase.step_of(make_update)
     card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
     initial = "loaded" if init_from else "untrained"
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
@@ -170,7 +172,7 @@ def fit(
                 sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
                 with progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
                     for batch in batches:
-                        update = updates[epoch < freeze_epochs]
+                        update = step_of(epoch)
                         state, metrics = update(state, to_devices(mesh, batch))
                         step += 1
                         meter.add(metrics, batch_size)

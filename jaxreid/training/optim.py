@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreid.names import check_name
+from jaxreid.training import first_phase
 
 OPTIMIZERS = ("sgd", "adam", "amsgrad", "adamw")
 
@@ -28,28 +29,6 @@ def parameter_groups(params: Any) -> Any:
         part: jax.tree.map(lambda _, part=part: "backbone" if part == "backbone" else "new", tree)
         for part, tree in params.items()
     }
-
-
-def phase_groups(params: Any) -> Any:
-    """As `parameter_groups`, where a first phase trains only the classifier.
-
-    Returns:
-        A tree of the same shape: "new" for the part "classifier", "waiting" for what else is new,
-        and "backbone", which waits too.
-
-    Raises:
-        ValueError: there is no classifier.
-
-    Source: torchreid's `fixbase_epoch` with `open_layers=["classifier"]`.
-    """
-    if "classifier" not in params:
-        raise ValueError(
-            f"nothing would learn in the first phase: the parts of the model are {sorted(params)}, "
-            "and no classifier; set freeze_epochs to 0, or take the objective 'softmax' or 'gmn'."
-        )
-    groups = parameter_groups(params)
-    waiting = set(groups) - {"classifier", "backbone"}
-    return groups | {part: jax.tree.map(lambda _: "waiting", groups[part]) for part in waiting}
 
 
 def clip_norms(largest: float) -> optax.GradientTransformation:
@@ -129,33 +108,6 @@ def scale_by_adam(
     return optax.GradientTransformation(init, update)
 
 
-def hold(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Leaves parameters and the state of `tx` as they are for the first updates.
-
-    Its state is a pair: [] int32, the updates so far, at most those held; and the state of `tx`.
-
-    Args:
-        tx: begins after them, as if they had not been: its count starts then.
-        steps: updates.
-
-    Source: PyTorch's optimizers pass over parameters that have no gradient.
-    """
-
-    def init(params: Any) -> tuple[jax.Array, Any]:
-        return jnp.zeros((), jnp.int32), tx.init(params)
-
-    def update(grads: Any, state: tuple[jax.Array, Any], params: Any = None) -> tuple[Any, Any]:
-        count, old = state
-        held = count < steps
-        updates, new = tx.update(grads, old, params)
-        # Chosen and not multiplied: a gradient that is not finite is passed over as well.
-        updates = jax.tree.map(lambda u: jnp.where(held, jnp.zeros_like(u), u), updates)
-        inner = jax.tree.map(lambda old, new: jnp.where(held, old, new), old, new)
-        return updates, (count + held, inner)
-
-    return optax.GradientTransformation(init, update)
-
-
 def make_optimizer(
     name: str = "sgd",
     *,
@@ -185,8 +137,8 @@ def make_optimizer(
         weight_decay: on all parameters.
         clip_norm: largest norm of the gradient (`clip_norms`), without what is held; 0 does not
             clip.
-        freeze_steps: updates at the start in which only the classifier trains; the rest and its
-            moments are held (`hold`). Running statistics are not parameters: see `train_step`.
+        freeze_steps: updates of the first phase, in which only the classifier trains
+            (`FirstPhase.steps`).
 
     Raises:
         ValueError: an unknown name or a number out of its range; from `init`, no classifier for
@@ -214,8 +166,10 @@ def make_optimizer(
         new, backbone = make(lr), make(backbone_lr)
         if not freeze_steps:
             return optax.partition({"new": new, "backbone": backbone}, parameter_groups)
-        held = {"waiting": hold(new, freeze_steps), "backbone": hold(backbone, freeze_steps)}
-        return optax.partition({"new": new} | held, phase_groups)
+        after = {"waiting": new, "backbone": backbone}
+        held = {group: first_phase.hold(tx, freeze_steps) for group, tx in after.items()}
+        groups = lambda params: first_phase.groups(parameter_groups(params))  # noqa: E731
+        return optax.partition({"new": new} | held, groups)
 
     tx = by_group(rule)
     # What is held has no gradient in PyTorch, and so no part in the norm.

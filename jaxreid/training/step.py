@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.models.model import Model, apply_training
-from jaxreid.training.objectives import Objective
+from jaxreid.training import first_phase
+from jaxreid.training.objectives import Batch, Objective
 from jaxreid.training.schedules import Schedule
 from jaxreid.training.state import TrainState, state_specs
 
@@ -41,9 +42,8 @@ def train_step(
         objective: made with `axis_name=AXIS`.
         tx: the optimizer.
         schedule: of its learning rate.
-        seed: of what model (`Model.draw`) and objective draw for each step.
-        frozen: nothing but the classifier learns: features come as in evaluation, and without a
-            gradient. The optimizer needs the same number of `freeze_steps`.
+        seed: run seed, of the random numbers of model (`Model.draw`) and objective.
+        frozen: a step of the first phase (`FirstPhase.step_of`).
 
     Returns:
         The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
@@ -52,17 +52,19 @@ def train_step(
     label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        feature = bound.encode(batch["image"], train=not frozen, before=objective.uses_before)
-        feature = jax.lax.stop_gradient(feature) if frozen else feature
-        feature = jax.lax.all_gather(feature, AXIS, tiled=True)
-        loss, stats = objective(bound, feature, label, state.memory, **chance)
+        own, before = first_phase.features(bound.encode_with_before, batch["image"], frozen=frozen)
+        feature = jax.lax.all_gather(own, AXIS, tiled=True)
+        # Without a BN neck both are one array, which is not sent twice.
+        before = feature if before is own else jax.lax.all_gather(before, AXIS, tiled=True)
+        chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
+        whole = Batch(feature, before, label, state.memory, **chance)
+        loss, stats = objective(bound, whole)
         return loss, (stats, feature)
 
     # Of seed and step alone, so that all devices draw the same.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     epoch = state.step // schedule.steps_per_epoch
     drawn = model.draw(epoch, key)
-    chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)} if objective.draws else {}
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats, **drawn}

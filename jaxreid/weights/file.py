@@ -66,7 +66,6 @@ def load_weights(
     *,
     skip: Sequence[str] = (),
     whole: bool = False,
-    frozen: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """The variables of a file that a model can start from.
 
@@ -76,8 +75,6 @@ def load_weights(
         skip: parts of the file to leave out: "neck", "matcher", "classifier", "memory".
         whole: every variable of the model must be in the file; else parts other than the backbone
             may start as they would without it.
-        frozen: a first phase will leave all but the classifier as it is; without a file, that is
-            said.
 
     Returns:
         A tree {"params", "batch_stats"} with some of the model's variables, and {"memory"} if the
@@ -87,11 +84,7 @@ def load_weights(
         FileNotFoundError, ValueError: no such file, not one of ours, or not for this model.
     """
     if path is None:
-        random = (
-            "freeze_epochs: the classifier learns first, on a network of random weights; give it "
-            "others with --config.init_from=FILE, or set --config.freeze_epochs=0"
-        )
-        return {}, [random] if frozen else []
+        return {}, []
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
@@ -102,8 +95,8 @@ def load_weights(
         if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
             raise ValueError(f"{path} holds the backbone {there}; the model asked for has {here}.")
         theirs, ours = make_model(**card), make_model(**model)
-        for option in ("stem", "blocks"):  # of OSNet; a name can be given others
-            there, here = (getattr(m.backbone, option, None) for m in (theirs, ours))
+        for option in ours.backbone.IDENTITY:  # a name can be given others
+            there, here = (getattr(m.backbone, option) for m in (theirs, ours))
             if there != here:
                 raise ValueError(f"{path} has {option} {there}; the model asked for has {here}.")
         abstract = jax.eval_shape(lambda: init_variables(ours, 0))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxreid.models.backbones import NAMES, RESNETS, SEARCHES
+from jaxreid.models.backbones import osnet, resnet
 from jaxreid.models.model import feature_shape, init_variables, make_model
 from jaxreid.names import check_name
 
@@ -23,8 +23,7 @@ RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pixels in [0, 1]: QAC
 MEMORY = ("criterion.class_memory", "criterion.valid_class")
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
-# Of those that have weights anywhere: nobody keeps a super-network.
-ARCHITECTURES = tuple(name for name in NAMES if name not in SEARCHES)
+ARCHITECTURES = (*resnet.FAMILY, *osnet.FAMILY)  # those whose official names are known here
 
 Path = tuple[str, ...]  # of one of our variables: ("backbone", "layer1_0", "conv1", "kernel")
 
@@ -80,7 +79,7 @@ def official_name(path: Path, arch: str, *, prefix: str = "") -> str:
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     leaf = leaves.get(leaf, leaf)
     if part == "backbone":
-        if arch in RESNETS:
+        if arch in resnet.FAMILY:
             modules = [_resnet_module(module) for module in modules]
         else:
             modules = [_osnet_module(module, ain="_ain_" in arch) for module in modules]
@@ -222,7 +221,7 @@ def _card(
             channels, inputs = checkpoint["neck_conv.weight"].shape[:2]
             norm = "batch" if "neck_bn.weight" in checkpoint else "none"
             neck |= {"channels": channels, "norm": norm}
-            wide = 4 if RESNETS.get(arch, {"depth": 50})["depth"] >= 50 else 1
+            wide = 4 if resnet.FAMILY.get(arch, {"depth": 50})["depth"] >= 50 else 1
             after = {128: "layer2", 256: "layer3", 512: "layer4"}.get(inputs // wide, cut)
             if cut not in (None, after):
                 raise ValueError(f"cut {cut} was given, and the neck in the file is after {after}.")
@@ -233,14 +232,14 @@ def _card(
         # Version 2.1 gave up the neck's normalisation and the second half of the head.
         old = neck["norm"] == "batch" if neck["channels"] else weights == 2 * positions
         return {
-            "backbone": {"name": arch, "cut": cut} if arch in RESNETS else {"name": arch},
+            "backbone": {"name": arch, "cut": cut} if arch in resnet.FAMILY else {"name": arch},
             "neck": neck,
             "matcher": {"name": "qaconv", "head": "v1" if old else "v2.1"},
             "height": height,
             "width": width,
             **RAW,
         }
-    if arch in RESNETS:
+    if arch in resnet.FAMILY:
         height, width = input_size or (224, 224)
         return {
             "backbone": {"name": arch},
@@ -279,6 +278,6 @@ def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
         checkpoint: as for `convert`.
         **options: of `convert`.
     """
-    resnet = any("layer1." in name for name in checkpoint)
-    names = [name for name in ARCHITECTURES if (name in RESNETS) == resnet]
+    like = resnet if any("layer1." in name for name in checkpoint) else osnet
+    names = like.FAMILY
     return [name for name in names if convert(checkpoint, name, **options).report.complete]

@@ -17,8 +17,8 @@ from jaxreid.evaluation.variants import make_variants
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.model import init_variables, make_model
-from jaxreid.training.losses import pair_dropout, random_negatives
-from jaxreid.training.objectives import make_objective
+from jaxreid.training.objectives import Batch, make_objective
+from jaxreid.training.objectives.gmn import pair_dropout, random_negatives
 
 LABEL = np.array([0, 1, 0, 2, 1, 0])  # one image alone
 BATCH, CHANNELS, CLASSES = len(LABEL), 5, 4
@@ -103,7 +103,7 @@ def run(asked=None, *, epoch=3, key=7, **rule):
     model = given_model(logit, scores, [] if asked is None else asked)
     feature = tuple(map(jnp.asarray, (embedding, before)))
     draws = {"epoch": jnp.asarray(epoch), "key": jax.random.key(key)}
-    return jax.tree.map(float, objective(model, feature, jnp.asarray(LABEL), None, **draws))
+    return jax.tree.map(float, objective(model, Batch(*feature, jnp.asarray(LABEL), **draws)))
 
 
 def test_the_loss_is_the_sum_of_four():
@@ -189,7 +189,8 @@ def test_an_image_that_is_twice_in_a_batch_leaves_gradients_finite():
     objective = make_objective("gmn", num_classes=CLASSES)
 
     def loss(x):
-        return objective(model, (x, x), jnp.asarray(LABEL), epoch=0, key=jax.random.key(0))[0]
+        batch = Batch(x, x, jnp.asarray(LABEL), key=jax.random.key(0))
+        return objective(model, batch)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(embedding)
     assert np.isfinite(value)
@@ -218,7 +219,7 @@ def test_a_part_without_weight_is_left_out():
         ({"gmn": -1}, "objective.gmn is -1; it is 0 or more"),
         ({"pic": -0.1}, "objective.pic is -0.1; it is 0 or more"),
         ({"dropout_from": -1}, "objective.dropout_from is -1; it is 0 or more"),
-        ({"valid_flags": True}, "'gmn' has no option 'valid_flags'"),
+        ({"valid_flags": True}, "'gmn' has no option valid_flags"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(options, message):
@@ -239,7 +240,7 @@ def test_embeddings_come_with_what_precedes_the_bn_neck():
     image = np.random.default_rng(0).integers(0, 256, (6, 32, 16, 3)).astype(np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), image)
     encode = functools.partial(
-        model.apply, train=True, mutable=["batch_stats"], method="encode", before=True
+        model.apply, train=True, mutable=["batch_stats"], method="encode_with_before"
     )
     (embedding, before), _ = jax.jit(encode)(variables, image)
     expected = (before - before.mean(0)) / np.sqrt(before.var(0) + 1e-5)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
-from jaxreid.training.losses import (
+from jaxreid.training.objectives.gmn import (
     balanced_pair_loss,
     hardest_pair_loss,
     pair_centre_loss,

@@ -10,21 +10,22 @@ from golden import nchw, nhwc, qaconv_variables, seed_of
 
 from jaxreid.models.matchers import make_matcher
 from jaxreid.ops.similarity import distances
+from jaxreid.training.losses import hardest, triplet_loss
 from jaxreid.training.memory import ClassMemory
-from jaxreid.training.objectives import (
-    focal_loss,
-    hardest,
-    make_objective,
-    nearest_class,
-    pairwise_loss,
-    smoothed_cross_entropy,
-    triplet_loss,
-)
+from jaxreid.training.objectives import OBJECTIVES, Batch, Objective, make_objective
+from jaxreid.training.objectives.class_memory import focal_loss, nearest_class
+from jaxreid.training.objectives.pairs import pairwise_loss
+from jaxreid.training.objectives.softmax import smoothed_cross_entropy
 
 
 def scoring(logit):
     """A model whose scores are given."""
     return SimpleNamespace(match=lambda query, gallery, train: jnp.asarray(logit))
+
+
+def without_neck(feature, label, memory=None):
+    """A batch whose features no BN neck has changed."""
+    return Batch(feature, feature, label, memory)
 
 
 def test_focal_loss_equals_plain_loops():
@@ -67,6 +68,23 @@ def test_unknown_objective_lists_the_valid_ones():
         make_objective("class_memry", num_classes=3)
 
 
+def test_no_objective_falls_through_to_another(monkeypatch):
+    monkeypatch.setattr(OBJECTIVES, "_entries", dict(OBJECTIVES._entries))
+    made = {name: type(make_objective(name, num_classes=3)) for name in OBJECTIVES.names}
+    assert len(set(made.values())) == len(made)
+    assert all(issubclass(objective, Objective) for objective in made.values())
+
+    @OBJECTIVES.register("mine")
+    class Mine(Objective):
+        pass
+
+    assert type(make_objective("mine", num_classes=3)) is Mine
+    with pytest.raises(ValueError, match="'mine' has no option margin; it has none"):
+        make_objective("mine", num_classes=3, margin=1)
+    with pytest.raises(ValueError, match="unknown objective 'theirs'; valid: .*mine"):
+        make_objective("theirs", num_classes=3)
+
+
 def test_losses_of_pairs_equal_plain_loops():
     generator = np.random.default_rng(0)
     label = np.array([0, 1, 0, 2, 1, 0])  # one image alone
@@ -90,7 +108,7 @@ def test_losses_of_pairs_equal_plain_loops():
     np.testing.assert_allclose(triplet_loss(positive, negative, 1.5), triplet, rtol=1e-5)
     assert triplet[3] == 0  # nothing to compare with
     objective = make_objective("triplet", num_classes=3, margin=1.5)
-    loss, stats = objective(scoring(logit), jnp.zeros((6, 1, 1, 1)), label)
+    loss, stats = objective(scoring(logit), without_neck(jnp.zeros((6, 1, 1, 1)), label))
     assert float(loss) == pytest.approx(np.mean(triplet), rel=1e-5)
     assert float(stats["accuracy"]) == pytest.approx(np.mean(wins))
 
@@ -100,9 +118,11 @@ def test_rows_that_are_not_finite_are_left_out():
     logit[2] = np.nan
     objective = make_objective("pairwise", num_classes=2)
     label = np.array([0, 0, 1, 1])
-    loss, _ = objective(scoring(logit), jnp.zeros((4, 1, 1, 1)), label)
+    loss, _ = objective(scoring(logit), without_neck(jnp.zeros((4, 1, 1, 1)), label))
     assert float(loss) == pytest.approx(4 * np.log(2), rel=1e-6)
-    loss, _ = objective(scoring(np.full((4, 4), np.nan)), jnp.zeros((4, 1, 1, 1)), label)
+    loss, _ = objective(
+        scoring(np.full((4, 4), np.nan)), without_neck(jnp.zeros((4, 1, 1, 1)), label)
+    )
     assert np.isnan(loss)
 
 
@@ -142,7 +162,7 @@ def test_losses_of_pairs_equal_the_original(golden_dir, case, init):
                     new.update(updates["batch_stats"])
                     return score
 
-                loss, stats = objective(SimpleNamespace(match=match), feature, label)
+                loss, stats = objective(SimpleNamespace(match=match), without_neck(feature, label))
                 return loss, (stats, new)
 
             return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(
@@ -228,7 +248,7 @@ def test_five_steps_equal_the_original(golden_dir, case, head, valid_flags):
                     return score
 
                 model = SimpleNamespace(match=match)
-                loss, metrics = objective(model, feature, label, memory)
+                loss, metrics = objective(model, without_neck(feature, label, memory))
                 return loss, (metrics, new)
 
             (loss, (metrics, stats_after)), grads = jax.value_and_grad(
@@ -290,7 +310,7 @@ def test_softmax_with_triplets_equals_plain_loops(metric):
     assert 0 < np.count_nonzero(triplet) < 6
     rule = {"smoothing": 0.2, "triplet": 0.7, "margin": 0.3, "metric": metric}
     objective = make_objective("softmax", num_classes=4, **rule)
-    loss, stats = objective(classifier(logit), (None, embedding), label)
+    loss, stats = objective(classifier(logit), Batch(None, embedding, label))
     assert float(loss) == pytest.approx(np.mean(cross) + 0.7 * np.mean(triplet), rel=1e-5)
     assert float(stats["cross_entropy"]) == pytest.approx(np.mean(cross), rel=1e-5)
     assert float(stats["triplet"]) == pytest.approx(np.mean(triplet), rel=1e-5)

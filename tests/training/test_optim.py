@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import make_mesh, shardings
-from jaxreid.training.optim import make_optimizer, parameter_groups, phase_groups
+from jaxreid.training.first_phase import FirstPhase, groups
+from jaxreid.training.optim import make_optimizer, parameter_groups
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import (
     History,
@@ -114,9 +115,23 @@ def with_classifier():
 
 
 def test_the_first_phase_trains_the_classifier():
-    label = lambda tree: {part: jax.tree.leaves(x)[0] for part, x in phase_groups(tree).items()}  # noqa: E731
+    found = groups(parameter_groups(with_classifier()))
     waiting = {"backbone": "backbone", "neck": "waiting", "matcher": "waiting"}
-    assert label(with_classifier()) == waiting | {"classifier": "new"}
+    assert {part: jax.tree.leaves(x)[0] for part, x in found.items()} == waiting | {
+        "classifier": "new"
+    }
+
+
+def test_the_first_phase_has_a_step_of_its_own_and_says_where_it_rests_on_random_weights():
+    phase = FirstPhase(epochs=2, steps_per_epoch=5)
+    step_of = phase.step_of(lambda *, frozen: frozen)
+    assert [step_of(epoch) for epoch in range(4)] == [True, True, False, False]
+    assert phase.steps == 10
+    (sentence,) = phase.warnings(pretrained=False)
+    assert "on a network of random weights" in sentence
+    none = FirstPhase(epochs=0, steps_per_epoch=5)
+    assert phase.warnings(pretrained=True) == none.warnings(pretrained=False) == []
+    assert not none.step_of(lambda *, frozen: frozen)(0)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "adamw"])

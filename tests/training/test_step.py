@@ -8,10 +8,11 @@ import pytest
 
 from jaxreid.evaluation.scoring import make_encode, make_score
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
+from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.model import Model, make_model
 from jaxreid.models.necks import make_neck
-from jaxreid.training.objectives import make_objective
+from jaxreid.training.objectives import Objective, make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import create_state
@@ -199,13 +200,11 @@ def test_the_loss_of_pairs_is_equal_too():
 
 
 def test_an_objective_that_draws_gets_the_epoch_and_a_key_of_its_own_for_every_step():
-    class Drawing:
-        uses_memory = classifies = uses_before = False
-        draws = True
-
-        def __call__(self, model, feature, label, memory, *, epoch, key):
-            stats = {"accuracy": jnp.zeros(()), "epoch": epoch, "draw": jax.random.uniform(key)}
-            return jax.lax.pmean(jnp.square(feature).mean(), AXIS), stats
+    class Drawing(Objective):
+        def __call__(self, model, batch):
+            stats = {"epoch": batch.epoch, "draw": jax.random.uniform(batch.key)}
+            loss = jax.lax.pmean(jnp.square(batch.feature).mean(), AXIS)
+            return loss, stats | {"accuracy": jnp.zeros(())}
 
     def told(seed):
         mesh, tx = make_mesh(jax.devices()[:1]), make_optimizer(lr=0.05, backbone_lr=0.02)
@@ -251,7 +250,7 @@ def test_in_the_first_phase_only_the_classifier_learns():
     np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-4)
 
 
-class Noisy(nn.Module):
+class Noisy(Backbone):
     """A backbone that draws something for every step."""
 
     def draw(self, epoch, key):

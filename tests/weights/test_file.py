@@ -131,12 +131,6 @@ def test_another_architecture_of_the_same_name_is_refused(tmp_path):
             load_weights(path, model | {"backbone": {"name": "osnet_x0_25", **option}})
 
 
-def test_a_first_phase_on_random_weights_is_told():
-    assert load_weights(None, MODEL) == ({}, [])
-    _, (sentence,) = load_weights(None, MODEL, frozen=True)
-    assert "on a network of random weights" in sentence
-
-
 def test_images_resized_another_way_are_told(file):
     _, told = load_weights(file, MODEL | {"interpolation": "bilinear"})
     assert "interpolation of its images was bicubic, here it is bilinear" in told

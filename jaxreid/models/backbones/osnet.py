@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.models.layers import BatchNorm, ChannelGate, Conv, InstanceNorm
+from jaxreid.models.backbones.backbone import Backbone
+from jaxreid.models.layers import BatchNorm, ChannelGate, Conv, InstanceNorm, conv_inits
+from jaxreid.names import check_name
 from jaxreid.ops.convolution import average_pool, max_pool
 
 WIDTHS = {
@@ -32,6 +34,18 @@ IBN = ("sum", "sum", "none", "none", "none", "none")
 AIN = ("residual", "residual", "none", "residual", "residual", "none")
 STREAMS = 4
 
+# Names of weights, and the options that they imply. No weights are published of OSNet-IBN but of
+# the first width.
+FAMILY = {
+    f"osnet_{kind}{width}": {"channels": channels} | options
+    for kind, options in (
+        ("", {}),
+        ("ibn_", {"stem": "instance", "blocks": IBN}),
+        ("ain_", {"stem": "instance", "blocks": AIN}),
+    )
+    for width, channels in WIDTHS.items()
+}
+
 
 class ConvNorm(nn.Module):
     """Convolution, normalisation and, if wanted, ReLU.
@@ -46,6 +60,7 @@ class ConvNorm(nn.Module):
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolution.
         affine: the normalisation learns a scale and a bias for each channel.
+        initializer: one of `layers.INITIALIZERS`.
     """
 
     features: int
@@ -57,11 +72,14 @@ class ConvNorm(nn.Module):
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
     affine: bool = True
+    initializer: str = "he"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h / stride, w / stride, features]."""
-        x = Conv(self.features, self.kernel, stride=self.stride, dtype=self.dtype, name="conv")(x)
+        options = {"stride": self.stride, "dtype": self.dtype, "name": "conv"}
+        options |= conv_inits(self.initializer, self.kernel**2 * x.shape[-1])
+        x = Conv(self.features, self.kernel, **options)(x)
         if self.norm == "batch":
             x = BatchNorm(self.train, self.axis_name, affine=self.affine, name="bn")(x)
         elif self.norm == "instance":
@@ -77,25 +95,29 @@ class LiteConv(nn.Module):
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolutions.
         affine: as for `ConvNorm`.
+        initializer: as for `ConvNorm`.
     """
 
     train: bool
     axis_name: str | None
     dtype: jnp.dtype
     affine: bool = True
+    initializer: str = "he"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, h, w, C] -> [B, h, w, C]."""
         channels = x.shape[-1]
-        x = Conv(channels, 1, dtype=self.dtype, name="conv1")(x)
-        x = Conv(channels, 3, depthwise=True, dtype=self.dtype, name="conv2")(x)
+        across = conv_inits(self.initializer, channels)
+        within = conv_inits(self.initializer, 3 * 3)
+        x = Conv(channels, 1, dtype=self.dtype, name="conv1", **across)(x)
+        x = Conv(channels, 3, depthwise=True, dtype=self.dtype, name="conv2", **within)(x)
         norm = BatchNorm(self.train, self.axis_name, affine=self.affine, name="bn")
         return nn.relu(norm(x))
 
 
 class Streams(nn.Module):
-    """What omni-scale blocks have in common: four streams, 3, 5, 7 and 9 pixels wide.
+    """Base of the omni-scale blocks: four streams, 3, 5, 7 and 9 pixels wide.
 
     Stream t is t lite convolutions. One gate, the same for all streams, decides by image and
     channel how much each contributes.
@@ -106,6 +128,7 @@ class Streams(nn.Module):
         axis_name: mesh axis over which the batch is spread.
         dtype: type of the convolutions.
         affine: as for `ConvNorm`.
+        initializer: as for `ConvNorm`.
     """
 
     features: int
@@ -113,17 +136,18 @@ class Streams(nn.Module):
     axis_name: str | None
     dtype: jnp.dtype
     affine: bool = True
+    initializer: str = "he"
 
     @property
     def mode(self) -> dict[str, Any]:
-        """What all layers have in common."""
-        names = ("train", "axis_name", "dtype", "affine")
+        """Keywords of all layers."""
+        names = ("train", "axis_name", "dtype", "affine", "initializer")
         return {name: getattr(self, name) for name in names}
 
     @nn.nowrap
     def streams(self, x: jax.Array) -> jax.Array:
         """The four streams through the gate, added up: [B, h, w, features / 4]."""
-        gate = ChannelGate(dtype=self.dtype, name="gate")
+        gate = ChannelGate(dtype=self.dtype, initializer=self.initializer, name="gate")
         start = ConvNorm(self.features // 4, **self.mode, name="conv1")(x)
         y = 0
         for stream in range(1, STREAMS + 1):
@@ -166,7 +190,7 @@ class OmniScaleBlock(Streams):
         return nn.relu(y)
 
 
-class OSNet(nn.Module):
+class OSNet(Backbone):
     """Images to a feature map of stride 16.
 
     Attributes:
@@ -176,7 +200,11 @@ class OSNet(nn.Module):
         dtype: type of the convolutions.
         axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
         affine: as for `ConvNorm`.
+        initializer: one of `layers.INITIALIZERS`; of neck and classifier, too.
     """
+
+    IMPLIED = ("channels", "affine", "initializer")
+    IDENTITY = ("stem", "blocks")
 
     channels: tuple[int, ...] = WIDTHS["x1_0"]
     stem: str = "batch"
@@ -184,6 +212,23 @@ class OSNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     affine: bool = True
+    initializer: str = "he"
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an unknown stem or place, or not as many places as blocks.
+        """
+        check_name(self.stem, STEMS, "backbone.stem")
+        for place in self.blocks:
+            check_name(place, PLACES, "place in backbone.blocks")
+        if len(self.blocks) != len(BLOCKS):
+            raise ValueError(
+                f"backbone.blocks has {len(self.blocks)} places; needed are {len(BLOCKS)}, one for "
+                f"each of {', '.join(BLOCKS)}."
+            )
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -201,6 +246,7 @@ class OSNet(nn.Module):
             "axis_name": self.axis_name,
             "dtype": self.dtype,
             "affine": self.affine,
+            "initializer": self.initializer,
         }
         x = ConvNorm(self.channels[0], 7, stride=2, norm=self.stem, **mode, name="conv1")(x)
         x = max_pool(x)
@@ -215,7 +261,7 @@ class OSNet(nn.Module):
 
     @nn.nowrap
     def block(self, x: jax.Array, number: int, **options: Any) -> jax.Array:
-        """What one of the six blocks makes of its input.
+        """Output of one of the six blocks.
 
         Args:
             x: [B, h, w, C].

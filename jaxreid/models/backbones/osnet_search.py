@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreid.models.backbones.osnet import BLOCKS, PLACES, ConvNorm, OSNet, Streams
+from jaxreid.models.backbones.osnet import BLOCKS, PLACES, WIDTHS, ConvNorm, OSNet, Streams
 from jaxreid.models.layers import BatchNorm, InstanceNorm
 
 TINY = 1e-12  # keeps logarithms finite: of a weight that is not positive, of a draw of 0
+
+# Names, and the options that they imply. Nobody publishes weights of a super-network.
+FAMILY = {f"osnet_search_{width}": {"channels": channels} for width, channels in WIDTHS.items()}
 
 
 def gumbel(uniform: jax.Array) -> jax.Array:
@@ -88,25 +91,50 @@ class SuperNet(OSNet):
         stem: as for `OSNet`; "instance" in the search.
         blocks: none; every block is all four of `PLACES`.
         affine: as for `OSNet`; the search learns no scales and biases of normalisations.
+        initializer: as for `OSNet`; PyTorch's default in the search.
         temperature: of the first epoch.
         temperature_factor: by which it is multiplied now and then.
         temperature_every: epochs between two multiplications.
         temperature_floor: below which it does not fall.
 
-    Differs: the original draws noise in evaluation as well, which makes its scores meaningless.
+    Differs: the original draws noise in evaluation as well, which makes its scores meaningless. In
+        training, each of its replicas (eight GPUs with a share of the batch each) draws its own
+        noise in every step; here all devices use one draw, so that the state does not depend on
+        their number.
     """
+
+    IMPLIED = ("channels", "stem", "blocks", "affine", "initializer")
 
     stem: str = "instance"
     blocks: tuple[str, ...] = ()
     affine: bool = False
+    initializer: str = "uniform"
     temperature: float = 10.0
     temperature_factor: float = 0.5
     temperature_every: int = 20
     temperature_floor: float = 1.0
 
     @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: a temperature that would not stay positive.
+        """
+        if min(self.temperature, self.temperature_factor, self.temperature_floor) <= 0:
+            raise ValueError(
+                "backbone.temperature, temperature_factor and temperature_floor are "
+                f"{self.temperature}, {self.temperature_factor} and {self.temperature_floor}; all "
+                "must be greater than 0."
+            )
+        if self.temperature_every < 1:
+            raise ValueError(
+                f"backbone.temperature_every is {self.temperature_every}; needed is at least 1."
+            )
+
+    @nn.nowrap
     def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-        """What a step of the training draws; needs no variables.
+        """Noise and temperature of one training step; needs no variables.
 
         Args:
             epoch: int, from 0.

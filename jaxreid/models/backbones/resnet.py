@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.models.layers import BatchNorm, Conv, InstanceBatchNorm, InstanceNorm
+from jaxreid.names import check_name
 from jaxreid.ops.convolution import max_pool
 
 BLOCKS = {
@@ -20,12 +22,19 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-IBN_DEPTHS = (18, 34, 50, 101)  # what IBN-Net publishes
+IBN_DEPTHS = (18, 34, 50, 101)  # those that IBN-Net publishes
 CUTS = ("layer1", "layer2", "layer3", "layer4")
+
+# Names of weights, and the options that they imply.
+FAMILY = {f"resnet{depth}": {"depth": depth} for depth in BLOCKS} | {
+    f"resnet{depth}_ibn_{ibn}": {"depth": depth, "ibn": ibn}
+    for depth in IBN_DEPTHS
+    for ibn in ("a", "b")
+}
 
 
 class Block(nn.Module):
-    """What the two residual blocks share.
+    """Base of the two residual blocks.
 
     Attributes:
         channels: of the 3x3 convolutions.
@@ -94,7 +103,7 @@ class Bottleneck(Block):
         return self.join(x, self.norm("bn3")(y))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Images to a feature map.
 
     Attributes:
@@ -110,6 +119,8 @@ class ResNet(nn.Module):
         axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
     """
 
+    IMPLIED = ("depth", "ibn")
+
     depth: int = 50
     ibn: str = "none"
     cut: str = "layer4"
@@ -117,6 +128,17 @@ class ResNet(nn.Module):
     width: int = 64
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an unknown layer to cut after, or a stride that layer4 cannot have.
+        """
+        check_name(self.cut, CUTS, "backbone.cut")
+        if self.last_stride not in (1, 2):
+            raise ValueError(f"backbone.last_stride is {self.last_stride}; it is 1 or 2.")
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

@@ -13,7 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.models.matchers.qaconv import ScoreNorm
+from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.normalize import l2_normalize
 from jaxreid.ops.similarity import similarity
 
@@ -21,7 +23,7 @@ NETS = ("perceptron", "linear")
 PAIRS_AT_ONCE = 2048  # pair features that scoring makes: 16 MiB of 2,048 channels
 
 
-class MetricNetwork(nn.Module):
+class MetricNetwork(Matcher):
     """Scores of every query with every gallery image, from the squared difference of the two.
 
     Attributes:
@@ -36,11 +38,23 @@ class MetricNetwork(nn.Module):
         axis_name: mesh axis over which queries (or gallery) are spread in training.
     """
 
+    TAKES = "embeddings"
+
     net: str = "perceptron"
     hidden: int = 512
     normalize: bool = True
     initial_logit: float = 0.0
     axis_name: str | None = None
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an option is out of its range.
+        """
+        check_name(self.net, NETS, "matcher.net")
+        check_at_least({"hidden": self.hidden}, {"hidden": 1}, "matcher")
 
     def __call__(
         self,
@@ -50,18 +64,16 @@ class MetricNetwork(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs.
+        """Scores all pairs; as `Matcher.__call__`.
 
         Args:
             query: [Q, d] float.
             gallery: [G, d] float.
-            train: normalise with the statistics of these pairs and update the running ones.
-            mask: [G] or [Q, G] bool; gallery images or pairs that are False are scored, but do not
-                enter the statistics.
+            train: as there.
+            mask: [G] bool as there, or [Q, G]: pairs that do not enter the statistics.
 
         Returns:
-            [Q, G] float32 or wider, whatever the embeddings' type: logits, larger is more alike;
-            the same of (p, q) and of (q, p).
+            [Q, G] float32 or wider logits; the same of (p, q) and of (q, p).
 
         Raises:
             ValueError: embeddings of different sizes, or of another than the weights were made for.

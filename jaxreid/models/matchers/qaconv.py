@@ -13,6 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.models.layers import uniform_init
+from jaxreid.models.matchers.matcher import Matcher
+from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.correlation import best_matches, match_scores
 from jaxreid.ops.normalize import affine, batch_norm, chunked_batch_norm
 from jaxreid.ops.patches import patch_matches
@@ -77,7 +80,7 @@ class ScoreNorm(nn.Module):
 
 
 class Explanation(NamedTuple):
-    """What the logits of some pairs are made of.
+    """Logits of some pairs, taken apart by positions.
 
     logit = gain * (sum of from_gallery + sum of from_query) + offset, up to rounding.
 
@@ -91,7 +94,7 @@ class Explanation(NamedTuple):
             best.
         logit: [Q, G] float.
         gain: scalar, of the last normalisation.
-        offset: scalar, what every pair gets; [Q, G] where each gets its own.
+        offset: scalar, the same for every pair; [Q, G] where each pair has its own.
     """
 
     from_gallery: jax.Array
@@ -117,29 +120,7 @@ def rows(maps: jax.Array) -> jax.Array:
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
-def uniform_init(inputs: int) -> nn.initializers.Initializer:
-    """PyTorch's default for weights and biases of a layer that sums so many inputs."""
-    bound = inputs**-0.5
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
-
-def pool_weights(params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
-    """The parameters of a matcher for maps whose cells are means of several of its own.
-
-    Args:
-        params: of `QAConv`, made for h x w maps.
-        window: rows and columns that become one; they divide h and w.
-
-    Returns:
-        The same with a weight for each cell of the coarser map: the sum of those it replaces.
-    """
-    directions, h, w = params["weight"].shape
-    rows, columns = window
-    cells = params["weight"].reshape(directions, h // rows, rows, w // columns, columns)
-    return {**params, "weight": cells.sum((2, 4))}
-
-
-class QAConv(nn.Module):
+class QAConv(Matcher):
     """Query-adaptive convolution: scores of every query with every gallery image.
 
     Each position of one map is compared with its best match in the other, both ways; the 2n best
@@ -161,11 +142,46 @@ class QAConv(nn.Module):
             `statistics_chunk` the gallery, in order, each device holding whole chunks.
     """
 
+    TAKES = "maps"
+
     head: str = "v2.1"
     initial_logit: float = 0.0
     statistics_chunk: int = 0
     patch: int = 1
     axis_name: str | None = None
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an option is out of its range.
+        """
+        check_name(self.head, HEADS, "matcher.head")
+        least = {"patch": 1, "statistics_chunk": 0}
+        check_at_least({name: getattr(self, name) for name in least}, least, "matcher")
+        if self.patch % 2 == 0:
+            raise ValueError(f"matcher.patch is {self.patch}; needed is an odd number.")
+
+    @property
+    def can_pool(self) -> bool:
+        """True for single positions: a patch of coarser cells is another thing."""
+        return self.patch == 1
+
+    @nn.nowrap
+    def pooled(self, params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
+        """Parameters for coarser maps: the weight of a cell is the sum of those it replaces.
+
+        Args:
+            params: as for `Matcher.pooled`.
+            window: likewise.
+        """
+        if not self.can_pool:
+            return super().pooled(params, window)
+        directions, h, w = params["weight"].shape
+        rows, columns = window
+        cells = params["weight"].reshape(directions, h // rows, rows, w // columns, columns)
+        return {**params, "weight": cells.sum((2, 4))}
 
     def setup(self) -> None:
         """Makes the two normalisations."""
@@ -181,18 +197,16 @@ class QAConv(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs.
+        """Scores all pairs; as `Matcher.__call__`.
 
         Args:
             query: [Q, h, w, d] float, unit norm along d.
             gallery: [G, h, w, d] float, unit norm along d.
-            train: normalise with the statistics of these pairs and update the running ones.
-            mask: [G] bool; gallery rows that are False are padding: they are scored, but do not
-                enter the statistics.
+            train: as there.
+            mask: as there.
 
         Returns:
-            [Q, G] float logits; larger is more alike. QAConv's similarity is
-            sigmoid(logit / 10), which ranks the same.
+            [Q, G] float logits. QAConv's similarity is sigmoid(logit / 10), which ranks the same.
 
         Raises:
             ValueError: maps of different sizes, or of another size than the weights were made for;

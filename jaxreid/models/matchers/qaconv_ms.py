@@ -15,14 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreid.models.matchers.qaconv import (
-    Explanation,
-    QAConv,
-    ScoreNorm,
-    check_sizes,
-    rows,
-    uniform_init,
-)
+from jaxreid.models.features import Features
+from jaxreid.models.layers import uniform_init
+from jaxreid.models.matchers.matcher import Matcher
+from jaxreid.models.matchers.qaconv import Explanation, QAConv, ScoreNorm, check_sizes, rows
+from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.correlation import best_matches
 
 HEADS = ("perceptron", "linear")
@@ -148,7 +145,7 @@ class PerceptronHead(nn.Module):
         return kernel, bias, out, self.param("out_bias", uniform_init(self.hidden), ())
 
 
-class QAConvMS(nn.Module):
+class QAConvMS(Matcher):
     """Scores of every query with every gallery image: the sum over the parts of their features.
 
     Attributes:
@@ -163,12 +160,29 @@ class QAConvMS(nn.Module):
     Source: Chen et al., ICME 2023; the perceptron and the sum as in the authors' code.
     """
 
+    TAKES = "maps in parts"
+
     parts: Mapping[str, int]
     shared: int = 0
     head: str = "perceptron"
     hidden: int = 2048
     initial_logit: float = 0.0
     axis_name: str | None = None
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an option is out of its range.
+        """
+        check_name(self.head, HEADS, "matcher.head")
+        check_at_least({"hidden": self.hidden}, {"hidden": 1}, "matcher")
+
+    @classmethod
+    def takes(cls, features: Features) -> bool:
+        """True for maps in parts of known widths."""
+        return super().takes(features) and 0 not in features.parts.values()
 
     def setup(self) -> None:
         """Makes a head for each part, and the last normalisation where there are several."""
@@ -191,17 +205,16 @@ class QAConvMS(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs.
+        """Scores all pairs; as `Matcher.__call__`.
 
         Args:
             query: [Q, h, w, d] float, the parts side by side; no norm is assumed.
             gallery: [G, h, w, d] float, likewise.
-            train: normalise with the statistics of these pairs and update the running ones.
-            mask: [G] bool; gallery rows that are False are padding: they are scored, but do not
-                enter the statistics.
+            train: as there.
+            mask: as there.
 
         Returns:
-            [Q, G] float logits; larger is more alike.
+            [Q, G] float logits.
 
         Raises:
             ValueError: maps of different sizes, of another size than the weights were made for, or

@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreid.models.features import Features
 from jaxreid.models.layers import Conv, uniform_init
+from jaxreid.models.necks.neck import Neck
+from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.normalize import l2_normalize
 
-# What the output of a template kernel is normalised over, one after the other.
+# Axes over which the output of a template kernel is normalised, one after the other.
 NORMS = {"position": ((1, 2),), "both": (3, (1, 2)), "channel": (3,)}
 FUSIONS = ("score", "feature")
 
@@ -57,13 +60,13 @@ class EncoderLayer(nn.Module):
         return norm(name="norm2")(x + y)
 
 
-class MultiScaleNeck(nn.Module):
+class MultiScaleNeck(Neck):
     """Local features of several scales side by side, each to be compared with its like.
 
     A 3x3 convolution makes a map x. The parts are: x of unit length at every position ("pixel");
     for each scale k the output of k x k template kernels over that, which encode the patch around
     a position; and, unless it is left out, the output z of a transformer encoder whose tokens are
-    the positions of x.
+    the positions of x. Beside z as the only other part, x is not normalised, as in the original.
 
     Attributes:
         channels: of x, and of z.
@@ -78,7 +81,6 @@ class MultiScaleNeck(nn.Module):
         fusion: "score", z is a part like the others, and not normalised; "feature", z has unit
             length over channels and is compared along with every part.
         dtype: type of the convolutions and products.
-        axis_name: unused; nothing here depends on the batch.
 
     Source: Chen et al., ICME 2023; TCSVT 2024 for the orthogonal normalisation.
     """
@@ -91,29 +93,54 @@ class MultiScaleNeck(nn.Module):
     hidden: int = 2048
     fusion: str = "score"
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     @property
-    def parts(self) -> dict[str, int]:
-        """Channels of each part, by name, in order."""
+    def features(self) -> Features:
+        """Maps in parts, by name "pixel", "1x1", "3x3", ... and "attention"."""
         of_template = self.template_channels or self.channels
         parts = {"pixel": self.channels} | {f"{k}x{k}": of_template for k in self.scales}
-        alone = self.attention_layers and self.fusion == "score"
-        return parts | ({"attention": self.channels} if alone else {})
+        if self.attention_layers and self.fusion == "score":
+            parts["attention"] = self.channels
+        shared = self.channels if self.attention_layers and self.fusion == "feature" else 0
+        reaches = dict.fromkeys(parts, 0) | {f"{k}x{k}": k // 2 for k in self.scales}
+        return Features("map", parts, shared, reaches)
 
     @property
-    def reaches(self) -> dict[str, int]:
-        """How far around a position each part's template sees, by name, in order."""
-        return dict.fromkeys(self.parts, 0) | {f"{k}x{k}": k // 2 for k in self.scales}
+    def _axes(self) -> dict[str, tuple[int | tuple[int, ...], ...]]:
+        """Axes over which each part is normalised, one after the other, by name; and "shared"."""
+        features = self.features
+        axes = {part: NORMS[self.norm] for part in features.parts} | {"pixel": (3,), "shared": (3,)}
+        if "attention" in features.parts:
+            axes["attention"] = ()
+            if not self.scales:
+                axes["pixel"] = ()
+        return axes
 
-    @property
-    def shared(self) -> int:
-        """Channels after the parts, which belong to every part."""
-        return self.channels if self.attention_layers and self.fusion == "feature" else 0
+    @nn.nowrap
+    def validate(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: an option is out of its range, or two do not fit each other.
+        """
+        check_name(self.norm, tuple(NORMS), "neck.norm")
+        check_name(self.fusion, FUSIONS, "neck.fusion")
+        least = {"channels": 1, "template_channels": 0, "attention_layers": 0, "hidden": 1}
+        check_at_least({name: getattr(self, name) for name in least}, least, "neck")
+        odd = all(type(size) is int and size > 0 and size % 2 for size in self.scales)
+        if len(set(self.scales)) < len(self.scales) or not odd:
+            raise ValueError(
+                f"neck.scales is {self.scales}; needed are different odd sizes, such as 1, 3."
+            )
+        if self.fusion == "feature" and self.attention_layers == 0:
+            raise ValueError(
+                "neck.fusion='feature' adds the encoder's output to every part, and "
+                "neck.attention_layers=0 leaves the encoder out; set one of them otherwise."
+            )
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, h, w, sum of `parts` + `shared`]; training changes nothing."""
+        """[B, h, w, c] -> [B, h, w, channels of all parts + `shared`]; training changes nothing."""
 
         def convolved(x: jax.Array, channels: int, size: int, name: str) -> jax.Array:
             init = uniform_init(size**2 * x.shape[-1])
@@ -124,20 +151,24 @@ class MultiScaleNeck(nn.Module):
             y = conv(x)
             return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
+        def normalized(x: jax.Array, part: str) -> jax.Array:
+            for axis in self._axes[part]:
+                x = l2_normalize(x, axis=axis)
+            return x
+
         x = convolved(x, self.channels, 3, "conv")
-        parts = [l2_normalize(x)]
+        unit = l2_normalize(x)
+        parts = [normalized(x, "pixel")]
         for size in self.scales:
             channels = self.template_channels or self.channels
-            y = convolved(parts[0], channels, size, f"template_{size}")
-            for axis in NORMS[self.norm]:
-                y = l2_normalize(y, axis=axis)
-            parts.append(y)
+            y = convolved(unit, channels, size, f"template_{size}")
+            parts.append(normalized(y, f"{size}x{size}"))
         if self.attention_layers:
             z = x.reshape(len(x), -1, self.channels)
             for i in range(self.attention_layers):
                 z = EncoderLayer(self.hidden, self.dtype, name=f"encoder_{i}")(z)
-            z = z.reshape(x.shape)
-            parts.append(l2_normalize(z) if self.shared else z)
+            part = "attention" if self.fusion == "score" else "shared"
+            parts.append(normalized(z.reshape(x.shape), part))
         return jnp.concatenate(parts, axis=-1)
 
     @nn.nowrap
@@ -152,11 +183,12 @@ class MultiScaleNeck(nn.Module):
             [B, h, w, d]: the mean, in which every part again has unit length over what it was
             normalised over last. The mean of a feature with itself is that feature.
         """
-        widths = (*self.parts.values(), *([self.shared] if self.shared else []))
-        mean = jnp.split((first + second) / 2, np.cumsum(widths)[:-1], axis=-1)
-        templates = range(1, 1 + len(self.scales))
-        axes = {0: 3} | {i: NORMS[self.norm][-1] for i in templates}
-        if self.shared:
-            axes[len(widths) - 1] = 3
-        parts = [l2_normalize(x, axis=axes[i]) if i in axes else x for i, x in enumerate(mean)]
-        return jnp.concatenate(parts, axis=-1)
+        features, axes = self.features, self._axes
+        widths = features.parts | ({"shared": features.shared} if features.shared else {})
+        ends = np.cumsum(list(widths.values()))[:-1]
+        parts = jnp.split((first + second) / 2, ends, axis=-1)
+        renewed = [
+            l2_normalize(x, axis=axes[part][-1]) if axes[part] else x
+            for part, x in zip(widths, parts, strict=True)
+        ]
+        return jnp.concatenate(renewed, axis=-1)

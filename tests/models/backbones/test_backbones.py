@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreid.models.backbones import NAMES, OSNETS, make_backbone
+from jaxreid.models.backbones import BACKBONES, make_backbone, osnet
 from jaxreid.models.backbones.osnet import OmniScaleBlock
 from jaxreid.models.backbones.resnet import Bottleneck
 from jaxreid.models.layers import ChannelGate, GeM, InstanceBatchNorm, InstanceNorm
@@ -52,7 +52,7 @@ def multiply_adds(jaxpr):
     return total
 
 
-@pytest.mark.parametrize("name", OSNETS)
+@pytest.mark.parametrize("name", osnet.FAMILY)
 def test_osnet_costs_what_the_paper_says(name, monkeypatch):
     monkeypatch.setattr(convolution, "_native", lambda choice: True)  # convolutions as such
     parameters, cost = COSTS[name.removeprefix("osnet_").removeprefix("ibn_").removeprefix("ain_")]
@@ -66,7 +66,7 @@ def test_osnet_costs_what_the_paper_says(name, monkeypatch):
         trunk, head, pixels(256, 128)
     )
     assert multiply_adds(jaxpr.jaxpr) == cost
-    assert feature.shape == (1, 16, 8, OSNETS[name].get("channels", (512,))[-1])
+    assert feature.shape == (1, 16, 8, osnet.FAMILY[name].get("channels", (512,))[-1])
     assert embedding.shape == (1, 512)
 
 
@@ -80,7 +80,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resnet")])
+@pytest.mark.parametrize("name", [name for name in BACKBONES.names if name.startswith("resnet")])
 def test_resnet_has_the_size_of_the_original(name):
     variables, feature = abstract(make_backbone(name), pixels(384, 128))
     plain = name.split("_")[0]
@@ -118,7 +118,7 @@ def test_pooled_neck_offers_what_precedes_its_normalisation():
     neck = make_neck("pooled")
     variables = neck.init(jax.random.key(1), x)
     options = {"train": True, "mutable": ["batch_stats"]}
-    (y, pooled), _ = neck.apply(variables, x, before=True, **options)
+    (y, pooled), _ = neck.apply(variables, x, method="with_before", **options)
     np.testing.assert_array_equal(neck.apply(variables, x, **options)[0], y)
     np.testing.assert_allclose(pooled, x.mean((1, 2)), rtol=1e-6)
     expected = (pooled - pooled.mean(0)) / np.sqrt(pooled.var(0) + 1e-5)
@@ -133,7 +133,7 @@ def test_without_a_bn_neck_nothing_precedes_it():
     for options in ({"name": "pooled", "bn": False}, {"name": "linear", "channels": 6}):
         neck = make_neck(**options)
         variables = neck.init(jax.random.key(1), x)
-        y, before = neck.apply(variables, x, before=True)
+        y, before = neck.apply(variables, x, method="with_before")
         np.testing.assert_array_equal(y, before)
         np.testing.assert_array_equal(y, neck.apply(variables, x))
 
@@ -205,7 +205,7 @@ def test_unknown_names_and_options_list_the_valid_ones():
         make_backbone("resnet152_ibn_a")
     with pytest.raises(ValueError, match="backbone.cut 'layer5'"):
         make_backbone("resnet18", cut="layer5")
-    with pytest.raises(ValueError, match="osnet_x1_0 has no option cut"):
+    with pytest.raises(ValueError, match="'osnet_x1_0' has no option cut"):
         make_backbone("osnet_x1_0", cut="layer3")
     with pytest.raises(ValueError, match="last_stride is 3"):
         make_backbone("resnet18", last_stride=3)

@@ -13,9 +13,9 @@ from golden import checkpoint, image, nchw, nhwc, normal, param, seed_of
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
-from jaxreid.models.backbones import SEARCHES, make_backbone
+from jaxreid.models.backbones import make_backbone
 from jaxreid.models.backbones.osnet import AIN, BLOCKS, IBN, PLACES, WIDTHS, OmniScaleBlock, OSNet
-from jaxreid.models.backbones.osnet_search import SearchBlock, gumbel, shares
+from jaxreid.models.backbones.osnet_search import FAMILY, SearchBlock, gumbel, shares
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops import convolution
@@ -196,7 +196,9 @@ def test_candidates_equal_the_originals(original, native):
         with jax.enable_x64(True):
             place = PLACES[OPS.index(op)]
             x = jnp.asarray(nhwc(original.held["block_in"]), float)
-            block = OmniScaleBlock(expected.shape[1], False, None, jnp.float64, False, place)
+            block = OmniScaleBlock(
+                expected.shape[1], False, None, jnp.float64, False, instance_norm=place
+            )
             abstract = jax.eval_shape(block.init, jax.random.key(0), x)
             made = {}
             for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
@@ -349,7 +351,7 @@ def test_super_networks_hold_all_candidates():
     drawn = jax.eval_shape(net.draw, 0, jax.random.key(0))
     y = jax.eval_shape(net.apply, variables | {"drawn": drawn}, x)
     assert (y.shape, y.dtype) == ((2, 4, 2, net.channels[-1]), jnp.bfloat16)
-    widths = {name: make_backbone(name).channels for name in SEARCHES}
+    widths = {name: make_backbone(name).channels for name in FAMILY}
     assert widths == {f"osnet_search_{width}": channels for width, channels in WIDTHS.items()}
 
 
@@ -370,7 +372,7 @@ def test_options_that_cannot_work_are_refused():
         make_backbone("osnet_x1_0", stem="instanse")
     with pytest.raises(ValueError, match="has no option blocks; it has temperature, temp"):
         make_backbone(NAME, blocks=AIN)
-    with pytest.raises(ValueError, match="resnet18 has no option stem"):
+    with pytest.raises(ValueError, match="'resnet18' has no option stem"):
         make_backbone("resnet18", stem="instance")
     for option in ("temperature", "temperature_factor", "temperature_floor"):
         with pytest.raises(ValueError, match=r"temperature_floor are .* greater than 0"):

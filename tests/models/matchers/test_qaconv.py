@@ -12,7 +12,7 @@ from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher
 from jaxreid.ops.patches import patches
 from jaxreid.training.memory import ClassMemory
-from jaxreid.training.objectives import make_objective
+from jaxreid.training.objectives import Batch, make_objective
 
 HEADS = {"v2.1": "HEAD", "v1": "v1.2"}  # our name: the golden set's
 
@@ -308,7 +308,9 @@ def test_five_steps_of_chunks_equal_the_original(golden_dir, head):
                     scores, found["stats"] = score_in_training(matcher, held, query, gallery, mask)
                     return scores
 
-                loss, _ = objective(SimpleNamespace(match=match), feature, label, memory)
+                loss, _ = objective(
+                    SimpleNamespace(match=match), Batch(feature, feature, label, memory)
+                )
                 return loss, found["stats"]
 
             step = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)

@@ -30,7 +30,8 @@ def made(options, x):
 
 
 def pieces(neck, feature):
-    widths = (*neck.parts.values(), *([neck.shared] if neck.shared else []))
+    features = neck.features
+    widths = (*features.parts.values(), *([features.shared] if features.shared else []))
     assert feature.shape[-1] == sum(widths)
     return np.split(np.asarray(feature), np.cumsum(widths)[:-1], axis=-1)
 
@@ -102,10 +103,10 @@ def test_parts_equal_plain_loops(norm, fusion):
 
 def test_the_papers_parts_and_those_left_out():
     neck = make_neck("multi_scale")
-    assert tuple(neck.parts.values()) == (512,) * 5
-    assert list(neck.parts) == ["pixel", "1x1", "3x3", "5x5", "attention"]
-    assert list(neck.reaches.items())[2:4] == [("3x3", 1), ("5x5", 2)]
-    assert neck.shared == 0
+    assert tuple(neck.features.parts.values()) == (512,) * 5
+    assert list(neck.features.parts) == ["pixel", "1x1", "3x3", "5x5", "attention"]
+    assert list(neck.features.reaches.items())[2:4] == [("3x3", 1), ("5x5", 2)]
+    assert neck.features.shared == 0
     x = jax.ShapeDtypeStruct((1, 24, 8, 1024), np.float32)
     y, variables = jax.eval_shape(neck.init_with_output, jax.random.key(0), x)
     assert y.shape == (1, 24, 8, 2560)
@@ -115,11 +116,11 @@ def test_the_papers_parts_and_those_left_out():
         **{f"template_{k}": 512 * (512 * k**2 + 1) for k in (1, 3, 5)},
         **{f"encoder_{i}": 4 * 512 * 513 + 2049 * 512 + 2048 * 513 + 4 * 512 for i in (0, 1)},
     }
-    assert len(make_neck("multi_scale", scales=[1, 3, 5, 7]).parts) == 6  # as from JSON
-    assert len(make_neck("multi_scale", attention_layers=0).parts) == 4
+    assert len(make_neck("multi_scale", scales=[1, 3, 5, 7]).features.parts) == 6  # as from JSON
+    assert len(make_neck("multi_scale", attention_layers=0).features.parts) == 4
     only = make_neck("multi_scale", scales=(), attention_layers=0, channels=8)
-    assert only.parts == {"pixel": 8}
-    fused = make_neck("multi_scale", fusion="feature")
+    assert only.features.parts == {"pixel": 8}
+    fused = make_neck("multi_scale", fusion="feature").features
     assert (len(fused.parts), fused.shared) == (4, 512)
 
 
