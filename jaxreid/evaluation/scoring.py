@@ -113,7 +113,7 @@ class Scorer:
     def coarser(self, window: tuple[int, int]) -> "Scorer":
         """For maps pooled by a window of rows and columns; only for matchers that can."""
         params = self.variables["params"]
-        matcher = self.model.matcher.coarse_parameters(params["matcher"], window)
+        matcher = self.model.matcher.pooled(params["matcher"], window)
         return self.bind({**self.variables, "params": {**params, "matcher": matcher}})
 
     def encode(

@@ -132,6 +132,42 @@ def test_re_ranked_and_lifted_as_well(scored):
     assert alone["tlift"].metrics["mAP"] == pytest.approx(expected, abs=1e-3)
 
 
+V1 = {"matcher": {"name": "qaconv", "head": "v1"}}
+COSINE = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
+EUCLIDEAN = COSINE | {"matcher": {"name": "embedding", "metric": "euclidean"}}
+
+
+@pytest.mark.parametrize("model", [{}, V1, COSINE, EUCLIDEAN], ids=["v2.1", "v1", "cos", "l2"])
+def test_re_ranking_by_the_original_distance_alone_is_the_plain_ranking(model):
+    """Of the non-symmetric head the swapped score was taken for the original distance."""
+    scorer = scorer_of(1, 4, 8, **model)
+    query, gallery = people(9, 1), people(17, 2)
+    features = scorer.encode([*query.image, *gallery.image], [*query.name, *gallery.name])
+    # As published scores: far from 0, where a sigmoid would be constant.
+    if model in (COSINE, EUCLIDEAN):
+        length = np.linalg.norm(features, axis=1, keepdims=True)
+        features = features / length * (30 if model is EUCLIDEAN else 1)
+    options = {"k1": 4, "k2": 2, "weight": 1.0}
+    variants = make_variants(rerank=True, rerank_options=options, tlift=True)
+    results = evaluation.evaluate(scorer, features, query, gallery, variants)
+    plain, again = results["plain"], results["rerank"]
+    np.testing.assert_array_equal(again.ranks.first_match, plain.ranks.first_match)
+    np.testing.assert_allclose(again.metrics["mAP"], plain.metrics["mAP"], atol=1e-9)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_embeddings_are_re_ranked_by_the_distances_of_torchreid(golden_dir, metric):
+    arrays = np.load(golden_dir / "rerank.npz")
+    features = arrays["features"]
+    matcher = make_matcher("embedding", metric=metric)
+    scores = np.asarray(matcher.apply({}, features[:20], features[20:]))
+    expected = arrays[f"torchreid_distance/{metric}"]
+    np.testing.assert_allclose(matcher.distances(scores), expected, rtol=1e-5, atol=1e-5)
+    assert matcher.rerank_options == {"squared": True}
+    assert len(np.unique(matcher.similarities(scores))) > 0.99 * scores.size  # no ties for TLift
+
+
 def test_shortlists_tell_what_they_kept(scored):
     query, gallery, run, _ = scored
     results = run(shortlist=17, shortlist_window=(2, 2))  # the whole gallery

@@ -10,7 +10,7 @@ from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.shortlist import Shortlist, check_matcher, pool_maps
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import make_matcher
-from jaxreid.models.matchers.qaconv import QAConv, pool_weights
+from jaxreid.models.matchers.qaconv import QAConv
 from jaxreid.models.model import init_variables, make_model
 
 
@@ -47,7 +47,7 @@ def test_what_is_listed_is_exact_and_comes_first(scorer, variables, size):
     assert chosen.shape == (5, size)
     coarse = QAConv().apply(
         {
-            "params": pool_weights(variables["params"]["matcher"], (2, 2)),
+            "params": QAConv().pooled(variables["params"]["matcher"], (2, 2)),
             "batch_stats": variables["batch_stats"]["matcher"],
         },
         pool_maps(query, (2, 2)),
@@ -73,7 +73,7 @@ def test_pooled_maps_are_means_of_unit_length():
 
 def test_pooled_weights_sum_up():
     weight = np.arange(2 * 8 * 4.0).reshape(2, 8, 4)
-    pooled = pool_weights({"weight": weight, "bias": 3.0}, (4, 2))
+    pooled = QAConv().pooled({"weight": weight, "bias": 3.0}, (4, 2))
     assert pooled["bias"] == 3.0
     np.testing.assert_allclose(pooled["weight"][1, 0, 1], weight[1, :4, 2:].sum())
     np.testing.assert_allclose(pooled["weight"].sum(), weight.sum())

@@ -27,7 +27,7 @@ class Matcher(nn.Module):
       `Explanation`, or `Parts` (`qaconv.py`, `qaconv_ms.py`);
     - `perturbed(query, gallery, factor, mask=...)` scores pairs twice, also with their pair
       features multiplied by a factor (`metric_network.py`);
-    - `can_pool` and `coarse_parameters` compare coarser maps with the same weights.
+    - `can_pool` and `pooled` compare coarser maps with the same weights.
 
     Attributes:
         TAKES: `Features.words` of the features that it compares.
@@ -75,13 +75,11 @@ class Matcher(nn.Module):
 
     @property
     def can_pool(self) -> bool:
-        """True if coarser maps can be compared with `coarse_parameters`."""
+        """True if coarser maps can be compared with `pooled`."""
         return False
 
     @nn.nowrap
-    def coarse_parameters(
-        self, params: Mapping[str, Any], window: tuple[int, int]
-    ) -> dict[str, Any]:
+    def pooled(self, params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
         """Parameters for maps whose cells are means of several positions.
 
         Args:

@@ -120,22 +120,6 @@ def rows(maps: jax.Array) -> jax.Array:
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
-def pool_weights(params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
-    """The parameters of a matcher for maps whose cells are means of several of its own.
-
-    Args:
-        params: of `QAConv`, made for h x w maps.
-        window: rows and columns that become one; they divide h and w.
-
-    Returns:
-        The same with a weight for each cell of the coarser map: the sum of those it replaces.
-    """
-    directions, h, w = params["weight"].shape
-    rows, columns = window
-    cells = params["weight"].reshape(directions, h // rows, rows, w // columns, columns)
-    return {**params, "weight": cells.sum((2, 4))}
-
-
 class QAConv(Matcher):
     """Query-adaptive convolution: scores of every query with every gallery image.
 
@@ -185,13 +169,19 @@ class QAConv(Matcher):
         return self.patch == 1
 
     @nn.nowrap
-    def coarse_parameters(
-        self, params: Mapping[str, Any], window: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Parameters for coarser maps: the weight of a cell is the sum of those it replaces."""
+    def pooled(self, params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
+        """Parameters for coarser maps: the weight of a cell is the sum of those it replaces.
+
+        Args:
+            params: as for `Matcher.pooled`.
+            window: likewise.
+        """
         if not self.can_pool:
-            return super().coarse_parameters(params, window)
-        return pool_weights(params, window)
+            return super().pooled(params, window)
+        directions, h, w = params["weight"].shape
+        rows, columns = window
+        cells = params["weight"].reshape(directions, h // rows, rows, w // columns, columns)
+        return {**params, "weight": cells.sum((2, 4))}
 
     def setup(self) -> None:
         """Makes the two normalisations."""
