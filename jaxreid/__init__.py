@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxreid import register
+    from jaxreid import configs, register
     from jaxreid.data import sets as datasets
     from jaxreid.reid import ReID, evaluate, load
     from jaxreid.training.loop import train
 
 _OFFERED = {
     "ReID": "jaxreid.reid:ReID",
+    "configs": "jaxreid.configs",
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid:evaluate",
     "load": "jaxreid.reid:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }
-__all__ = ["ReID", "datasets", "evaluate", "load", "register", "train"]
+__all__ = ["ReID", "configs", "datasets", "evaluate", "load", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:

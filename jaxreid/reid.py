@@ -292,7 +292,7 @@ class ReID:
         *,
         dir: str | os.PathLike | None = None,
         prepared_dir: str | os.PathLike | None = None,
-        identities: int = 0,
+        identities: int | None = None,
         workdir: str | os.PathLike | None = None,
         **settings: Any,
     ) -> dict[str, Result]:
@@ -302,7 +302,7 @@ class ReID:
             test: names of data sets, as for `jaxreid.datasets.load`; default: those of the run.
             dir: folder of the data sets that are read from files; default: that of the run.
             prepared_dir: where prepared copies are kept; default: that of the run.
-            identities: only this many people of each set; 0 keeps all.
+            identities: only this many people of each set, 0 for all; default: as in the run.
             workdir: a work directory, in which the results are written as well.
             **settings: of `eval`, such as `rerank=True`; the others are those of the run.
 
@@ -321,7 +321,8 @@ class ReID:
             )
         places = {"dir": dir, "prepared_dir": prepared_dir}
         places = {key: value or data.get(key) for key, value in places.items()}
-        _, tests = load_sets(train=None, test=names, identities=identities, **places)
+        kept = data.get("identities", 0) if identities is None else identities
+        _, tests = load_sets(train=None, test=names, identities=kept, **places)
         return self.evaluate_on(tests, workdir=workdir, **settings)
 
     def evaluate_on(

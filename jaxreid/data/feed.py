@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxreid.data.pipeline import ImageStore, train_batches
 from jaxreid.data.sampling.samplers import make_sampler
 from jaxreid.data.split import Split
 
@@ -60,6 +59,9 @@ class Feed:
         self.neighbour_count = self._sampler.neighbour_count
         self.anchors = self._sampler.anchors
         self.state, self.restore = self._sampler.state, self._sampler.restore
+        # Late: TensorFlow, without which training can be asked for, and is refused in words.
+        from jaxreid.data.pipeline import ImageStore, train_batches
+
         self._batches = functools.partial(
             train_batches,
             ImageStore(images.image, images.name),

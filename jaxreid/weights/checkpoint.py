@@ -1,5 +1,6 @@
 """Checkpoints: the only file that knows Orbax."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -11,7 +12,46 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-from jaxreid.mesh import shardings
+from jaxreid.mesh import make_mesh, shardings
+from jaxreid.models.model import init_variables, make_model
+from jaxreid.runs.workdir import holds_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The model in a checkpoint of a run.
+
+    Attributes:
+        card: keywords of `make_model`.
+        variables: {"params", "batch_stats"}, whole on every device.
+        step: updates.
+    """
+
+    card: dict[str, Any]
+    variables: dict[str, Any]
+    step: int
+
+
+def read_run(workdir: pathlib.Path, step: int | None = None) -> Run:
+    """Reads the model of a run, by its own card.
+
+    Args:
+        workdir: the work directory.
+        step: of the checkpoint; the newest if None.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    if not holds_checkpoint(workdir):
+        raise FileNotFoundError(
+            f"{workdir} holds no checkpoint; expected the work directory of a run (with a folder "
+            "checkpoints), a step of it (RUN/checkpoints/500), or a file of weights (.safetensors)."
+        )
+    with Checkpoints(workdir, {}, every_steps=1) as checkpoints:
+        step = checkpoints.check_step(step)
+        card = checkpoints.card(step)["model"]
+        abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+        return Run(card, checkpoints.restore_variables(abstract, make_mesh(), step), step)
 
 
 class Checkpoints:

@@ -18,6 +18,7 @@ from flax import traverse_util
 from jaxreid.mesh import check_same_file
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.runs.files import replace_file
+from jaxreid.weights.checkpoint import read_run
 
 FORMAT = "jaxreid 1"
 PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
@@ -42,8 +43,8 @@ def save_weights(
         "format": FORMAT,
         "architecture": card["backbone"]["name"],
         "input_size": f"{card['height']}x{card['width']}",
-        "mean": json.dumps(card["mean"]),
-        "std": json.dumps(card["std"]),
+        "mean": json.dumps(card.get("mean", (0.0, 0.0, 0.0))),
+        "std": json.dumps(card.get("std", (1.0, 1.0, 1.0))),
         "source": source,
         "model": json.dumps(card),
     }
@@ -89,7 +90,8 @@ def load_weights(
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
     path = pathlib.Path(path).expanduser()
-    check_same_file(path)
+    if not path.is_dir():  # runs lie where all processes see them
+        check_same_file(path)
     with _open(path) as file:
         card = _card(file, path)
         if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
@@ -154,11 +156,56 @@ def load_weights(
     return traverse_util.unflatten_dict(variables), told
 
 
+class _Shaped:
+    """An array that knows its shape as a slice of a safetensors file does."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._shape = array.shape
+
+    def get_shape(self) -> list[int]:
+        """The shape."""
+        return list(self._shape)
+
+
+class _RunAsFile:
+    """The newest checkpoint of a run, read as a file of weights is."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        run = read_run(path)
+        self._card = run.card
+        self._arrays = {
+            "/".join(key): np.asarray(value)
+            for key, value in traverse_util.flatten_dict(run.variables).items()
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """As `save_weights` writes them, as far as they are read."""
+        return {"format": FORMAT, "model": json.dumps(self._card)}
+
+    def keys(self) -> list[str]:
+        """The names of the tensors."""
+        return list(self._arrays)
+
+    def get_slice(self, name: str) -> _Shaped:
+        """The shape of a tensor."""
+        return _Shaped(self._arrays[name])
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """A tensor."""
+        return self._arrays[name]
+
+
 @contextmanager
 def _open(path: str | pathlib.Path) -> Iterator[Any]:
     path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        yield _RunAsFile(path)
+        return
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; init_from is a file of tools/convert_torch.py.")
+        raise FileNotFoundError(
+            f"no file {path}; init_from is a file that `jaxreid convert` or `jaxreid weights` has "
+            "written, or the work directory of a run."
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file

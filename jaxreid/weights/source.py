@@ -5,12 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-import jax
-
-from jaxreid.mesh import make_mesh
-from jaxreid.models.model import init_variables, make_model
-from jaxreid.runs.workdir import holds_checkpoint
-from jaxreid.weights.checkpoint import Checkpoints
+from jaxreid.weights.checkpoint import read_run
 from jaxreid.weights.file import load_weights, read_card
 
 
@@ -49,7 +44,9 @@ def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weight
     if path.is_dir():
         if path.parent.name == "checkpoints" and path.name.isdigit():
             path, step = path.parent.parent, int(path.name) if step is None else step
-        return _of_run(path, step)
+        run = read_run(path, step)
+        message = f"the checkpoint of step {run.step} in {path}"
+        return Weights(run.card, run.variables, path, run.step, _settings(path), (message,))
     if not path.exists():
         raise FileNotFoundError(
             f"no model in {path}: expected the work directory of a run, a step of it "
@@ -60,21 +57,6 @@ def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weight
     card = read_card(path)
     variables, messages = load_weights(path, card, skip=("memory",), whole=True)
     return Weights(card, variables, path, None, {}, tuple(messages))
-
-
-def _of_run(path: pathlib.Path, step: int | None) -> Weights:
-    if not holds_checkpoint(path):
-        raise FileNotFoundError(
-            f"{path} holds no checkpoint; expected the work directory of a run (with a folder "
-            "checkpoints), a step of it, or a file of weights (.safetensors)."
-        )
-    with Checkpoints(path, {}, every_steps=1) as checkpoints:
-        step = checkpoints.check_step(step)
-        card = checkpoints.card(step)["model"]
-        abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
-        variables = checkpoints.restore_variables(abstract, make_mesh(), step)
-    message = f"the checkpoint of step {step} in {path}"
-    return Weights(card, variables, path, step, _settings(path), (message,))
 
 
 def _settings(path: pathlib.Path) -> dict[str, Any]:
