@@ -59,6 +59,11 @@ def train_step(
         chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
         whole = Batch(feature, before, label, state.memory, **chance)
         loss, stats = objective(bound, whole)
+        if "accuracy" not in stats:  # the history of the epochs keeps it
+            raise ValueError(
+                f"the objective {type(objective).__name__} returns {sorted(stats)} to log; "
+                "expected 'accuracy' among them."
+            )
         return loss, (stats, feature)
 
     # Of seed and step alone, so that all devices draw the same.

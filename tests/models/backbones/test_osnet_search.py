@@ -13,6 +13,7 @@ from golden import checkpoint, image, nchw, nhwc, normal, param, seed_of
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
+from jaxreid.models import layers
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.backbones.osnet import AIN, BLOCKS, IBN, PLACES, WIDTHS, OmniScaleBlock, OSNet
 from jaxreid.models.backbones.osnet_search import FAMILY, SearchBlock, gumbel, shares
@@ -353,6 +354,42 @@ def test_super_networks_hold_all_candidates():
     assert (y.shape, y.dtype) == ((2, 4, 2, net.channels[-1]), jnp.bfloat16)
     widths = {name: make_backbone(name).channels for name in FAMILY}
     assert widths == {f"osnet_search_{width}": channels for width, channels in WIDTHS.items()}
+
+
+def test_the_super_network_starts_as_pytorchs_default(monkeypatch):
+    drawn, uniform_init = [], layers.uniform_init
+
+    def recorded(inputs):
+        def uniform(key, shape, *dtype):
+            drawn.append((inputs, shape))
+            return uniform_init(inputs)(key, shape, *dtype)
+
+        return uniform
+
+    def refused(*_):
+        raise AssertionError("He's initialisation")
+
+    shape_options = {"height": 32, "width": 16, "classes": 7}
+    parts = {"neck": {"name": "linear"}, "matcher": {"name": "embedding"}}
+    model = make_model(backbone={"name": "osnet_search_x0_25"}, **parts, **shape_options)
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "uniform_init", recorded)
+        patch.setattr(layers, "conv_init", refused)
+        patch.setattr(layers, "linear_init", refused)
+        params = jax.eval_shape(lambda: init_variables(model, 0))["params"]
+    shapes = set()
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        if path[-1] in ("kernel", "bias"):  # those of candidates are stacked
+            shapes.add(leaf.shape["candidates" in path :])
+    assert {shape for _, shape in drawn} == shapes
+    for (inputs, shape), (before, _) in zip(drawn, [(0, ()), *drawn], strict=False):
+        # A bias, of gates and linear layers, is drawn after its kernel.
+        assert inputs == (np.prod(shape[:-1]) if len(shape) > 1 else before), shape
+    # The networks that it finds start as torchreid's.
+    found = make_model(backbone={"name": "osnet_ain_x0_25"}, **parts, **shape_options)
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "uniform_init", refused)
+        jax.eval_shape(lambda: init_variables(found, 0))
 
 
 def test_options_make_any_architecture():

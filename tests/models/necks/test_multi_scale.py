@@ -178,6 +178,23 @@ def test_the_average_has_the_norms_of_the_features(norm, fusion):
         np.testing.assert_allclose(parts[3], mean, rtol=1e-6)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_beside_attention_alone_the_map_keeps_its_lengths(fusion):
+    x = maps(0)
+    neck, variables = made(TINY | {"scales": (), "fusion": fusion, "attention_layers": 1}, x)
+    found = pieces(neck, jax.jit(neck.apply)(variables, x))
+    plain = convolved(x, **variables["params"]["conv"])
+    expected = plain if fusion == "score" else unit(plain, 3)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    average = pieces(neck, neck.average(*(np.concatenate(found, -1),) * 2))
+    np.testing.assert_allclose(average[0], found[0], atol=1e-6)
+    # Alone, or with templates, it has unit length.
+    for options in ({"attention_layers": 0}, {"scales": (3,)}):
+        neck, variables = made(TINY | {"scales": ()} | options, x)
+        lengths = np.linalg.norm(pieces(neck, jax.jit(neck.apply)(variables, x))[0], axis=-1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
 def test_attention_sees_every_position_and_no_order():
     x = maps(0)
     neck, variables = made(TINY | {"channels": 6, "scales": (), "attention_layers": 1}, x)
