@@ -17,8 +17,9 @@ class Feed:
     Args:
         images: the training set.
         sampler: keywords of `make_sampler`: name, instances, quota, alternate.
-        augment: keywords of `augment.augment`; and "after_accuracy": images stay as they are until
-            the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6), 0 for never.
+        augment: keywords of `augmentation.augment`; and "after_accuracy": images stay as they are
+            until the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6); 0 augments
+            from the start.
         batch_size: images per step, over all processes.
         height: of the images, in pixels.
         width: of the images, in pixels.

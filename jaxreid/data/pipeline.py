@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jaxreid.data.images import augment as augmentation
-from jaxreid.data.images import decode as imaging
+from jaxreid.data.images import decoding
+from jaxreid.data.images.augmentation import augment as augmented
+from jaxreid.data.images.parameters import draw_donor
 from jaxreid.data.images.pillow import process_slice
 from jaxreid.data.sets.prepared import leave_accelerators
 from jaxreid.data.streams import Stream, derived_seed
@@ -35,7 +36,7 @@ class ImageStore:
     """
 
     def __init__(self, images: Sequence[bytes], names: Sequence[str]):
-        """Copy the files into one tensor.
+        """Copies the files into one tensor.
 
         Args:
             images: N JPEG or PNG files as bytes; can be dropped afterwards.
@@ -73,7 +74,7 @@ def train_batches(
     process_count: int = 1,
     interpolation: str = "bicubic",
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterate over the training batches of one epoch, this process' part of each.
+    """Iterates over the training batches of one epoch, this process' part of each.
 
     Args:
         store: N encoded images.
@@ -81,8 +82,8 @@ def train_batches(
         order: int32 [steps, B], the images of every global batch, as samplers.py makes it.
         height: of the images in pixels.
         width: of the images in pixels.
-        augment: keywords of `images.augment.augment`, {} for its defaults; None leaves the images
-            as they are. Patches come from the images of the store.
+        augment: keywords of `augmentation.augment`, {} for its defaults; None leaves the images as
+            they are. Patches come from the images of the store.
         seed: of the run, >= 0.
         epoch: >= 0.
         start: first step wanted; the images of earlier steps are not even decoded.
@@ -129,7 +130,7 @@ def train_batches(
     patched = _is_patched(augment)
 
     def donor_of(at):
-        return augmentation.draw_donor(tf.stack([key, at]), len(store))
+        return draw_donor(tf.stack([key, at]), len(store))
 
     @tf.autograph.experimental.do_not_convert
     def load_place(i, at):
@@ -148,7 +149,7 @@ def train_batches(
 
 @functools.lru_cache(maxsize=16)
 def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
-    """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
+    """Builds (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
 
     Where patches are wanted the function takes a third argument, the file of the donor, and decodes
     it only if a patch is pasted.
@@ -156,13 +157,13 @@ def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
     patched = augment is not None and _is_patched(dict(augment))
 
     def read(encoded):
-        return imaging.resize(imaging.decode(encoded), height, width, interpolation)
+        return decoding.resize(decoding.decode(encoded), height, width, interpolation)
 
     def load(encoded, seed, *other):
         if augment is None:
             return read(encoded)
         donor = {"donor": lambda: read(*other)} if patched else {}
-        return augmentation.augment(read(encoded), seed, **dict(augment), **donor)
+        return augmented(read(encoded), seed, **dict(augment), **donor)
 
     file = tf.TensorSpec([], tf.string)
     donor = [file] if patched else []
@@ -176,7 +177,7 @@ def _is_patched(augment: Mapping[str, Any] | None) -> bool:
 
 
 def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
-    """Make keywords hashable; lists stand for tuples, as in JSON."""
+    """Makes keywords hashable; lists stand for tuples, as in JSON."""
     if augment is None:
         return None
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(augment.items()))
@@ -227,7 +228,7 @@ def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:
             continue
         encoded = store.files[int(i)]
         try:
-            imaging.decode(encoded)
+            decoding.decode(encoded)
         except tf.errors.InvalidArgumentError as error:
             # Drop TensorFlow's node names: "{{function_node ...}} reason [Op:...]".
             reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message.split("\n")[0]).strip(" .")

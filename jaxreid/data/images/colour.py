@@ -5,14 +5,16 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from jaxreid.data.images.geometry import static_size
+
 
 def adjust_brightness(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blend with black: uint8 [H, W, 3], float [] >= 0 (1: unchanged) -> uint8 [H, W, 3]."""
+    """Blends with black: uint8 [H, W, 3], float [] >= 0 (1: unchanged) -> uint8 [H, W, 3]."""
     return _blend(0.0, image, factor)
 
 
 def adjust_contrast(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blend with the image's mean grey level: arguments and result as adjust_brightness."""
+    """Blends with the image's mean grey level: arguments and result as adjust_brightness."""
     height, width = static_size(image)
     # In two steps, because the sum over a large image does not fit 32 bits.
     total = tf.reduce_sum(tf.cast(tf.reduce_sum(_grey(image), 1), tf.int64))
@@ -21,14 +23,14 @@ def adjust_contrast(image: tf.Tensor, factor) -> tf.Tensor:
 
 
 def adjust_saturation(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blend with the grey image: arguments and result as adjust_brightness."""
+    """Blends with the grey image: arguments and result as adjust_brightness."""
     grey = tf.cast(_grey(image), tf.float32)
     red, green, blue = (tf.cast(_blend(grey, c, factor), tf.int32) for c in _channels(image))
     return _unpack(red + green * 256 + blue * 65536)
 
 
 def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
-    """Turn the colour circle, by way of Pillow's 8-bit HSV.
+    """Turns the colour circle, by way of Pillow's 8-bit HSV.
 
     Args:
         image: uint8 [H, W, 3].
@@ -77,21 +79,13 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
     return _unpack(largest + middle + place(low, (2, 2, 0, 0, 1, 1)))
 
 
-def static_size(image: tf.Tensor) -> tuple[int, int]:
-    """Height and width of an image [H, W, 3]; raises ValueError where they are not static."""
-    shape = image.shape
-    if shape.rank != 3 or shape[2] != 3 or None in shape.as_list():
-        raise ValueError(f"needs an image of static shape [H, W, 3], not {shape}: resize it first")
-    return shape[0], shape[1]
-
-
 def _channels(image) -> list[tf.Tensor]:
-    """Return red, green and blue, int32 [H, W] each."""
+    """Returns red, green and blue, int32 [H, W] each."""
     return [tf.cast(channel, tf.int32) for channel in tf.unstack(image, axis=-1)]
 
 
 def _unpack(pixels) -> tf.Tensor:
-    """Turn int32 [H, W] of red + 256 * green + 65536 * blue into uint8 [H, W, 3].
+    """Turns int32 [H, W] of red + 256 * green + 65536 * blue into uint8 [H, W, 3].
 
     Faster than stacking three channels. The bytes lie in this order on little-endian machines, as
     all hosts of GPUs and TPUs are.
@@ -100,13 +94,13 @@ def _unpack(pixels) -> tf.Tensor:
 
 
 def _grey(image) -> tf.Tensor:
-    """Return Pillow's luma, int32 [H, W] in 0..255."""
+    """Returns Pillow's luma, int32 [H, W] in 0..255."""
     red, green, blue = _channels(image)
     return tf.bitwise.right_shift(red * 19595 + green * 38470 + blue * 7471 + 0x8000, 16)
 
 
 def _blend(base, image, factor) -> tf.Tensor:
-    """Return base + factor * (image - base) in float32, clipped and truncated as in Pillow."""
+    """Returns base + factor * (image - base) in float32, clipped and truncated as in Pillow."""
     image = tf.cast(image, tf.float32)
     result = base + tf.cast(factor, tf.float32) * (image - base)
     return tf.cast(tf.clip_by_value(result, 0.0, 255.0), tf.uint8)
@@ -114,7 +108,7 @@ def _blend(base, image, factor) -> tf.Tensor:
 
 @functools.cache
 def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tabulate Pillow's conversions between RGB and 8-bit HSV, which mix float32 and float64.
+    """Tabulates Pillow's conversions between RGB and 8-bit HSV, which mix float32 and float64.
 
     Returns:
         hue: int32 [6 * 256 * 256], by sector (largest and smallest channel), largest - middle,

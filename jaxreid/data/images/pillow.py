@@ -1,6 +1,6 @@
 """Reading, resizing and batching images by Pillow, equal to the training pipeline to the bit.
 
-Needs no TensorFlow. Training decodes inside tf.data (`decode.py`); everything that only uses a
+Needs no TensorFlow. Training decodes inside tf.data (`decoding`); everything that only uses a
 model reads its images here.
 """
 
@@ -73,7 +73,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
 def resize(
     image: np.ndarray, height: int, width: int, interpolation: str = "bicubic"
 ) -> np.ndarray:
-    """Resizes one image, bit-equal to `decode.resize` and to Pillow 13, by any version of Pillow.
+    """Resizes one image, bit-equal to `decoding.resize` and to Pillow 13, by any version of Pillow.
 
     Args:
         image: uint8 [h, w, 3] in 0..255.

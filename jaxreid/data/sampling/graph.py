@@ -23,7 +23,7 @@ def draw_batches(
     shuffle_list: Callable[[list[int]], None],
     shuffle_batches: Callable[[np.ndarray], None],
 ) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
-    """Draw a batch for each class.
+    """Draws a batch for each class.
 
     Every class has a list of its images and a pointer into it. An image is taken at the pointer,
     which moves on; when the last image of the list has been taken, the list is shuffled and read
@@ -254,7 +254,7 @@ class GraphSampler(Sampler):
         return neighbours.astype(np.int32)  # a copy
 
     def _cut(self, images) -> list[list[int]]:
-        """Cut the lists of all classes, int [N], into one for each."""
+        """Cuts the lists of all classes, int [N], into one for each."""
         return [part.tolist() for part in np.split(images, self._starts[1:])]
 
     def _random(self, epoch: int, stream: Stream) -> np.random.Generator:

@@ -201,7 +201,7 @@ def pk_order(
 
 
 def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
-    """Return for each identity its groups, int [groups, instances], in random order."""
+    """Returns for each identity its groups, int [groups, instances], in random order."""
     by_label = np.argsort(labels, kind="stable")
     bounds = np.flatnonzero(np.diff(labels[by_label])) + 1
     groups = []
@@ -216,7 +216,7 @@ def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
 
 
 def _draw_identities(left, places, batches_left, random) -> np.ndarray:
-    """Choose the identities of one batch, int [places].
+    """Chooses the identities of one batch, int [places].
 
     ``left`` counts the groups of each identity. The smallest of exponential variables with rates
     ``left`` is a draw in proportion to ``left``, the next smallest one a draw from the others, and

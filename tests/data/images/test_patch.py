@@ -8,8 +8,8 @@ import tensorflow as tf
 from PIL import Image
 
 from jaxreid.data import pipeline
-from jaxreid.data.images import augment as augmentation
-from jaxreid.data.images.erase import PATCH_NUMBERS
+from jaxreid.data.images import augmentation
+from jaxreid.data.images.parameters import PATCH_NUMBERS, draw_donor, uniform
 
 COUNT, HEIGHT, WIDTH = 26, 20, 12
 SEED, EPOCH = 1, 2
@@ -54,9 +54,9 @@ def own_seed(place):
     return tf.constant([key[0], place], tf.int64)
 
 
-DONOR = np.array([int(augmentation.draw_donor(own_seed(at), COUNT)) for at in range(ORDER.size)])
+DONOR = np.array([int(draw_donor(own_seed(at), COUNT)) for at in range(ORDER.size)])
 DONOR = DONOR.reshape(ORDER.shape)
-CHANCE = [augmentation._uniform(own_seed(at), "patch", 1 + PATCH_NUMBERS)[0] for at in range(24)]
+CHANCE = [uniform(own_seed(at), "patch", 1 + PATCH_NUMBERS)[0] for at in range(24)]
 PASTED = np.reshape(CHANCE, ORDER.shape) < 0.5
 
 
@@ -130,7 +130,7 @@ def test_without_patches_no_donor_is_drawn(store, monkeypatch):
     def refuse(*args):
         raise AssertionError("drawn although switched off")
 
-    monkeypatch.setattr(augmentation, "draw_donor", refuse)
+    monkeypatch.setattr(pipeline, "draw_donor", refuse)
     for augment in (OFF, OFF | {"patch": 0.0}, None):
         np.testing.assert_array_equal(images(store, augment), PIXELS[ORDER])
         load = pipeline._loader(HEIGHT, WIDTH, "bicubic", pipeline._frozen(augment))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jaxreid.data.images import decode
+from jaxreid.data.images import decoding
 from jaxreid.data.images.pillow import image_batches, read_image, resize
 
 COUNT, SIZE = 26, {"height": 20, "width": 12}
@@ -37,7 +37,7 @@ def test_reading_and_resizing_are_those_of_training_to_the_bit(interpolation):
     for after in [(64, 32), (30, 25)]:
         signature = [tf.TensorSpec([], tf.string)]
         training = tf.function(
-            lambda x, after=after: decode.resize(decode.decode(x), *after, interpolation),
+            lambda x, after=after: decoding.resize(decoding.decode(x), *after, interpolation),
             input_signature=signature,
         )
         for size in sizes:
@@ -64,7 +64,7 @@ def test_other_modes_become_rgb_as_in_training(mode):
     file = io.BytesIO()
     picture = Image.fromarray(noise(11, 6)).convert(mode)
     picture.save(file, "PNG")
-    expected = decode.decode(tf.constant(file.getvalue())).numpy()
+    expected = decoding.decode(tf.constant(file.getvalue())).numpy()
     np.testing.assert_array_equal(read_image(file.getvalue()), expected)
     np.testing.assert_array_equal(read_image(picture), expected)
 

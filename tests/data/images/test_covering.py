@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jaxreid.data.images import erase
+from jaxreid.data.images import covering, parameters
 
 NOISE = np.random.default_rng(0)
 IMAGE, DONOR = NOISE.integers(0, 256, (2, 40, 24, 3), np.uint8)
@@ -17,20 +17,20 @@ TORCHREID = {"area": (0.02, 0.4), "aspect": 0.3}
 def test_erase_fills_the_box_alone():
     expected = IMAGE.copy()
     expected[3:10, 20:24] = (1, 2, 255)
-    result = erase.erase(tf.constant(IMAGE), (3, 20, 7, 4), (1, 2, 255))
+    result = covering.erase(tf.constant(IMAGE), (3, 20, 7, 4), (1, 2, 255))
     np.testing.assert_array_equal(result, expected)
 
 
 def test_occlude_pastes_a_white_square():
     expected = IMAGE.copy()
     expected[35:38, 0:3] = 255
-    np.testing.assert_array_equal(erase.occlude(tf.constant(IMAGE), 35, 0, 3), expected)
+    np.testing.assert_array_equal(covering.occlude(tf.constant(IMAGE), 35, 0, 3), expected)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, -10, 7, 10])
 def test_paste_is_pillows(mirrored, degrees):
-    call = tf.function(erase.paste)
+    call = tf.function(covering.paste)
     for _ in range(20):
         height, width = NOISE.integers(1, 40), NOISE.integers(1, 24)
         box_top, top = NOISE.integers(0, 40 - height, 2, endpoint=True)
@@ -54,8 +54,10 @@ def draws(call, numbers, count):
 
 
 def draw_boxes(count, height, width, area, aspect):
-    call = functools.partial(erase.draw_box, height=height, width=width, area=area, aspect=aspect)
-    found, box = draws(call, erase.BOX_NUMBERS, count)
+    call = functools.partial(
+        parameters.draw_box, height=height, width=width, area=area, aspect=aspect
+    )
+    found, box = draws(call, parameters.BOX_NUMBERS, count)
     return found, [side.astype(int) for side in box]
 
 
@@ -94,13 +96,13 @@ def test_sizes_of_boxes_equal_golden(golden_dir):
     boxes = np.load(golden_dir / "transforms.npz")["erasing/torchreid/boxes_y0x0y1x1_first200"]
     height, width = facts["size"]
     python = random.Random(facts["python_seed"])
-    call = tf.function(lambda u: erase.draw_box(u, height, width, **TORCHREID))
+    call = tf.function(lambda u: parameters.draw_box(u, height, width, **TORCHREID))
     for box in boxes:
         if python.uniform(0, 1) > 0.5:
             assert not box.any()
             continue
         # As many pairs as torchreid took; its corner is drawn by other means.
-        state, u = python.getstate(), np.zeros(erase.BOX_NUMBERS)
+        state, u = python.getstate(), np.zeros(parameters.BOX_NUMBERS)
         u[2:] = [python.random() for _ in u[2:]]
         found, (_, _, rows, columns) = call(tf.constant(u))
         assert found
@@ -138,9 +140,9 @@ def test_areas_of_boxes_are_golden(golden_dir):
 def test_patches_are_turned_half_the_time_and_fit_where_they_go():
     height, width, count = 60, 30, 3000
     call = functools.partial(
-        erase.draw_patch, height=height, width=width, area=(0.01, 0.5), aspect=0.1
+        parameters.draw_patch, height=height, width=width, area=(0.01, 0.5), aspect=0.1
     )
-    found, (box, top, left, mirrored, degrees) = draws(call, erase.PATCH_NUMBERS, count)
+    found, (box, top, left, mirrored, degrees) = draws(call, parameters.PATCH_NUMBERS, count)
     assert found.all()
     assert top.min() == left.min() == 0
     assert (top + box[2]).max() == height
@@ -170,7 +172,7 @@ def test_patches_are_turned_half_the_time_and_fit_where_they_go():
 )
 def test_bad_limits_are_named(area, aspect, message):
     with pytest.raises(ValueError, match=message):
-        erase.check_box("patch", 40, 24, area, aspect)
+        parameters.check_box("patch", 40, 24, area, aspect)
 
 
 @pytest.mark.parametrize("largest", [0.5, 0.6, 0.7, 0.9])
@@ -178,7 +180,7 @@ def test_limits_are_refused_only_where_no_box_is_found(largest):
     limits = {"area": (largest, largest), "aspect": 0.8}
     found, _ = draw_boxes(50, 40, 24, **limits)
     try:
-        erase.check_box("patch", 40, 24, **limits)
+        parameters.check_box("patch", 40, 24, **limits)
     except ValueError:
         assert not found.any()
     else:

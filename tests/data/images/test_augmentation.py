@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
-from jaxreid.data.images import augment as augmentation
-from jaxreid.data.images import colour, erase
-from jaxreid.data.images.decode import resize
+from jaxreid.data.images import augmentation, colour, covering, geometry, parameters
+from jaxreid.data.images.decoding import resize
 
 OFF = {
     "flip": 0.0,
@@ -64,7 +63,7 @@ PILLOW = {
 def graph(name):
     """One operation as a graph, as it runs in the pipeline."""
     call = {
-        "rotate": augmentation.rotate,
+        "rotate": geometry.rotate,
         "brightness": colour.adjust_brightness,
         "contrast": colour.adjust_contrast,
         "saturation": colour.adjust_saturation,
@@ -112,7 +111,7 @@ def test_operations_equal_golden(golden_dir):
             continue
         name, *rest = key[2:].split("_")
         if name == "hflip":
-            result = augmentation.flip_horizontal(image).numpy()
+            result = geometry.flip_horizontal(image).numpy()
         elif name == "jitter":
             result = source
             for step in rest:
@@ -122,12 +121,12 @@ def test_operations_equal_golden(golden_dir):
             pad = int(name.removeprefix("pad"))
             if rest[:1] == ["crop"]:
                 top, left = int(rest[1][1:]), int(rest[2][1:])
-                result = augmentation.pad_and_crop(image, pad, top, left).numpy()
+                result = geometry.pad_and_crop(image, pad, top, left).numpy()
             else:  # the padded image itself: its four corner windows
                 expected = arrays[key]
                 for top in (0, 2 * pad):
                     for left in (0, 2 * pad):
-                        result = augmentation.pad_and_crop(image, pad, top, left).numpy()
+                        result = geometry.pad_and_crop(image, pad, top, left).numpy()
                         window = expected[top : top + height, left : left + width]
                         np.testing.assert_array_equal(result, window, err_msg=key)
                 continue
@@ -175,7 +174,7 @@ def test_occlusion_statistics_equal_golden(golden_dir):
 def draw_boxes(draws, height, width, low, high):
     def draw(i):
         u = tf.random.stateless_uniform([3], [7, i], dtype=tf.float64)
-        return erase.draw_square(u, height, width, low, high)
+        return parameters.draw_square(u, height, width, low, high)
 
     batch = tf.data.Dataset.range(draws).map(lambda i: draw(tf.cast(i, tf.int32))).batch(draws)
     return [x.astype(int) for x in next(batch.as_numpy_iterator())]
@@ -189,7 +188,7 @@ def test_occlusion_paints_golden_boxes(golden_dir):
     assert (expected[rows, columns] == 255).all()
     top, left = rows.min(), columns.min()
     size = max(rows.max() - top, columns.max() - left) + 1
-    result = erase.occlude(tf.constant(source), top, left, size).numpy()
+    result = covering.occlude(tf.constant(source), top, left, size).numpy()
     np.testing.assert_array_equal(result, expected)
 
 
@@ -317,7 +316,7 @@ def test_translation_equals_golden(golden_dir):
         else:
             left = round(python.uniform(0, round(width * 1.125) - width))
             top = round(python.uniform(0, round(height * 1.125) - height))
-            result = augmentation.translate(tf.constant(source), height, width, top, left)
+            result = geometry.translate(tf.constant(source), height, width, top, left)
             moved += 1
         np.testing.assert_array_equal(result, expected)
     assert moved
@@ -404,7 +403,7 @@ def test_donor_is_called_only_for_a_patch():
 
 
 def test_donors_are_drawn_equally_often_by_the_seed():
-    draw = tf.function(lambda i: augmentation.draw_donor(tf.stack([5, i]), 7))
+    draw = tf.function(lambda i: parameters.draw_donor(tf.stack([5, i]), 7))
     donors = [int(draw(tf.constant(i))) for i in range(700)]
     assert donors == [int(draw(tf.constant(i))) for i in range(700)]
     assert np.square(np.bincount(donors, minlength=7) - 100).sum() / 100 < 22.5  # chi2(6), 0.001

@@ -15,7 +15,7 @@ _BLOCK = 16
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Decode one JPEG or PNG file to RGB.
+    """Decodes one JPEG or PNG file to RGB.
 
     Equal to ``PIL.Image.open(file).convert("RGB")``: grey-scale and palette files become RGB, an
     alpha channel is dropped. The exceptions are CMYK JPEG and 16-bit PNG files, which no ReID
@@ -46,7 +46,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -> tf.Tensor:
-    """Resize one image, bit-equal to ``PIL.Image.resize((width, height), ...)`` of Pillow 13.
+    """Resizes one image, bit-equal to ``PIL.Image.resize((width, height), ...)`` of Pillow 13.
 
     Args:
         image: uint8 [h, w, 3] in 0..255, any size from 1 x 1, static or dynamic.
@@ -91,7 +91,7 @@ def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -
 
 
 def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the first input line of every output line, and the weights of that and the next k - 1.
+    """Returns the first input line of each output line, and the weights of that and the next k - 1.
 
     They are int32 [size_out] and float64 [size_out, k], the weights being whole numbers.
     Every operation is float64 in Pillow's order, because the rounding to integers must fall on the
@@ -121,7 +121,7 @@ def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.
 
 
 def _resize_rows(image: tf.Tensor, height: int, method: str) -> tf.Tensor:
-    """Resize along the first axis: uint8 [h, w, 3] -> uint8 [height, w, 3].
+    """Resizes along the first axis: uint8 [h, w, 3] -> uint8 [height, w, 3].
 
     A block of neighbouring output rows needs few input rows, so the pass is a batch of small dense
     matrix products. They are exact in float64: products stay below 2**31 and sums below 2**53, in

@@ -1,9 +1,7 @@
 """Training augmentation of one image inside TensorFlow, bit-equal to torchvision on PIL images.
 
-The first half of this file are deterministic functions with explicit parameters (those that cover
-parts of an image are in erase.py, those that change colours in colour.py), the second half draws
-these parameters from a seed. The numbers depend on nothing but the seed: not on the order in which
-threads work, and not on which other operations are switched on.
+Which operations are on, in which order, and with which limits of their random parameters. The
+operations (geometry, covering, colour) are deterministic; their parameters are drawn from a seed.
 
 Source: QAConv training transforms (v1.0: flip and occlusion; v1.2 and later: also crop, rotation
 and jitter); torchreid ``transforms.py`` (translation, patch, erasing).
@@ -22,10 +20,17 @@ from jaxreid.data.images.colour import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    static_size,
 )
-from jaxreid.data.images.decode import resize
-from jaxreid.data.images.erase import (
+from jaxreid.data.images.covering import erase, occlude, paste
+from jaxreid.data.images.geometry import (
+    enlarged_size,
+    flip_horizontal,
+    pad_and_crop,
+    rotate,
+    static_size,
+    translate,
+)
+from jaxreid.data.images.parameters import (
     BOX_NUMBERS,
     PATCH_NUMBERS,
     below,
@@ -33,72 +38,8 @@ from jaxreid.data.images.erase import (
     draw_box,
     draw_patch,
     draw_square,
-    erase,
-    occlude,
-    paste,
-    turn_back,
+    uniform,
 )
-
-
-def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
-    """Mirror left and right: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
-    return tf.reverse(image, [1])
-
-
-def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
-    """Shift an image: pad it with black on all sides, cut out a window of its own size.
-
-    Args:
-        image: uint8 [H, W, 3].
-        pad: pixels on each side, >= 0.
-        top: int32 [], row of the window in the padded image, 0..2*pad.
-        left: int32 [], column of the window, 0..2*pad.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
-    height, width = static_size(image)
-    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
-    return tf.ensure_shape(tf.slice(padded, [top, left, 0], [height, width, 3]), image.shape)
-
-
-def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor:
-    """Enlarge an image by an eighth of the wanted size, bilinearly, and cut out a window.
-
-    Args:
-        image: uint8 [h, w, 3], of any size.
-        height: of the result.
-        width: of the result.
-        top: int32 [], row of the window, 0..round(1.125 * height) - height.
-        left: int32 [], column of the window, 0..round(1.125 * width) - width.
-
-    Returns:
-        uint8 [height, width, 3].
-
-    Source: torchreid ``Random2DTranslation``.
-    """
-    larger = resize(image, *_enlarged(height, width), "bilinear")
-    return tf.ensure_shape(tf.slice(larger, [top, left, 0], [height, width, 3]), [height, width, 3])
-
-
-def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
-    """Rotate about the centre, nearest neighbour, black outside, same size.
-
-    Args:
-        image: uint8 [H, W, 3], below 32768 pixels a side.
-        degrees: float [], counter-clockwise.
-
-    Returns:
-        uint8 [H, W, 3], equal to ``PIL.Image.rotate(degrees)``.
-    """
-    height, width = static_size(image)
-    rows = np.arange(height, dtype=np.int32)[:, None]
-    columns = np.arange(width, dtype=np.int32)[None, :]
-    y, x = turn_back(rows, columns, height, width, degrees)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = tf.where(inside, y * width + x, height * width)  # the pixel behind the last is black
-    pixels = tf.pad(tf.reshape(image, [-1, 3]), [[0, 1], [0, 0]])
-    return tf.gather(pixels, index)
 
 
 def augment(
@@ -123,7 +64,7 @@ def augment(
     erasing_fill: tuple[int, int, int] = (152, 142, 127),
     donor: Callable[[], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Augment one image, in this order, by whichever of the operations are on.
+    """Augments one image, in this order, by whichever of the operations are on.
 
     Pad and crop, flip, translation, rotation, patch, colour jitter in random order, occlusion,
     erasing. The defaults are the QAConv v1.2 training transform. That of v1.0 and v1.1 is flip and
@@ -213,41 +154,33 @@ def augment(
             )
 
     if pad:
-        u = _uniform(seed, "crop", 2)
+        u = uniform(seed, "crop", 2)
         image = pad_and_crop(image, pad, below(u[0], 2 * pad + 1), below(u[1], 2 * pad + 1))
     if flip:
-        mirrored = _uniform(seed, "flip", 1)[0] < flip
+        mirrored = uniform(seed, "flip", 1)[0] < flip
         image = tf.cond(mirrored, lambda: flip_horizontal(image), lambda: image)
     if translation:
         image = _translate(image, seed, translation)
     if rotation:
-        image = rotate(image, (_uniform(seed, "rotation", 1)[0] * 2.0 - 1.0) * rotation)
+        image = rotate(image, (uniform(seed, "rotation", 1)[0] * 2.0 - 1.0) * rotation)
     if patch:
         image = _patch(image, seed, patch, patch_area, patch_aspect, donor)
     if jitter:
         image = _jitter(image, seed, jitter)
     if occlusion is not None and _pair("occlusion", occlusion)[1] != 0:
         image = occlude(
-            image, *draw_square(_uniform(seed, "occlusion", 3), height, width, *occlusion)
+            image, *draw_square(uniform(seed, "occlusion", 3), height, width, *occlusion)
         )
     if erasing:
         image = _erase(image, seed, erasing, erasing_area, erasing_aspect, erasing_fill)
     return image
 
 
-def draw_donor(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """Choose the image that a patch comes from: int32 [] in 0 .. count - 1, any equally often.
-
-    The image that is augmented itself may come up, as it may in torchreid's pool.
-    """
-    return below(_uniform(seed, "donor", 1)[0], count)
-
-
 def _translate(image, seed, probability):
-    """Draw a window; the first and last place come up half as often as others, as in torchreid."""
+    """Draws a window; the first and last place come up half as often as others, as in torchreid."""
     height, width = static_size(image)
-    larger = _enlarged(height, width)
-    u = _uniform(seed, "translation", 3)
+    larger = enlarged_size(height, width)
+    u = uniform(seed, "translation", 3)
     top = tf.cast(tf.round(u[1] * (larger[0] - height)), tf.int32)
     left = tf.cast(tf.round(u[2] * (larger[1] - width)), tf.int32)
     return tf.cond(
@@ -255,13 +188,9 @@ def _translate(image, seed, probability):
     )
 
 
-def _enlarged(height, width) -> tuple[int, int]:
-    return round(height * 1.125), round(width * 1.125)
-
-
 def _patch(image, seed, probability, area, aspect, donor):
-    """Draw a patch of the donor and paste it."""
-    u = _uniform(seed, "patch", 1 + PATCH_NUMBERS)
+    """Draws a patch of the donor and paste it."""
+    u = uniform(seed, "patch", 1 + PATCH_NUMBERS)
     found, patch = draw_patch(u[1:], *static_size(image), area, aspect)
 
     def pasted():
@@ -271,49 +200,24 @@ def _patch(image, seed, probability, area, aspect, donor):
 
 
 def _erase(image, seed, probability, area, aspect, fill):
-    """Draw a box and fill it."""
-    u = _uniform(seed, "erasing", 1 + BOX_NUMBERS)
+    """Draws a box and fill it."""
+    u = uniform(seed, "erasing", 1 + BOX_NUMBERS)
     found, box = draw_box(u[1:], *static_size(image), area, aspect)
     return tf.cond((u[0] < probability) & found, lambda: erase(image, box, fill), lambda: image)
 
 
 def _jitter(image, seed, operations):
-    """Apply all operations, in one of their orders, each with a factor from its range."""
+    """Applies all operations, in one of their orders, each with a factor from its range."""
     branches = []
     for name, low, high, adjust in operations:
-        factor = low + (high - low) * _uniform(seed, name, 1)[0]
+        factor = low + (high - low) * uniform(seed, name, 1)[0]
         branches.append(functools.partial(adjust, factor=factor))
     orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
-    order = tf.gather(orders, below(_uniform(seed, "order", 1)[0], len(orders)))
+    order = tf.gather(orders, below(uniform(seed, "order", 1)[0], len(orders)))
     for place in range(len(branches)):
         calls = [functools.partial(branch, image) for branch in branches]
         image = tf.switch_case(order[place], calls) if len(calls) > 1 else calls[0]()
     return image
-
-
-_STREAMS = (
-    "crop",
-    "flip",
-    "rotation",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "order",
-    "occlusion",
-    "translation",
-    "patch",
-    "donor",
-    "erasing",
-)  # new ones at the end, 16 at most: the place of a name is part of its numbers
-
-
-def _uniform(seed, stream: str, count: int) -> tf.Tensor:
-    """Draw float64 [count] in [0, 1) from the operation's own stream, whichever others are on."""
-    seed = tf.cast(seed, tf.int64)
-    seed = tf.stack([seed[0], seed[1] * 16 + _STREAMS.index(stream)])
-    # A named algorithm, since the default may differ between devices.
-    return tf.random.stateless_uniform([count], seed, dtype=tf.float64, alg="philox")
 
 
 def _pair(name, limits) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jaxreid.data.images import decode as imaging
+from jaxreid.data.images import decoding
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 NEW_PILLOW = int(PIL.__version__.split(".")[0]) >= 13
@@ -56,7 +56,7 @@ def pillow_resize(image, height, width, method):
 def test_resize_is_pillows_to_the_bit(before, after, method):
     # A dynamic shape inside a graph, as in the pipeline: graph optimizers must not change a bit.
     signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
-    graph = tf.function(lambda x: imaging.resize(x, *after, method), input_signature=signature)
+    graph = tf.function(lambda x: decoding.resize(x, *after, method), input_signature=signature)
     for image in (noise(*before), smooth(*before)):
         result = graph(tf.constant(image))
         assert result.dtype == tf.uint8
@@ -68,14 +68,14 @@ def test_resize_of_many_sizes_in_one_pipeline():
     images = [noise(*size, seed=i) for i, size in enumerate(random.integers(1, 120, (60, 2)))]
     dataset = tf.data.Dataset.from_generator(
         lambda: iter(images), output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
-    ).map(lambda x: imaging.resize(x, 48, 37), num_parallel_calls=2)
+    ).map(lambda x: decoding.resize(x, 48, 37), num_parallel_calls=2)
     for image, result in zip(images, dataset.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(result, pillow_resize(image, 48, 37, "bicubic"))
 
 
 def test_resize_to_the_same_size_changes_nothing():
     image = noise(31, 17)
-    np.testing.assert_array_equal(imaging.resize(tf.constant(image), 31, 17).numpy(), image)
+    np.testing.assert_array_equal(decoding.resize(tf.constant(image), 31, 17).numpy(), image)
 
 
 @pytest.mark.golden
@@ -87,7 +87,7 @@ def test_resize_equals_golden(golden_dir):
         method = how.partition("_")[0]
         if name.startswith("image") and method in FILTERS:
             expected = arrays[key]
-            result = imaging.resize(tf.constant(arrays[name]), *expected.shape[:2], method)
+            result = decoding.resize(tf.constant(arrays[name]), *expected.shape[:2], method)
             np.testing.assert_array_equal(result.numpy(), expected, err_msg=key)
             seen += 1
     assert seen
@@ -97,7 +97,7 @@ def test_resize_equals_golden(golden_dir):
 def test_test_transform_equals_golden(golden_dir):
     arrays = np.load(golden_dir / "transforms.npz")
     expected = arrays["image0/test_transform"]
-    result = imaging.resize(tf.constant(arrays["image0"]), *expected.shape[1:])
+    result = decoding.resize(tf.constant(arrays["image0"]), *expected.shape[1:])
     result = np.float32(result.numpy()).transpose(2, 0, 1) / np.float32(255)
     np.testing.assert_array_equal(result, expected)
 
@@ -111,7 +111,7 @@ def test_test_transform_equals_golden(golden_dir):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        imaging.resize(tf.zeros([4, 4, 3], tf.uint8), *arguments)
+        decoding.resize(tf.zeros([4, 4, 3], tf.uint8), *arguments)
 
 
 def encoded(picture, kind, **options):
@@ -135,14 +135,14 @@ PICTURES = {
 def test_decode_jpeg_is_pillows_to_the_bit(picture, options):
     data = encoded(PICTURES[picture], "JPEG", **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(imaging.decode(tf.constant(data)).numpy(), expected)
+    np.testing.assert_array_equal(decoding.decode(tf.constant(data)).numpy(), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1"])
 def test_decode_png_is_pillows_to_the_bit(mode):
     data = encoded(PICTURES["rgb"].convert(mode), "PNG")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(imaging.decode(tf.constant(data)).numpy(), expected)
+    np.testing.assert_array_equal(decoding.decode(tf.constant(data)).numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -150,9 +150,9 @@ def test_decode_png_is_pillows_to_the_bit(mode):
 def test_decode_refuses_truncated_files(kind, share):
     data = encoded(PICTURES["rgb"], kind)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        imaging.decode(tf.constant(data[: int(len(data) * share)]))
+        decoding.decode(tf.constant(data[: int(len(data) * share)]))
 
 
 def test_decode_refuses_other_files():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        imaging.decode(tf.constant(b"Thumbs.db is no image"))
+        decoding.decode(tf.constant(b"Thumbs.db is no image"))

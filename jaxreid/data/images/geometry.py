@@ -1,0 +1,114 @@
+"""Moving the pixels of one image inside TensorFlow, bit-equal to torchvision on PIL images."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from jaxreid.data.images.decoding import resize
+
+
+def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
+    """Mirrors left and right: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
+    return tf.reverse(image, [1])
+
+
+def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
+    """Shifts an image: pad it with black on all sides, cut out a window of its own size.
+
+    Args:
+        image: uint8 [H, W, 3].
+        pad: pixels on each side, >= 0.
+        top: int32 [], row of the window in the padded image, 0..2*pad.
+        left: int32 [], column of the window, 0..2*pad.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = static_size(image)
+    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
+    return tf.ensure_shape(tf.slice(padded, [top, left, 0], [height, width, 3]), image.shape)
+
+
+def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor:
+    """Enlarges an image by an eighth of the wanted size, bilinearly, and cut out a window.
+
+    Args:
+        image: uint8 [h, w, 3], of any size.
+        height: of the result.
+        width: of the result.
+        top: int32 [], row of the window, 0..round(1.125 * height) - height.
+        left: int32 [], column of the window, 0..round(1.125 * width) - width.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: torchreid ``Random2DTranslation``.
+    """
+    larger = resize(image, *enlarged_size(height, width), "bilinear")
+    return tf.ensure_shape(tf.slice(larger, [top, left, 0], [height, width, 3]), [height, width, 3])
+
+
+def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
+    """Rotates about the centre, nearest neighbour, black outside, same size.
+
+    Args:
+        image: uint8 [H, W, 3], below 32768 pixels a side.
+        degrees: float [], counter-clockwise.
+
+    Returns:
+        uint8 [H, W, 3], equal to ``PIL.Image.rotate(degrees)``.
+    """
+    height, width = static_size(image)
+    rows = np.arange(height, dtype=np.int32)[:, None]
+    columns = np.arange(width, dtype=np.int32)[None, :]
+    y, x = turn_back(rows, columns, height, width, degrees)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = tf.where(inside, y * width + x, height * width)  # the pixel behind the last is black
+    pixels = tf.pad(tf.reshape(image, [-1, 3]), [[0, 1], [0, 0]])
+    return tf.gather(pixels, index)
+
+
+def enlarged_size(height: int, width: int) -> tuple[int, int]:
+    """Size that `translate` cuts its window from."""
+    return round(height * 1.125), round(width * 1.125)
+
+
+def turn_back(rows, columns, height, width, degrees) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds which pixels of an image come to given places when it is rotated about its centre.
+
+    Args:
+        rows: int32, broadcasts with columns; places in the rotated image.
+        columns: int32.
+        height: of the image, int or int32 [], below 32768.
+        width: of the image, int or int32 [], below 32768.
+        degrees: float [], counter-clockwise.
+
+    Returns:
+        (row, column), int32 of the broadcast shape, outside the image where nothing comes: those
+        that Pillow's ``rotate(degrees)`` takes.
+    """
+    radians = -tf.cast(degrees, tf.float64) * (math.pi / 180.0)
+    # Pillow rounds to 15 decimals, which makes right angles exact, and then walks over the input in
+    # 1/65536 pixels.
+    cos = tf.round(tf.cos(radians) * 1e15) / 1e15
+    sin = tf.round(tf.sin(radians) * 1e15) / 1e15
+    middle_x = tf.cast(width, tf.float64) / 2.0
+    middle_y = tf.cast(height, tf.float64) / 2.0
+    start_x = cos * -middle_x + sin * -middle_y + middle_x
+    start_y = -sin * -middle_x + cos * -middle_y + middle_y
+
+    def fixed(value):
+        return tf.cast(tf.floor(value * 65536.0 + 0.5), tf.int32)
+
+    x = (fixed(start_x + cos * 0.5 + sin * 0.5) + fixed(sin) * rows) + fixed(cos) * columns
+    y = (fixed(start_y - sin * 0.5 + cos * 0.5) + fixed(cos) * rows) + fixed(-sin) * columns
+    return tf.bitwise.right_shift(y, 16), tf.bitwise.right_shift(x, 16)
+
+
+def static_size(image: tf.Tensor) -> tuple[int, int]:
+    """Height and width of an image [H, W, 3]; raises ValueError where they are not static."""
+    shape = image.shape
+    if shape.rank != 3 or shape[2] != 3 or None in shape.as_list():
+        raise ValueError(f"needs an image of static shape [H, W, 3], not {shape}: resize it first")
+    return shape[0], shape[1]
