@@ -3,6 +3,7 @@
 Seeds, shapes and names always come from the set's own files.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -25,6 +26,13 @@ def find():
 
 def seed_of(folder):
     return json.loads((folder / "set.json").read_text())["seed"]
+
+
+@functools.cache
+def arrays_of(path):
+    """All arrays of a file, by name; read once."""
+    with np.load(path) as file:
+        return dict(file)
 
 
 def rng(seed, name):
@@ -106,3 +114,48 @@ def qaconv_variables(seed, head, h, w, dtype, *, official_init=False):
                 "var": value(f"{theirs}.running_var")[0],
             }
     return {"params": params, "batch_stats": stats}
+
+
+def transmatcher_name(path):
+    """The original's name of a variable of our TransMatcher, its path beginning with the part."""
+    part, *modules, leaf = path
+    leaf = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }.get(leaf, leaf)
+    if part == "neck":
+        module, *inner = modules
+        if module == "conv":
+            return f"neck_conv.{leaf}"
+        layer = {"in_proj": "self_attn.in_proj_", "out_proj": "self_attn.out_proj."}
+        number = module.removeprefix("encoder_")
+        return f"encoder.layers.{number}.{layer.get(inner[0], inner[0] + '.')}{leaf}"
+    if modules == ["norm"]:
+        return f"decoder.norm.{leaf}"
+    layer, *inner = modules
+    number = 0 if layer == "layers_map" else layer.removeprefix("layers_encoder_")
+    if inner[:1] == ["head"]:
+        inner = {"norm_in": ["bn1"], "norm_hidden": ["bn2"], "norm_out": ["bn3"]}.get(
+            "".join(inner[1:]), ["fc3" if leaf.startswith("out_") else "fc2"]
+        )
+        leaf = {"out_kernel": "weight", "out_bias": "bias"}.get(leaf, leaf)
+    return ".".join(["decoder.layers", str(number), *inner, leaf])
+
+
+def transmatcher_shape(name, shape):
+    """The shape in the original's TransMatcher of our variable of a name there."""
+    if name.endswith("score_embed"):
+        return 1, 1, shape[0] * shape[1], shape[2] * shape[3]
+    if len(shape) == 3:  # weights of the positions' matches
+        return shape[2], shape[0] * shape[1]
+    return {0: (1,), 1: shape, 2: shape[::-1], 4: shape[2:][::-1] + shape[:2]}[len(shape)]
+
+
+def from_transmatcher(name, tensor, shape):
+    """A tensor of the original's TransMatcher as our variable of a shape."""
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(tensor.ndim)
+    if axes and not name.endswith("score_embed"):
+        tensor = tensor.transpose(axes)
+    return tensor.reshape(shape)

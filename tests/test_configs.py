@@ -124,11 +124,44 @@ def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
 
 
 @pytest.mark.parametrize(
+    "argument",
+    ["", "market1501", "market1501,small", "synthetic,debug", "market1501,osnet_x0_25"],
+)
+def test_transmatcher(argument):
+    config = load("transmatcher").get_config(argument).to_dict()
+    model = make_model(**config["model"])
+    assert tuple(model.matcher.parts) == ("map", "encoder_1", "encoder_2")
+    state = abstract_state(model, make_optimizer(**config["optim"]), num_classes=None)
+    assert all(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert not make_objective(**config["objective"], num_classes=751).uses_memory
+    schedule = make_schedule(**config["schedule"], epochs=config["epochs"], steps_per_epoch=10)
+    assert schedule.last_epoch(0, np.zeros(10)) == config["epochs"]
+    assert make_sampler(config, classes=40).steps_per_epoch == 40
+
+
+def test_the_recipe_of_transmatcher_is_that_of_its_authors():
+    config = load("transmatcher").get_config("market1501")
+    assert (config.batch_size, config.sampler.instances, config.epochs) == (64, 4, 15)
+    assert (config.optim.lr, config.optim.backbone_lr, config.optim.clip_norm) == (0.005, 5e-4, 4)
+    assert (config.schedule.name, config.schedule.step_epochs) == ("step", 10)
+    assert config.model.freeze_stats
+    shapes = abstract_state(
+        make_model(**config.model.to_dict()),
+        make_optimizer(**config.optim.to_dict()),
+        num_classes=None,
+    ).params
+    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    assert count["neck"] == 4_719_104 + 2 * 3_152_384
+    assert count["matcher"] == 2_102_801  # those that the original uses
+
+
+@pytest.mark.parametrize(
     ("matcher", "neck", "message"),
     [
         ("qaconv", "multi_scale", "compares maps, .* makes maps in parts; use neck 'map'"),
         ("qaconv_ms", "map", "compares maps in parts, .*use neck 'multi_scale'"),
         ("qaconv_ms", "pooled", "'pooled' makes embeddings; use neck 'multi_scale'"),
+        ("transmatcher", "map", "compares maps in parts, .*'multi_scale' or 'transformer'"),
         ("embedding", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
         ("metric_network", "map", "'map' makes maps; use neck 'pooled' or 'linear'"),
     ],

@@ -9,7 +9,6 @@ where the maxima were.
 """
 
 import functools
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.names import check_name
-from jaxreid.ops.positions import first_position, gathered, one_hot, position_dtype
-from jaxreid.ops.varying import vary_alike, zeros_like
+from jaxreid.ops.positions import first_position, gradient_of_matches, position_dtype
+from jaxreid.ops.tiles import over_tiles
+from jaxreid.ops.varying import vary_alike
 
 # Numbers in a correlation tile, in scoring and in training, where a pair needs more beside them.
 # CPU: the fastest of 2^19 to 2^24 on two cores, for 192 and 32 positions. Others: not measured;
@@ -32,21 +32,24 @@ ENGINE = "JAXREID_ENGINE"  # environment variable: the engine for the calls that
 Array = jax.Array
 
 
-def match_pair(query: Array, gallery: Array) -> tuple[Array, Array]:
+def match_pair(query: Array, gallery: Array, gate: Array | None = None) -> tuple[Array, Array]:
     """Best matches of one pair of maps: the definition, and the oracle of `best_matches`.
 
     Args:
         query: [r, d] float.
         gallery: [s, d] float.
+        gate: [r, s] float, multiplies the correlation before the maxima are taken.
 
     Returns:
         [r] the best over gallery positions, of each query position, and
         [s] the best over query positions, of each gallery position; in [-1, 1] where rows have
-        unit norm.
+        unit norm and there is no gate.
 
-    Source: Liao and Shao, ECCV 2020, Section 3.
+    Source: Liao and Shao, ECCV 2020, Section 3; the gate is that of TransMatcher, NeurIPS 2021.
     """
     correlation = jnp.einsum("rd,sd->rs", query, gallery)
+    if gate is not None:
+        correlation = correlation * gate
     return correlation.max(1), correlation.max(0)
 
 
@@ -54,6 +57,7 @@ def best_matches(
     query: Array,
     gallery: Array,
     *,
+    gate: Array | None = None,
     positions: bool = False,
     tile: int | None = None,
     engine: str | None = None,
@@ -67,6 +71,8 @@ def best_matches(
     Args:
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
+        gate: [r, s] float, multiplies the correlation of every pair before the maxima are taken.
+            It depends on both positions, so no factor of the features does the same.
         positions: return where the best matches are, too.
         tile: numbers in a correlation tile of "xla"; default by device. It changes no result but
             by rounding.
@@ -74,6 +80,7 @@ def best_matches(
             CPU in Pallas' interpreter, slowly); "auto", the faster one where that has been
             measured, which so far is "xla" everywhere. Default: the environment variable
             JAXREID_ENGINE when this is traced, where that engine can take such maps; else "auto".
+            "pallas" has no gate.
 
     Returns:
         [Q, G, r] over gallery positions and [Q, G, s] over query positions, as `match_pair`,
@@ -83,14 +90,15 @@ def best_matches(
         or uint32.
 
     Raises:
-        ValueError: an unknown engine, maps that the kernel asked for cannot take, shapes that do
-            not fit, or maps without positions.
+        ValueError: an unknown engine, maps or a gate that the kernel asked for cannot take, shapes
+            that do not fit, or maps without positions.
     """
-    _check(query, gallery)
-    run = _engine(engine, query, gallery)
-    query, gallery = vary_alike(query, gallery)
+    _check(query, gallery, gate)
+    run = _engine(engine, query, gallery, gate)
+    gates = () if gate is None else (gate,)
+    query, gallery, *gates = vary_alike(query, gallery, *gates)
     default = TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
-    return _matches(query, gallery, tile or default, run, positions)
+    return _matches(query, gallery, tuple(gates), tile or default, run, positions)
 
 
 def match_scores(
@@ -124,7 +132,7 @@ def match_scores(
     return _scores(*arrays, tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[0], run)
 
 
-def _check(query: Array, gallery: Array) -> None:
+def _check(query: Array, gallery: Array, gate: Array | None = None) -> None:
     if query.ndim != 3 or gallery.ndim != 3 or query.shape[2] != gallery.shape[2]:
         raise ValueError(
             f"query {query.shape} and gallery {gallery.shape}; needed are [Q, r, d] and [G, s, d]."
@@ -134,12 +142,23 @@ def _check(query: Array, gallery: Array) -> None:
             f"query {query.shape} and gallery {gallery.shape}: a map without positions has no best "
             "match."
         )
+    if gate is not None and gate.shape != (query.shape[1], gallery.shape[1]):
+        raise ValueError(
+            f"gate {gate.shape} for query {query.shape} and gallery {gallery.shape}; expected "
+            "[r, s], query positions first."
+        )
 
 
-def _engine(name: str | None, query: Array, gallery: Array) -> str:
+def _engine(name: str | None, query: Array, gallery: Array, gate: Array | None = None) -> str:
     """The engine by its name, or as the environment prefers where it can be had."""
     engine = name or os.environ.get(ENGINE, "auto")
     check_name(engine, ENGINES, "matching engine")
+    if engine == "pallas" and gate is not None:
+        if name:
+            raise ValueError(
+                "the matching engine 'pallas' has no gate; use 'xla' or 'auto' with one."
+            )
+        engine = "xla"
     if engine == "pallas" and not name and _kernel()[0].why_not(query, gallery, _kernel()[1]):
         engine = "xla"
     return "xla" if engine == "auto" else engine
@@ -151,49 +170,6 @@ def _kernel() -> tuple[Any, str]:
 
     backend = jax.default_backend()
     return correlation_kernel, "tpu" if backend == "cpu" else backend
-
-
-def _tile_shape(query: Array, gallery: Array, size: int) -> tuple[int, int]:
-    """Queries and gallery maps per tile of so many numbers, with as little padding as can be."""
-    pairs = max(1, size // (query.shape[1] * gallery.shape[1]))
-    power = round(math.log2(pairs))  # products of round sizes are faster
-    columns = min(2 ** (power // 2), max(1, len(query)))
-    rows = min(2**power // columns, max(1, len(gallery)))
-    columns = min(max(columns, 2**power // rows), max(1, len(query)))
-
-    def evenly(count: int, at_most: int) -> int:
-        return -(-count // -(-count // at_most)) if count else 1
-
-    return evenly(len(query), columns), evenly(len(gallery), rows)
-
-
-def _cut(x: Array, size: int) -> Array:
-    """[N, ...] as [tiles, size, ...], filled up with zeros."""
-    tiles = -(-len(x) // size)
-    padded = jnp.pad(x, [(0, tiles * size - len(x))] + [(0, 0)] * (x.ndim - 1))
-    return padded.reshape(tiles, size, *x.shape[1:])
-
-
-def _over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array], Any]) -> Any:
-    """What `reduce` makes of each tile of the correlation, [j, s, i, r], stacked as [b, a, ...].
-
-    There are a tiles of i queries and b tiles of j gallery maps.
-    """
-    i, j = _tile_shape(query, gallery, tile)
-    dtype = jnp.promote_types(jnp.promote_types(query.dtype, gallery.dtype), jnp.float32)
-    (r, d), s = query.shape[1:], gallery.shape[1]
-
-    def one(gallery_maps: Array, query_maps: Array) -> Any:
-        # Gallery positions as rows, query positions as columns: one plain product, and both maxima
-        # read it along its own axes.
-        rows, columns = gallery_maps.reshape(j * s, d), query_maps.reshape(i * r, d)
-        product = jnp.einsum("nd,md->nm", rows, columns, preferred_element_type=dtype)
-        return reduce(product.reshape(j, s, i, r))
-
-    queries = _cut(query, i)
-    return jax.lax.map(
-        lambda maps: jax.lax.map(functools.partial(one, maps), queries), _cut(gallery, j)
-    )
 
 
 def find_matches(
@@ -222,7 +198,7 @@ def find_matches(
         blocks = blocks.transpose(1, 3, 0, 2, 4).reshape(a * i, b * j, n)
         return blocks[: len(query), : len(gallery)]
 
-    return tuple(whole(x) for x in _over_tiles(query, gallery, tile, reduce))
+    return tuple(whole(x) for x in over_tiles(query, gallery, tile, reduce))
 
 
 def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
@@ -238,57 +214,22 @@ def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]
     return of_query, of_gallery, in_gallery, in_query.astype(position_dtype(query.shape[1]))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+# A gate is a tuple of at most one array, so that there is one rule with and without it.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _matches(
-    query: Array, gallery: Array, tile: int, engine: str, positions: bool
+    query: Array, gallery: Array, gate: tuple[Array, ...], tile: int, engine: str, positions: bool
 ) -> tuple[Array, ...]:
-    return find_matches(query, gallery, tile, engine, positions)
+    if not gate:
+        return find_matches(query, gallery, tile, engine, positions)
+    factor = gate[0].T[:, None]  # of a tile [j, s, i, r]
+    return find_matches(query, gallery, tile, engine, positions, lambda tile: tile * factor)
 
 
 def _matches_forward(
-    query: Array, gallery: Array, tile: int, engine: str, positions: bool
+    query: Array, gallery: Array, gate: tuple[Array, ...], tile: int, engine: str, positions: bool
 ) -> tuple[Any, Any]:
-    found = find_matches(query, gallery, tile, engine, True)
-    return found if positions else found[:2], (query, gallery, *found[2:])
-
-
-def gradient_of_matches(
-    tile: int, engine: str, positions: bool, kept: Any, cotangents: Any
-) -> tuple[Array, Array]:
-    """Gradients of both maps, a tile of pairs at a time.
-
-    What arrives at a position's best match goes on to the position, times the feature it matched,
-    and to the matched one, times the feature of the position.
-    """
-    query, gallery, in_gallery, in_query = kept
-    to_query, to_gallery = cotangents[:2]
-    i, j = _tile_shape(query, gallery, tile)
-    dtype = to_query.dtype
-    on_tile = gathered if jax.default_backend() == "cpu" else one_hot
-    queries, galleries = _cut(query.astype(dtype), i), _cut(gallery.astype(dtype), j)
-
-    def pairs(x: Array) -> Array:  # [Q, G, n] as tiles [b, a, j, i, n]
-        return _cut(_cut(x, i).transpose(2, 0, 1, 3), j).transpose(0, 2, 1, 3, 4)
-
-    def gallery_tile(total: Array, given: Any) -> tuple[Array, Array]:
-        gallery_maps, *parts = given
-
-        def query_tile(total: Array, given: Any) -> tuple[Array, Array]:
-            query_maps, *pair = given
-            of_query, of_gallery = on_tile(query_maps, gallery_maps, *pair)
-            return total + of_gallery, of_query
-
-        total_gallery, of_queries = jax.lax.scan(
-            query_tile, zeros_like(gallery_maps), (queries, *parts)
-        )
-        return total + of_queries, total_gallery
-
-    given = (galleries, *map(pairs, (to_query, to_gallery, in_gallery, in_query)))
-    of_query, of_gallery = jax.lax.scan(gallery_tile, zeros_like(queries), given)
-    return tuple(
-        gradient.reshape(-1, *x.shape[1:])[: len(x)].astype(x.dtype)
-        for gradient, x in ((of_query, query), (of_gallery, gallery))
-    )
+    found = _matches(query, gallery, gate, tile, engine, True)
+    return found if positions else found[:2], (query, gallery, gate, *found[2:])
 
 
 _matches.defvjp(_matches_forward, gradient_of_matches)
@@ -307,7 +248,7 @@ def _scores(
             "jir,r->ij", of_query, query_weight
         )
 
-    blocks = _over_tiles(query, gallery, tile, score)
+    blocks = over_tiles(query, gallery, tile, score)
     b, a, i, j = blocks.shape
     return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
 
@@ -321,7 +262,7 @@ def _scores_backward(tile: int, engine: str, kept: Any, cotangent: Array) -> tup
     """That of the sums of the matches, which are computed now: scoring alone need not keep them."""
 
     def plain(query: Array, gallery: Array, query_weight: Array, gallery_weight: Array) -> Array:
-        matches = _matches(query, gallery, tile, engine, False)
+        matches = _matches(query, gallery, (), tile, engine, False)
         return _weighted(matches, query_weight, gallery_weight)
 
     return jax.vjp(plain, *kept)[1](cotangent)

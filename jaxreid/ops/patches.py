@@ -15,12 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreid.ops.correlation import (
-    OTHER_TILE_SIZE,
-    TILE_SIZE,
-    find_matches,
-    gradient_of_matches,
-)
+from jaxreid.ops.correlation import OTHER_TILE_SIZE, TILE_SIZE, find_matches
+from jaxreid.ops.positions import gradient_of_matches
 from jaxreid.ops.varying import vary_alike
 
 Array = jax.Array
@@ -151,8 +147,9 @@ def _matches_backward(
     """Gradients of the patches, each cell's handed on to the position that it shows."""
     query, gallery, *found = kept
     whole, to_maps = jax.vjp(lambda *maps: [patches(x, size) for x in maps], query, gallery)
-    of_patches = gradient_of_matches(tile, "xla", positions, (*whole, *found), cotangents)
-    return to_maps(list(of_patches))
+    kept = (*whole, (), *found)
+    *of_patches, _ = gradient_of_matches(tile, "xla", positions, kept, cotangents)
+    return to_maps(of_patches)
 
 
 _matches.defvjp(_matches_forward, _matches_backward)

@@ -6,19 +6,33 @@ import math
 import jax
 import numpy as np
 import pytest
-from golden import checkpoint, find, image, nchw, nhwc, rng, seed_of
+from flax import traverse_util
+from golden import (
+    arrays_of,
+    checkpoint,
+    find,
+    from_transmatcher,
+    image,
+    nchw,
+    nhwc,
+    param,
+    rng,
+    seed_of,
+    transmatcher_name,
+    transmatcher_shape,
+)
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.evaluation.scoring import make_encode
 from jaxreid.mesh import AXIS, make_mesh, to_host
-from jaxreid.models.model import make_model
+from jaxreid.models.model import init_variables, make_model
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import create_state, variables_of
 from jaxreid.training.step import make_train_step
-from jaxreid.weights.pytorch import convert
+from jaxreid.weights.pytorch import convert, from_official, official_name, official_shape
 
 pytestmark = pytest.mark.golden
 OBJECTIVES = {
@@ -140,6 +154,80 @@ def test_ten_steps_equal_the_original(golden_dir, variant, devices):
         if held:
             memory = nchw(state.memory.feature[: config["ncls"]])
             np.testing.assert_allclose(memory, golden[f"{variant}/class_memory_final"], atol=1e-6)
+
+
+def first_transmatcher(seed, card, golden):
+    """Variables as the original's training begins with, and the original's names of the new ones.
+
+    By the rule, but the neck's weights are smaller and the matcher's are stored.
+    """
+    flat = traverse_util.flatten_dict(jax.eval_shape(lambda: init_variables(make_model(**card), 0)))
+    found, names = {}, {}
+    for (collection, *path), leaf in flat.items():
+        if path[0] == "backbone":
+            name = official_name(path, "resnet18", prefix="base.")
+            tensor = param(seed, name, official_shape(path, leaf.shape))
+            found[collection, *path] = from_official(path, tensor, leaf.shape)
+            continue
+        name = names[collection, *path] = transmatcher_name(path)
+        if path[0] == "matcher":
+            tensor = golden[f"train/matcher_init/{name}"]
+        else:
+            tensor = param(seed, name, transmatcher_shape(name, leaf.shape))
+            scale = 0.2 if name == "neck_conv.weight" else 0.3 if tensor.ndim > 1 else 1.0
+            if name.startswith("encoder") or scale == 0.2:
+                tensor = (scale * tensor.astype(np.float64)).astype(np.float32)
+        found[collection, *path] = from_transmatcher(name, tensor, leaf.shape)
+    return traverse_util.unflatten_dict(found), names
+
+
+@pytest.mark.parametrize(("variant", "devices"), [("published", 2), ("loose_clip", 1)])
+def test_six_steps_of_transmatcher_equal_the_original(golden_dir, variant, devices):
+    golden = arrays_of(golden_dir / "transmatcher.npz")
+    told = json.loads((golden_dir / "transmatcher.json").read_text()).get("train", {})
+    if variant not in told:
+        pytest.skip(f"{golden_dir.folder} has been cut")
+    seed, config, expected = seed_of(find()), told["config"], told[variant]
+    rule, hidden = told["variants"][variant], config["ff"]
+    layers = config["num_trans_layers"] - 1
+    neck = {"channels": config["neck"], "attention_layers": layers, "hidden": hidden}
+    card = {
+        "backbone": {"name": "resnet18", "cut": "layer3"},
+        "neck": {"name": "transformer", **neck, "heads": config["nhead"]},
+        "matcher": {"name": "transmatcher", "hidden": hidden},
+        "height": config["H"],
+        "width": config["W"],
+        "std": (1 / 255,) * 3,  # the images are numbers already: no division by 255
+        "freeze_stats": True,
+        "dtype": "float64",
+    }
+    with jax.enable_x64(True):
+        variables, names = first_transmatcher(seed, card, golden)
+        tx = make_optimizer(lr=rule["lr"], backbone_lr=0.1 * rule["lr"], clip_norm=rule["clip"])
+        objective = make_objective("pairwise", num_classes=config["ncls"], axis_name=AXIS)
+        images = batches(seed, config, golden["train/pids"], config["ncls"], "tm_train", 0.4)
+        parts = (card, variables, tx, objective, None)
+        state, found, probe = run(*parts, images, devices, config["B"])
+        assert len(found) == len(expected["loss"])
+        for i, metrics in enumerate(found):
+            assert metrics["loss"] == pytest.approx(expected["loss"][i], rel=1e-6), i
+            assert metrics["accuracy"] == pytest.approx(expected["acc"][i]), i
+            norm = np.hypot(expected["grad_norm_model"][i], expected["grad_norm_criterion"][i])
+            assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5), i
+        feature = probe(image(seed, "tm_train_probe", (2, 3, config["H"], config["W"])))
+        there = golden[f"train/{variant}/probe_features"]
+        np.testing.assert_allclose(feature, there, rtol=0, atol=1e-6 * np.abs(there).max())
+        variables = jax.tree.map(np.asarray, to_host(variables_of(state)))
+        score = make_model(**card).apply(variables, feature, feature, method="match")
+        distance = 1 - jax.nn.sigmoid(score / 10)
+        np.testing.assert_allclose(distance, golden[f"train/{variant}/probe_dist"], atol=1e-6)
+        variables = traverse_util.flatten_dict(variables)
+        for path, name in names.items():
+            end = "matcher_final/" if path[1] == "matcher" else "final_"
+            if f"train/{variant}/{end}{name}" in golden:
+                there = golden[f"train/{variant}/{end}{name}"]
+                there = from_transmatcher(name, there, variables[path].shape)
+                np.testing.assert_allclose(variables[path], there, atol=1e-6, err_msg=name)
 
 
 def first_weights(seed, names):

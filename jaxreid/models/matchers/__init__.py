@@ -11,6 +11,7 @@ MATCHERS = Table(
     {
         "qaconv": "jaxreid.models.matchers.qaconv:QAConv",
         "qaconv_ms": "jaxreid.models.matchers.qaconv_ms:QAConvMS",
+        "transmatcher": "jaxreid.models.matchers.transmatcher:TransMatcher",
         "embedding": "jaxreid.models.matchers.embedding:Embedding",
         "metric_network": "jaxreid.models.matchers.metric_network:MetricNetwork",
     },

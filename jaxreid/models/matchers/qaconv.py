@@ -120,6 +120,18 @@ def rows(maps: jax.Array) -> jax.Array:
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
+def map_matches(
+    query: jax.Array,
+    gallery: jax.Array,
+    *,
+    gate: jax.Array | None = None,
+    positions: bool = False,
+) -> tuple[jax.Array, ...]:
+    """`best_matches` of maps [Q, h, w, d] and [G, h, w, d], each result as maps [Q, G, h, w]."""
+    matches = best_matches(rows(query), rows(gallery), gate=gate, positions=positions)
+    return tuple(x.reshape(*x.shape[:2], *query.shape[1:3]) for x in matches)
+
+
 class QAConv(Matcher):
     """Query-adaptive convolution: scores of every query with every gallery image.
 

@@ -6,8 +6,7 @@ Source: Chen et al., ICME 2023, and TCSVT 34(9), 2024; the perceptron is the hea
 (Liao and Shao, NeurIPS 2021), which their code uses.
 """
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,9 +17,14 @@ import numpy as np
 from jaxreid.models.features import Features
 from jaxreid.models.layers import uniform_init
 from jaxreid.models.matchers.matcher import Matcher
-from jaxreid.models.matchers.qaconv import Explanation, QAConv, ScoreNorm, check_sizes, rows
+from jaxreid.models.matchers.qaconv import (
+    Explanation,
+    QAConv,
+    ScoreNorm,
+    check_sizes,
+    map_matches,
+)
 from jaxreid.names import check_at_least, check_name
-from jaxreid.ops.correlation import best_matches
 
 HEADS = ("perceptron", "linear")
 # Hidden activations that scoring makes at once, for each direction: 16 MiB.
@@ -44,7 +48,7 @@ class Parts(NamedTuple):
 
 
 class PerceptronHead(nn.Module):
-    """Scores of maps by a perceptron that sees the best matches of all positions at once.
+    """Scores of pairs by a perceptron that sees the best matches of all positions at once.
 
     The n best matches of one direction are normalised and go through a hidden layer, which is
     batch-normalised and rectified, to one number; the other direction goes the same way, and the
@@ -54,11 +58,13 @@ class PerceptronHead(nn.Module):
         hidden: units of the hidden layer.
         initial_logit: as for `QAConv`.
         axis_name: mesh axis over which gallery or queries are spread in training.
+        bias_init: initializer of the biases of a layer with so many inputs.
     """
 
     hidden: int = 2048
     initial_logit: float = 0.0
     axis_name: str | None = None
+    bias_init: Callable[[float], nn.initializers.Initializer] = uniform_init
 
     def setup(self) -> None:
         """Makes the three normalisations."""
@@ -68,15 +74,28 @@ class PerceptronHead(nn.Module):
 
     def __call__(
         self,
-        query: jax.Array,
-        gallery: jax.Array,
+        of_query: jax.Array,
+        of_gallery: jax.Array,
         *,
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores [Q, G] of maps [Q, h, w, d] and [G, h, w, d]; arguments as for `QAConv`."""
-        weights = self._weights(*query.shape[1:3])
-        matches = best_matches(*map(rows, (query, gallery)))
+        """Scores all pairs.
+
+        Args:
+            of_query: [Q, G, h, w] float, the best match of each query position.
+            of_gallery: [Q, G, h, w] float, the best match of each gallery position.
+            train: as for `QAConv`.
+            mask: as for `QAConv`.
+
+        Returns:
+            [Q, G] float logits.
+
+        Raises:
+            ValueError: maps of another size than the weights were made for.
+        """
+        weights = self._weights(*of_query.shape[2:])
+        matches = _flat(of_query), _flat(of_gallery)
         if not train:
             return _by_pieces(self._folded(*weights), matches)
         kernel, bias, out, out_bias = weights
@@ -85,7 +104,13 @@ class PerceptronHead(nn.Module):
         hidden = nn.relu(self.norm_hidden(both @ kernel + bias, **given))
         return self.norm_out((hidden @ out).sum(2) + 2 * out_bias, **given)
 
-    def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
+    def explain(
+        self,
+        of_query: jax.Array,
+        of_gallery: jax.Array,
+        in_gallery: jax.Array,
+        in_query: jax.Array,
+    ) -> Explanation:
         """What the scores of a few pairs are made of, in evaluation.
 
         A position contributes its best match times the gradient of the logit with respect to it.
@@ -95,24 +120,24 @@ class PerceptronHead(nn.Module):
         what it would be without it.
 
         Args:
-            query: [Q, h, w, d] float.
-            gallery: [G, h, w, d] float.
+            of_query: as for scoring.
+            of_gallery: as for scoring.
+            in_gallery: [Q, G, h, w] int, the gallery position that each query position matches.
+            in_query: [Q, G, h, w] int, the query position that each gallery position matches.
         """
-        maps = (len(query), len(gallery), *query.shape[1:3])
-        found = best_matches(*map(rows, (query, gallery)), positions=True)
-        matches, (in_gallery, in_query) = found[:2], found[2:]
-        folded = self._folded(*self._weights(*query.shape[1:3]))
+        maps, matches = of_query.shape, (_flat(of_query), _flat(of_gallery))
+        folded = self._folded(*self._weights(*maps[2:]))
         logit, gradient = jax.vjp(lambda matches: _by_pieces(folded, matches), matches)
         slopes = gradient(jnp.ones_like(logit))[0]
-        of_query, of_gallery = (m * slope for m, slope in zip(matches, slopes, strict=True))
+        from_query, from_gallery = (m * slope for m, slope in zip(matches, slopes, strict=True))
         return Explanation(
-            from_gallery=of_gallery.reshape(maps),
-            from_query=of_query.reshape(maps),
-            match_in_query=in_query.astype(jnp.int32).reshape(maps),
-            match_in_gallery=in_gallery.astype(jnp.int32).reshape(maps),
+            from_gallery=from_gallery.reshape(maps),
+            from_query=from_query.reshape(maps),
+            match_in_query=in_query.astype(jnp.int32),
+            match_in_gallery=in_gallery.astype(jnp.int32),
             logit=logit,
             gain=jnp.ones((), logit.dtype),
-            offset=logit - of_query.sum(-1) - of_gallery.sum(-1),
+            offset=logit - from_query.sum(-1) - from_gallery.sum(-1),
         )
 
     def _folded(
@@ -141,8 +166,8 @@ class PerceptronHead(nn.Module):
         )
         kernel = self.param("kernel", xavier, (h, w, self.hidden)).reshape(h * w, self.hidden)
         out = self.param("out_kernel", nn.initializers.xavier_uniform(), (self.hidden, 1))[:, 0]
-        bias = self.param("bias", uniform_init(h * w), (self.hidden,))
-        return kernel, bias, out, self.param("out_bias", uniform_init(self.hidden), ())
+        bias = self.param("bias", self.bias_init(h * w), (self.hidden,))
+        return kernel, bias, out, self.param("out_bias", self.bias_init(self.hidden), ())
 
 
 class QAConvMS(Matcher):
@@ -191,7 +216,9 @@ class QAConvMS(Matcher):
             "initial_logit": 0.0 if several else self.initial_logit,
             "axis_name": self.axis_name,
         }
-        make = QAConv if self.head == "linear" else functools.partial(PerceptronHead, self.hidden)
+        if self.head == "perceptron":
+            options["hidden"] = self.hidden
+        make = QAConv if self.head == "linear" else PerceptronHead
         # By name: a file of weights gives each head to the part it was trained for, or to none.
         self.heads = {name: make(**options) for name in self.parts}
         if several:
@@ -220,8 +247,10 @@ class QAConvMS(Matcher):
             ValueError: maps of different sizes, of another size than the weights were made for, or
                 with other channels than the parts.
         """
-        split = self._split(query, gallery)
-        scores = sum(self.heads[k](*maps, train=train, mask=mask) for k, maps in split.items())
+        scores = sum(
+            self.heads[name](*self._compared(maps), train=train, mask=mask)
+            for name, maps in self._split(query, gallery).items()
+        )
         return self.norm(scores, train=train, mask=mask) if len(self.parts) > 1 else scores
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Parts:
@@ -236,17 +265,17 @@ class QAConvMS(Matcher):
         Raises:
             ValueError: as for scoring.
         """
-        split = self._split(query, gallery)
-        told = {name: self.heads[name].explain(*maps) for name, maps in split.items()}
-        logit, gain, shift = sum(part.logit for part in told.values()), 1.0, jnp.zeros(())
-        if len(told) > 1:
-            logit, (gain, shift) = self.norm(logit), self.norm.affine()
-        scaled = ("logit", "gain", "offset")
         parts = {
-            name: part._replace(**{k: gain * getattr(part, k) for k in scaled})
-            for name, part in told.items()
+            name: self.heads[name].explain(*self._compared(maps, positions=True))
+            for name, maps in self._split(query, gallery).items()
         }
-        return Parts(parts, logit, shift)
+        return sum_of_parts(parts, self.norm if len(parts) > 1 else None)
+
+    def _compared(
+        self, maps: tuple[jax.Array, jax.Array], *, positions: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """What a part's head takes: the best matches of its maps, or the maps themselves."""
+        return maps if self.head == "linear" else map_matches(*maps, positions=positions)
 
     def _split(
         self, query: jax.Array, gallery: jax.Array
@@ -266,6 +295,28 @@ class QAConvMS(Matcher):
             return [jnp.concatenate([x, shared], axis=-1) for x in parts] if self.shared else parts
 
         return dict(zip(self.parts, zip(split(query), split(gallery), strict=True), strict=True))
+
+
+def sum_of_parts(parts: Mapping[str, Explanation], norm: ScoreNorm | None) -> Parts:
+    """Explains the normalised sum of the parts' logits, in evaluation.
+
+    Args:
+        parts: of each part, by name, what its own logit is made of.
+        norm: of the sum; None where it is not normalised.
+    """
+    logit = sum(part.logit for part in parts.values())
+    gain, shift = (1.0, jnp.zeros(())) if norm is None else norm.affine()
+    scaled = ("logit", "gain", "offset")
+    parts = {
+        name: part._replace(**{k: gain * getattr(part, k) for k in scaled})
+        for name, part in parts.items()
+    }
+    return Parts(parts, logit if norm is None else norm(logit), shift)
+
+
+def _flat(matches: jax.Array) -> jax.Array:
+    """[Q, G, h, w] as [Q, G, n]."""
+    return matches.reshape(*matches.shape[:2], -1)
 
 
 def _by_pieces(folded: tuple[jax.Array, ...], matches: tuple[jax.Array, ...]) -> jax.Array:

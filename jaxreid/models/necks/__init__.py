@@ -12,6 +12,7 @@ NECKS = Table(
     {
         "map": "jaxreid.models.necks.map:MapNeck",
         "multi_scale": "jaxreid.models.necks.multi_scale:MultiScaleNeck",
+        "transformer": "jaxreid.models.necks.transmatcher:TransformerNeck",
         "pooled": "jaxreid.models.necks.pooled:PooledNeck",
         "linear": "jaxreid.models.necks.linear:LinearNeck",
     },

@@ -31,13 +31,15 @@ class EncoderLayer(nn.Module):
     Attributes:
         hidden: units of the perceptron.
         dtype: of the products; sums, softmax and normalisation are float32 or wider.
+        heads: of the attention; they divide the channels.
 
-    Source: Vaswani et al., 2017, with one head, without dropout and positions; initialised as
-    PyTorch's TransformerEncoderLayer.
+    Source: Vaswani et al., 2017, without dropout and positions; initialised as PyTorch's
+    TransformerEncoderLayer.
     """
 
     hidden: int = 2048
     dtype: jnp.dtype = jnp.float32
+    heads: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,10 +53,12 @@ class EncoderLayer(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
         in_proj = dense(3 * d, d, "in_proj", kernel_init=xavier, bias_init=zeros)
-        query, key, value = jnp.split(in_proj(x), 3, axis=-1)
-        logit = jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=x.dtype)
-        weight = jax.nn.softmax(logit * d**-0.5).astype(value.dtype)
-        seen = jnp.einsum("bnm,bmd->bnd", weight, value)
+        projected = jnp.split(in_proj(x), 3, axis=-1)
+        width = d // self.heads
+        query, key, value = (p.reshape(*p.shape[:2], self.heads, width) for p in projected)
+        logit = jnp.einsum("bnkd,bmkd->bknm", query, key, preferred_element_type=x.dtype)
+        weight = jax.nn.softmax(logit * width**-0.5).astype(value.dtype)
+        seen = jnp.einsum("bknm,bmkd->bnkd", weight, value).reshape(x.shape)
         x = norm(name="norm1")(x + dense(d, d, "out_proj", bias_init=zeros)(seen))
         y = dense(d, self.hidden, "linear2")(nn.relu(dense(self.hidden, d, "linear1")(x)))
         return norm(name="norm2")(x + y)

@@ -11,7 +11,7 @@ from golden import image, nhwc, param, seed_of
 
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.necks import make_neck
-from jaxreid.models.necks.multi_scale import FUSIONS, NORMS
+from jaxreid.models.necks.multi_scale import FUSIONS, NORMS, EncoderLayer
 from jaxreid.weights.pytorch import from_official, official_name, official_shape
 
 TINY = {"channels": 4, "template_channels": 3, "scales": (1, 3), "hidden": 5}
@@ -52,7 +52,7 @@ def convolved(x, kernel, bias):
     return y
 
 
-def encoded(tokens, p):
+def encoded(tokens, p, heads=1):
     """A post-norm encoder layer of one image's tokens [n, d], token by token."""
     n, d = tokens.shape
 
@@ -66,8 +66,11 @@ def encoded(tokens, p):
     query, key, value = np.split(dense(tokens, "in_proj"), 3, axis=-1)
     out = np.zeros_like(tokens)
     for i in range(n):
-        share = np.exp([query[i] @ key[j] / np.sqrt(d) for j in range(n)])
-        seen = sum(s / share.sum() * v for s, v in zip(share, value, strict=True))
+        seen = np.zeros(d)
+        for channels in np.split(np.arange(d), heads):
+            q, k, v = (x[:, channels] for x in (query, key, value))
+            share = np.exp([q[i] @ k[j] / np.sqrt(d / heads) for j in range(n)])
+            seen[channels] = share / share.sum() @ v
         x = norm(tokens[i] + dense(seen, "out_proj"), "norm1")
         hidden = np.maximum(dense(x, "linear1"), 0)
         out[i] = norm(x + dense(hidden, "linear2"), "norm2")
@@ -99,6 +102,18 @@ def test_parts_equal_plain_loops(norm, fusion):
     assert set(p) == {"conv", "template_1", "template_3", "encoder_0", "encoder_1"}
     for got, part in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, part, atol=1e-12)
+
+
+def test_the_heads_of_an_encoder_layer_attend_apart():
+    tokens = maps(0, dtype=np.float64).reshape(2, 12, 6)
+    with jax.enable_x64(True):
+        layer = EncoderLayer(5, "float64", heads=3)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), tokens)["params"]
+        draw = np.random.default_rng(1).standard_normal
+        params = jax.tree.map(lambda leaf: draw(leaf.shape), shapes)
+        got = layer.apply({"params": params}, tokens)
+    for one, image_tokens in zip(got, tokens, strict=True):
+        np.testing.assert_allclose(one, encoded(image_tokens, params, heads=3), atol=1e-12)
 
 
 def test_the_papers_parts_and_those_left_out():

@@ -1,0 +1,69 @@
+"""TransMatcher: gated best matches of encoded maps (Liao and Shao, NeurIPS 2021, arXiv 2105.14432).
+
+    python -m jaxreid.main --config=transmatcher --workdir=runs/transmatcher
+    python -m jaxreid.main --config=transmatcher:market1501 --config.data.dir=... \
+        --config.init_from=resnet50_ibn_b.safetensors --workdir=...
+
+The argument is as for qaconv.py, without its versions. The recipe of `market1501` is that of the
+authors' code; the smaller model of their Table 2 has 128 channels, one attention layer and 512
+hidden units in neck and matcher. `synthetic` and `small` are ours, for a small network from random
+weights: AdamW, eight epochs and a cosine schedule.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxreid.configs import common
+
+
+def get_config(arg: str = "synthetic") -> ConfigDict:
+    chosen = common.parse(arg, ("small", "debug"), backbones=("resnet", "osnet"))
+    config = common.base(chosen.dataset)
+    config.init_expects = "ImageNet"
+    config.model.freeze_stats = True  # as in qaconv_gs.py
+    config.model.backbone = ConfigDict({"name": "resnet50_ibn_b", "cut": "layer3", "width": 64})
+    config.model.neck = ConfigDict(
+        {
+            "name": "transformer",
+            "channels": 512,  # 0: those of the backbone
+            "attention_layers": 2,  # each makes a part to be compared, beside the map itself
+            "hidden": 2048,  # units of the attention's perceptron
+            "heads": 1,  # of the attention
+        }
+    )
+    config.model.matcher = ConfigDict(
+        {
+            "name": "transmatcher",
+            "hidden": 2048,  # units of the perceptron
+            "initial_logit": 0.0,  # of every pair before training
+        }
+    )
+    config.objective = ConfigDict({"name": "pairwise"})
+    config.batch_size = 64
+    config.epochs = 15
+    config.sampler.update(name="graph", instances=4)
+    config.optim.update(lr=0.005, backbone_lr=0.0005, clip_norm=4.0)
+    config.schedule.update(name="step", step_epochs=10)
+    common.augment_more(config)
+    # Maps have 1,536 channels, 1.1 MiB an image: smaller tiles, and for Market-1501 27 GB in all;
+    # half of it with eval.dtype="bfloat16".
+    config.eval.update(query_tile=32, gallery_tile=64)
+
+    if "small" in chosen:
+        common.small(config)
+        config.model.freeze_stats = False  # there are none yet
+        config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
+        config.model.neck.update(channels=64, hidden=256)
+        # Log odds of a match: 4 of 32 images.
+        config.model.matcher.update(hidden=256, initial_logit=-2.0)
+        config.batch_size = 32
+        config.epochs = 8
+        config.optim.update(lr=1e-3, backbone_lr=6e-3, clip_norm=0.0)
+        config.eval.update(query_tile=32, gallery_tile=512)
+    if "debug" in chosen:
+        common.few(config)
+        config.model.backbone.update(name="resnet18", cut="layer2", width=8)
+        config.model.neck.update(channels=16, hidden=32)
+        config.model.matcher.hidden = 32
+    if chosen.backbone:
+        common.backbone(config, chosen.backbone)
+    return config.lock()
