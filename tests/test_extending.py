@@ -36,7 +36,7 @@ def test_every_kind_of_part_is_one_file_outside_the_package(outside):
     space = {"FOLDER": str(outside / "street"), "RUN": str(outside / "run")}
     exec(compile(RUN, "extending.md", "exec"), space)
     assert space["reid"].card["matcher"]["name"] == "my_matcher:Means"
-    assert 0 < space["results"]["my_street:people"].metrics["mAP"] <= 1
+    assert 0 < space["results"]["my_street:street"].metrics["mAP"] <= 1
     page = outside / "page.png"
     images = sorted((outside / "street").glob("*/*.jpg"))
     space["reid"].rank(images[0], images, top=3).save(page)
@@ -46,7 +46,7 @@ def test_every_kind_of_part_is_one_file_outside_the_package(outside):
 def test_a_value_that_a_part_refuses_is_refused_before_training(outside):
     config = jaxreid.configs.get("qaconv:market1501,debug").to_dict()
     folder = str(outside / "street")
-    names = ("my_street:people",)
+    names = ("my_street:street",)
     config["data"] |= {"train": names, "test": names, "dir": folder}
     config["objective"] = {"name": "my_objective:Pairs", "positive_weight": -1.0}
     with pytest.raises(ValueError, match="positive_weight is -1.0; expected a number above 0"):
