@@ -166,10 +166,6 @@ def test_features_equal_the_original(golden_dir, net):
             np.testing.assert_allclose(flat[places], about["samples64"], rtol=1e-8, atol=1e-8)
             if f"{key}/eval_out" in golden:
                 assert_close(got, golden[f"{key}/eval_out"], key)
-            if f"{key}/train_out" in golden and net == "resnet18_none":
-                options = {"train": True, "mutable": ["batch_stats"]}
-                trained, _ = backbone.apply(backbone_variables, x, **options)
-                assert_close(run(variables, trained), golden[f"{key}/train_out"], key)
             if not any(name.startswith(f"{key}/eval_grad") for name in golden):
                 continue
             weight = normal(seed, about["R"], about["out_shape"]).astype(np.float64)
@@ -180,5 +176,5 @@ def test_features_equal_the_original(golden_dir, net):
                     there = golden[f"{key}/eval_grad_param/{name}"]
                     assert_close(leaf, from_transmatcher(name, there, leaf.shape), name)
             if f"{key}/eval_grad_input" in golden:
-                (of_input,) = jax.vjp(encode, x)[1](of_feature)
+                (of_input,) = jax.jit(jax.vjp(encode, x)[1])(of_feature)
                 assert_close(nchw(of_input), golden[f"{key}/eval_grad_input"], key)
