@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import jaxreid
+
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 
 # A room imports itself and what is left of an arrow; between two arrows nobody knows the other.
@@ -85,3 +87,22 @@ def test_recipes_import_each_other_and_nothing_of_the_system():
     for path in (PACKAGE.parent / "configs").glob("*.py"):
         ours = {name for name in imports(path) if name.startswith("jaxreid")}
         assert all(n.startswith(("jaxreid.configs", "jaxreid.names")) for n in ours), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_function_has_the_name_of_a_module(path):
+    # Of its own, or of one beside it that a package offers: importing the module would hide it.
+    tree = ast.parse(path.read_text())
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    modules = {path.stem}
+    if path.stem == "__init__":
+        here = ".".join(("jaxreid", *path.parent.relative_to(PACKAGE).parts))
+        imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        names |= {a.name for node in imported if node.module != here for a in node.names}
+        modules = {other.stem for other in path.parent.iterdir()} - {"__init__"}
+    assert not names & modules - {"main"}
+
+
+def test_what_the_package_offers_is_not_hidden_by_a_module():
+    functions = {name for name, where in jaxreid._OFFERED.items() if ":" in where}
+    assert not functions & {path.stem for path in PACKAGE.iterdir()}

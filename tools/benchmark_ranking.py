@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.evaluation.ranking import rank_queries, summarize
-from jaxreid.evaluation.ranking.rerank import rerank_blocks, rerank_matrix
-from jaxreid.evaluation.ranking.tlift import tlift
+from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks, rerank_matrix
+from jaxreid.evaluation.ranking.temporal_lifting import tlift
 
 # Queries and gallery: those of Market-1501, with its distractors; what a dense re-ranking can hold.
 SIZES = {

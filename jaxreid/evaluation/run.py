@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from jaxreid.data.overlap import Trace, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of
+from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
 from jaxreid.evaluation.ranking.protocol import RULES
-from jaxreid.evaluation.ranking.rerank import rerank_blocks
-from jaxreid.evaluation.ranking.tlift import companion_blocks, tlift
+from jaxreid.evaluation.ranking.temporal_lifting import companion_blocks, tlift
 from jaxreid.evaluation.results import (
     Ranking,
     Result,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.evaluation.ranking.rerank import rerank_matrix
-from jaxreid.evaluation.ranking.tlift import tlift
+from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
+from jaxreid.evaluation.ranking.temporal_lifting import tlift
 from jaxreid.names import check_name
 
 STEPS = ("rerank", "tlift", "shortlist")
@@ -24,8 +24,8 @@ class Variant:
 
     Attributes:
         features: how features differ from plain ones, in words ("flip", "bfloat16").
-        rerank: options of `ranking.rerank`; None does not re-rank.
-        tlift: options of `ranking.tlift`, applied after re-ranking; None does not lift.
+        rerank: options of `rerank`; None does not re-rank.
+        tlift: options of `tlift`, applied after re-ranking; None does not lift.
         shortlist: options of `Shortlist`, which scores from coarse to fine; None scores all pairs.
     """
 
@@ -79,9 +79,9 @@ def make_variants(
         flip: features are means of those of an image and of its mirror image.
         dtype: of the features.
         rerank: evaluate re-ranked as well.
-        rerank_options: options of `ranking.rerank`.
+        rerank_options: options of `rerank`.
         tlift: evaluate with TLift as well, after re-ranking if that is on.
-        tlift_options: options of `ranking.tlift`.
+        tlift_options: options of `tlift`.
         shortlist: evaluate from coarse to fine as well, with this many images scored exactly for
             each query; 0 does not.
         shortlist_window: rows and columns of a map that become one.

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.names import check_name
+from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import first_position, gradient_of_matches, position_dtype
 from jaxreid.ops.tiles import over_tiles
-from jaxreid.ops.varying import vary_alike
 
 # Numbers in a correlation tile, in scoring and in training, where a pair needs more beside them.
 # CPU: the fastest of 2^19 to 2^24 on two cores, for 192 and 32 positions. Others: not measured;

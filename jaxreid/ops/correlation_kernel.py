@@ -20,8 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import position_dtype
-from jaxreid.ops.varying import vary_alike
 
 # TPU: a vector register holds 8 x 128 numbers, and a matrix unit is 128 (or 256) wide.
 LANES, SUBLANES = 128, 8

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreid.ops.device_varying import zeros_like
 from jaxreid.ops.tiles import cut, tile_shape
-from jaxreid.ops.varying import zeros_like
 
 Array = jax.Array
 

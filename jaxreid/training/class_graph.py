@@ -30,7 +30,7 @@ class ClassGraph:
     scores: np.ndarray
 
 
-def class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
+def build_class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
     """Scores one image of every class against those of all others, on all devices.
 
     Args:
@@ -66,7 +66,7 @@ def nearest_classes(
     Returns:
         [C, count] int32, the most alike first.
     """
-    graph = class_graph(scorer, anchors, count)
+    graph = build_class_graph(scorer, anchors, count)
     if save_as is not None and jax.process_index() == 0:
         save_graph(save_as, graph, anchors)
     return graph.neighbours

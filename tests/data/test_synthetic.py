@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxreid.data import synthetic
 from jaxreid.data.synthetic.domains import CAMERAS
-from jaxreid.data.synthetic.person import TEST, TRAIN, person
+from jaxreid.data.synthetic.people import TEST, TRAIN, person
 from jaxreid.data.synthetic.walks import plans as walk_plans
 
 SMALL = dict(train_ids=6, test_ids=5, images_per_id=8, distractors=10)

@@ -12,8 +12,8 @@ from people import MODEL
 from jaxreid.data.split import Split
 from jaxreid.evaluation import run as evaluation
 from jaxreid.evaluation.ranking import rank_queries, summarize, top_matches
-from jaxreid.evaluation.ranking.rerank import rerank_matrix
-from jaxreid.evaluation.ranking.tlift import tlift
+from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
+from jaxreid.evaluation.ranking.temporal_lifting import tlift
 from jaxreid.evaluation.results import LISTED, write_queries
 from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.variants import make_variants

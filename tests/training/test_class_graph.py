@@ -52,7 +52,7 @@ def vectors():
 
 
 def make(vectors, count):
-    return graph.class_graph(Cosine(vectors), anchors(), count)
+    return graph.build_class_graph(Cosine(vectors), anchors(), count)
 
 
 @pytest.mark.parametrize("length", [1.0, 0.1])  # a short vector is not most like itself

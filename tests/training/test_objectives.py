@@ -9,7 +9,7 @@ import pytest
 from golden import nchw, nhwc, qaconv_variables, seed_of
 
 from jaxreid.models.matchers import make_matcher
-from jaxreid.ops.similarity import distances
+from jaxreid.ops.metrics import distances
 from jaxreid.training.losses import hardest, triplet_loss
 from jaxreid.training.memory import ClassMemory
 from jaxreid.training.objectives import OBJECTIVES, Batch, Objective, make_objective

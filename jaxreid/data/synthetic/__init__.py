@@ -12,7 +12,7 @@ floating-point steps.
 """
 
 from jaxreid.data.synthetic.domains import DOMAINS
-from jaxreid.data.synthetic.generate import (
+from jaxreid.data.synthetic.generation import (
     DISTRACTORS,
     IMAGES_PER_ID,
     TEST_IDS,

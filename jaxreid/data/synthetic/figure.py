@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from jaxreid.data.synthetic.body import Point, Pose, body
-from jaxreid.data.synthetic.person import Person
+from jaxreid.data.synthetic.anatomy import Point, Pose, body
+from jaxreid.data.synthetic.people import Person
 from jaxreid.data.synthetic.tubes import COLUMNS, cosine, paint, shading, sine
 
 

@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from jaxreid.data.synthetic.person import Colour, Person
+from jaxreid.data.synthetic.people import Colour, Person
 from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.tubes import COLUMNS, ROWS, plain
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from jaxreid.data.synthetic.domains import CAMERAS
-from jaxreid.data.synthetic.person import OTHER, TEST, TRAIN
+from jaxreid.data.synthetic.people import OTHER, TEST, TRAIN
 from jaxreid.data.synthetic.stream import Stream
 
 FRAMES = 25  # per second

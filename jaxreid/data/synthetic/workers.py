@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from jaxreid.data.synthetic.render import render
+from jaxreid.data.synthetic.rendering import render
 from jaxreid.data.synthetic.walks import Plan
 
 _CHUNK = 24  # pictures a process draws before it answers

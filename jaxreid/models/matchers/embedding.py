@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.names import check_name
-from jaxreid.ops.similarity import METRICS, similarity
+from jaxreid.ops.metrics import METRICS, similarity
 
 
 class Embedding(Matcher):

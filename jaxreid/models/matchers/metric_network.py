@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.models.matchers.qaconv import ScoreNorm
 from jaxreid.names import check_at_least, check_name
+from jaxreid.ops.metrics import similarity
 from jaxreid.ops.normalize import l2_normalize
-from jaxreid.ops.similarity import similarity
 
 NETS = ("perceptron", "linear")
 PAIRS_AT_ONCE = 2048  # pair features that scoring makes: 16 MiB of 2,048 channels

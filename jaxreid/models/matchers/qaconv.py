@@ -18,7 +18,7 @@ from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.correlation import best_matches, match_scores
 from jaxreid.ops.normalize import affine, batch_norm, chunked_batch_norm
-from jaxreid.ops.patches import patch_matches
+from jaxreid.ops.patch_matching import patch_matches
 
 HEADS = ("v1", "v2.1")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.names import check_name
-from jaxreid.ops.similarity import METRICS, distances
+from jaxreid.ops.metrics import METRICS, distances
 from jaxreid.training.losses import hardest, my_share, total, triplet_loss
 from jaxreid.training.objectives.objective import Batch, Objective
 

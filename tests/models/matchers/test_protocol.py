@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from jaxreid.evaluation.ranking.rerank import rerank_matrix
+from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
 from jaxreid.models.features import Features
 from jaxreid.models.matchers import MATCHERS, make_matcher
 from jaxreid.models.matchers.matcher import Matcher

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher
-from jaxreid.ops.patches import patches
+from jaxreid.ops.patch_matching import patches
 from jaxreid.training.memory import ClassMemory
 from jaxreid.training.objectives import Batch, make_objective
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from jaxreid.data.synthetic.garments import textures
-from jaxreid.data.synthetic.person import Person
+from jaxreid.data.synthetic.people import Person
 from jaxreid.data.synthetic.tubes import cosine, profile, sine
 
 HEIGHT = 1.75  # of everybody: a detector's box hides how tall people are

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jaxreid.data.synthetic.domains import DOMAINS
-from jaxreid.data.synthetic.render import render
+from jaxreid.data.synthetic.rendering import render
 from jaxreid.data.synthetic.walks import Plan, plans
 from jaxreid.data.synthetic.workers import render_all
 from jaxreid.names import check_name

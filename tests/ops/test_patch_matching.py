@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
-from jaxreid.ops import patches as module
+from jaxreid.ops import patch_matching as module
 from jaxreid.ops.correlation import best_matches
-from jaxreid.ops.patches import diagonal_sums, patch_matches, patches
+from jaxreid.ops.patch_matching import diagonal_sums, patch_matches, patches
 
 
 def maps(seed, count, h=5, w=4, d=3):

@@ -8,8 +8,8 @@ import pytest
 from golden import REPOSITORY
 from hypothesis import strategies as st
 
+from jaxreid.evaluation.ranking.k_reciprocal import rerank, rerank_blocks, rerank_matrix
 from jaxreid.evaluation.ranking.neighbours import smallest
-from jaxreid.evaluation.ranking.rerank import rerank, rerank_blocks, rerank_matrix
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 from benchmark_ranking import plain_rerank as plain  # noqa: E402
@@ -136,7 +136,7 @@ def test_asks_in_full_blocks():
 def test_distances_beyond_the_kept_ones_are_asked_for_again(monkeypatch):
     matrix = clustered(3, 200, people=3)
     expected = rerank_matrix(matrix, 40, k1=6, k2=3)
-    monkeypatch.setattr("jaxreid.evaluation.ranking.rerank._KEPT", 1)
+    monkeypatch.setattr("jaxreid.evaluation.ranking.k_reciprocal._KEPT", 1)
     asked = Asked(matrix)
     got = rerank(asked.distances, 40, 160, k1=6, k2=3, block=7)
     assert 29 < len(asked.images) <= 2 * 29  # 200 / 7

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreid.ops.correlation import OTHER_TILE_SIZE, TILE_SIZE, find_matches
+from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import gradient_of_matches
-from jaxreid.ops.varying import vary_alike
 
 Array = jax.Array
 

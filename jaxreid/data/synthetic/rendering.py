@@ -3,14 +3,14 @@
 import numpy as np
 from PIL import Image
 
+from jaxreid.data.synthetic.anatomy import HEIGHT, Pose
 from jaxreid.data.synthetic.backdrop import HEIGHT as SCENE_HEIGHT
 from jaxreid.data.synthetic.backdrop import WIDTH as SCENE_WIDTH
 from jaxreid.data.synthetic.backdrop import scene
-from jaxreid.data.synthetic.body import HEIGHT, Pose
 from jaxreid.data.synthetic.camera import Camera, develop
 from jaxreid.data.synthetic.domains import CAMERAS
 from jaxreid.data.synthetic.figure import Eye, draw
-from jaxreid.data.synthetic.person import OTHER, person
+from jaxreid.data.synthetic.people import OTHER, person
 from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.tubes import cosine, paint, plain, profile, shading
 from jaxreid.data.synthetic.walks import NOBODY, Plan

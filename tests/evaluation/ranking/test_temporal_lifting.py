@@ -10,7 +10,7 @@ import pytest
 from golden import REPOSITORY
 from hypothesis import strategies as st
 
-from jaxreid.evaluation.ranking.tlift import companion_blocks, tlift
+from jaxreid.evaluation.ranking.temporal_lifting import companion_blocks, tlift
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 from benchmark_ranking import plain_tlift as by_loops  # noqa: E402
@@ -63,9 +63,9 @@ def test_equals_plain_loops(levels, k):
 def test_a_kernel_larger_than_a_tile(monkeypatch):
     score, images = random_case(1, gallery=200, cameras=2)
     expected = tlift(score, **images)
-    monkeypatch.setattr("jaxreid.evaluation.ranking.tlift._TILE", 100)
+    monkeypatch.setattr("jaxreid.evaluation.ranking.temporal_lifting._TILE", 100)
     np.testing.assert_array_equal(tlift(score, **images), expected)
-    monkeypatch.setattr("jaxreid.evaluation.ranking.tlift._FEW", 0)
+    monkeypatch.setattr("jaxreid.evaluation.ranking.temporal_lifting._FEW", 0)
     # a matrix product adds in its own order
     np.testing.assert_allclose(tlift(score, **images), expected, rtol=1e-13)
 
