@@ -1,5 +1,6 @@
 """Choosing things by name, with an error that helps."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -102,6 +103,18 @@ class Table:
     def names(self) -> tuple[str, ...]:
         """All names, the project's own first; without `package.module:attribute`."""
         return (*self._entries, *(p.name for p in self._points() if p.name not in self._entries))
+
+    def names_where(self, condition: Callable[[Any], bool]) -> list[str]:
+        """Names of the things for which a condition holds; one that cannot be asked is left out.
+
+        Args:
+            condition: of a thing, such as a class.
+        """
+        found = []
+        for name in self.names:
+            with contextlib.suppress(AttributeError, TypeError, ValueError):
+                found += [name] if condition(self.find(name)[0]) else []
+        return found
 
     def find(self, name: str) -> tuple[Any, dict[str, Any]]:
         """The thing of a name, and the options that the name implies.

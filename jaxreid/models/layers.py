@@ -176,7 +176,7 @@ class InstanceBatchNorm(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Weighs each channel by what the whole map shows of it.
+    """Weighs each channel by its mean over the whole map.
 
     Attributes:
         reduction: channels for each one of the hidden layer.

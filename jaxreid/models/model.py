@@ -1,6 +1,5 @@
 """The model: backbone, neck and matcher, and the images they expect."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -101,9 +100,10 @@ class Model(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Scores [Q, G] in training, and those of perturbed pairs (`MetricNetwork.perturbed`)."""
         if not hasattr(self.matcher, "perturbed"):
+            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "perturbed"))
             raise ValueError(
                 f"the matcher {type(self.matcher).__name__} has no pair features to drop entries "
-                "of; take the matcher 'metric_network', or leave the loss of pairs out with "
+                f"of; take the matcher {_either(able)}, or leave the loss of pairs out with "
                 "objective.gmn=0 (option baseline of configs/gmn.py)."
             )
         return self.matcher.perturbed(query, gallery, factor, mask=mask)
@@ -144,11 +144,11 @@ def apply_training(
 
     Args:
         model: the model.
-        function: takes the bound model; what it returns may depend on any of its methods.
-        variables: {"params", "batch_stats"}, and what `Model.draw` gives.
+        function: takes the bound model; its result may depend on any of the model's methods.
+        variables: {"params", "batch_stats"}, and the result of `Model.draw`.
 
     Returns:
-        What `function` returned, and the batch statistics that its calls have left.
+        The result of `function`, and the batch statistics after its calls.
     """
     result, updates = nn.apply(function, model, mutable=["batch_stats"])(variables)
     return result, updates.get("batch_stats", variables["batch_stats"])
@@ -199,11 +199,11 @@ def make_model(
             f"makes {features.words}; use neck {_necks_that(comparer.takes)}."
         )
     if classes and features.kind != "embedding":
-        embeds = lambda features: features.kind == "embedding"  # noqa: E731
+        able = MATCHERS.names_where(lambda matcher: matcher.takes(Features("embedding")))
         raise ValueError(
-            f"neck {neck['name']!r} with {classes} classes: only embeddings are classified; "
-            f"take the neck {_necks_that(embeds)} and the matcher 'embedding' or 'metric_network', "
-            "as configs/osnet.py and configs/gmn.py do."
+            f"neck {neck['name']!r} with {classes} classes: only embeddings are classified; take "
+            f"the neck {_necks_that(lambda made: made.kind == 'embedding')} and the matcher "
+            f"{_either(able)}, as configs/osnet.py and configs/gmn.py do."
         )
     return Model(
         backbone=net,
@@ -228,11 +228,11 @@ def initializer_of(backbone: Backbone) -> str:
 
 def _necks_that(fits: Callable[[Features], bool]) -> str:
     """Names of the necks whose features fit, as far as they can be made without options."""
-    names = []
-    for name in NECKS.names:
-        with contextlib.suppress(TypeError, ValueError):
-            names += [repr(name)] if fits(make_neck(name).features) else []
-    return " or ".join(names) or "of another kind"
+    return _either(NECKS.names_where(lambda neck: fits(neck().features)))
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names)) or "of another kind"
 
 
 def init_variables(model: Model, seed: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxreid.training.objectives import OBJECTIVES
+
 LEARNS = "classifier"  # the part of the model that is not held
 
 
@@ -90,9 +92,11 @@ def groups(parts: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: there is no classifier.
     """
     if LEARNS not in parts:
+        able = OBJECTIVES.names_where(lambda objective: objective.classifies)
         raise ValueError(
             f"nothing would learn in the first phase: the parts of the model are {sorted(parts)}, "
-            "and no classifier; set freeze_epochs to 0, or take the objective 'softmax' or 'gmn'."
+            "and no classifier; set freeze_epochs to 0, or take the objective "
+            f"{' or '.join(map(repr, able))}."
         )
     held = {"new": "waiting", "backbone": "backbone"}
     return {

@@ -54,7 +54,7 @@ def clip_norms(largest: float) -> optax.GradientTransformation:
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers.
+    """State of Adam.
 
     Attributes:
         count: [] int32, updates so far.
@@ -121,7 +121,7 @@ def make_optimizer(
     clip_norm: float = 0.0,
     freeze_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """An optimizer with one learning rate for the backbone and one for what is new.
+    """An optimizer with a learning rate of its own for the backbone.
 
     A schedule multiplies its updates (`Schedule.share`).
 

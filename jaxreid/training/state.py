@@ -1,4 +1,4 @@
-"""The training state: what it holds, where it lives, how it begins."""
+"""The training state: its contents, their placement, and the start."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from jaxreid.training.memory import ClassMemory
 
 @flax.struct.dataclass
 class History:
-    """What schedules look back on: means over each epoch, also of the one under way so far.
+    """Means over each epoch, for schedules; also of the epoch under way, so far.
 
     Attributes:
         loss: [epochs] float32; the sum over the steps done, divided by those of a whole epoch.
@@ -68,7 +68,7 @@ class TrainState:
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """What `Model.apply` takes."""
+    """Parameters and batch statistics, as `Model.apply` takes them."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
@@ -77,7 +77,7 @@ def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict
 
     Args:
         state: the training state.
-        order: what the sampler remembers; the same on every process.
+        order: state of the sampler; the same on every process.
     """
     training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
     return {"variables": variables_of(state), "training": training | {"order": dict(order)}}

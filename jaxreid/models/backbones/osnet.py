@@ -34,8 +34,7 @@ IBN = ("sum", "sum", "none", "none", "none", "none")
 AIN = ("residual", "residual", "none", "residual", "residual", "none")
 STREAMS = 4
 
-# Names of weights, and the options that they imply. No weights are published of OSNet-IBN but of
-# the first width.
+# Names of weights, and the options that they imply. Of OSNet-IBN only the first width is published.
 FAMILY = {
     f"osnet_{kind}{width}": {"channels": channels} | options
     for kind, options in (
@@ -159,7 +158,7 @@ class Streams(nn.Module):
 
     @nn.nowrap
     def shortcut(self, x: jax.Array) -> jax.Array:
-        """What the streams are added to: [B, h, w, features]."""
+        """Residual connection: the input, with `features` channels."""
         if x.shape[-1] == self.features:
             return x
         return ConvNorm(self.features, relu=False, **self.mode, name="downsample")(x)

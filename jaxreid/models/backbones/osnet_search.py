@@ -42,9 +42,9 @@ def shares(weights: jax.Array, noise: jax.Array, temperature: jax.Array) -> jax.
 
 
 class Candidate(Streams):
-    """An `OmniScaleBlock` that is told by values where it has an instance normalisation.
+    """An `OmniScaleBlock` whose places of instance normalisation are arguments of the call.
 
-    Both ways are computed, and one is taken: candidates with different places then are one
+    Both ways are computed, and one is taken: candidates with different places are then one
     computation, of which XLA compiles one copy and not four.
     """
 

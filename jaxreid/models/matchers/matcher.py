@@ -23,8 +23,8 @@ class Matcher(nn.Module):
     Scores are logits unless a subclass overrides `distances` and `similarities`. A matcher can do
     more by having more methods:
 
-    - `explain(query, gallery)` says what the scores of a few pairs are made of, in evaluation: an
-      `Explanation`, or `Parts` (`qaconv.py`, `qaconv_ms.py`);
+    - `explain(query, gallery)` takes the scores of a few pairs apart by positions, in evaluation:
+      an `Explanation`, or `Parts` (`qaconv.py`, `qaconv_ms.py`);
     - `perturbed(query, gallery, factor, mask=...)` scores pairs twice, also with their pair
       features multiplied by a factor (`metric_network.py`);
     - `can_pool` and `pooled` compare coarser maps with the same weights.

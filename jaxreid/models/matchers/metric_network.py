@@ -156,7 +156,7 @@ class MetricNetwork(Matcher):
 
     @nn.compact
     def _layers(self, d: int) -> tuple:
-        """What the net is made of, for embeddings of d channels.
+        """Layers of the net, for embeddings of d channels.
 
         Of "perceptron": a normalisation, the kernel [d, hidden], a normalisation, weights [hidden]
         and bias; of "linear" positive weights [d], 1 / d before training, and a normalisation.

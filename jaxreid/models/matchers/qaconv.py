@@ -85,7 +85,7 @@ class Explanation(NamedTuple):
     logit = gain * (sum of from_gallery + sum of from_query) + offset, up to rounding.
 
     Attributes:
-        from_gallery: [Q, G, h, w] float, what each gallery position contributes: its best match,
+        from_gallery: [Q, G, h, w] float, contribution of each gallery position: its best match,
             normalised, times its weight.
         from_query: [Q, G, h, w] float, the same of each query position.
         match_in_query: [Q, G, h, w] int32, the query position (row * w + column) that each gallery
@@ -245,7 +245,7 @@ class QAConv(Matcher):
         return scores + (gain * (shift_in * weight.sum() + bias) + shift)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
-        """What the scores of a few pairs are made of, in evaluation.
+        """Contributions of positions to the scores of a few pairs, in evaluation.
 
         Args:
             query: [Q, h, w, d] float, unit norm along d.

@@ -58,7 +58,7 @@ class Neck(nn.Module):
         """Features of an image that has two, such as its own and its mirror image's: the mean.
 
         Args:
-            first: [B, ..., d] float, what the neck returns.
+            first: [B, ..., d] float, features.
             second: [B, ..., d] float, likewise, of the same positions.
         """
         return (first + second) / 2
