@@ -88,10 +88,10 @@ def test_an_image_may_be_a_path_bytes_a_picture_or_an_array(reid, images):
 
 
 def test_features_are_those_of_the_training_pipeline(reid, images):
-    from jaxreid.data.images import decode
+    from jaxreid.data.images import decoding
 
     file = images[3].read_bytes()
-    pixels = decode.resize(decode.decode(file), MODEL["height"], MODEL["width"]).numpy()
+    pixels = decoding.resize(decoding.decode(file), MODEL["height"], MODEL["width"]).numpy()
     expected = reid.model.apply(reid.variables, pixels[None], method="encode")
     np.testing.assert_allclose(reid.embed(images[3]), expected, atol=1e-5)
 
