@@ -88,11 +88,11 @@ def check_path(config: Mapping[str, Any], path: str) -> None:
             if alike:
                 named = " or ".join(f"--config.{other}" for other in alike)
                 raise ValueError(f"unknown setting {path}; did you mean {named}?")
-            if "name" not in names:
+            if place not in settings.RULES:
                 inside = f"{place}." if place else ""
                 check_name(f"{inside}{name}", [f"{inside}{n}" for n in names], "setting")
             raise ValueError(
-                f"unknown setting {path}: {place} is {section['name']!r} here and has "
+                f"unknown setting {path}: {place} is {section.get('name')!r} here and has "
                 f"{', '.join(names)}. Give one with other options as a whole: "
                 f"--config.{place}=\"{{'name': ..., '{name}': ...}}\"."
             )
@@ -157,6 +157,16 @@ def configuration(argv: list[str]) -> dict[str, Any]:
         names = ", ".join(configs.recipes())
         raise ValueError(f"--config is missing: give a recipe ({names}), as in --config=qaconv.")
     config = _CONFIG.value.to_dict()
+    several = _NUM_PROCESSES.value, _PROCESS_ID.value
+    if _COORDINATOR.value is None and several != (None, None):
+        raise ValueError("--num_processes and --process_id belong to --coordinator=HOST:PORT.")
+    if _COORDINATOR.value is not None and (
+        not re.fullmatch(r".+:\d+", _COORDINATOR.value) or None in several
+    ):
+        raise ValueError(
+            f"--coordinator={_COORDINATOR.value}: expected HOST:PORT of process 0, and with it "
+            "--num_processes and --process_id."
+        )
     if _TEST.value is not None:
         config["data"]["test"] = tuple(_TEST.value)
     return settings.resolved(config)

@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 T = TypeVar("T")
 _LINEN = ("parent", "name")  # fields of every Linen module
@@ -158,6 +158,7 @@ class Table:
                 f'name, give the section as a whole, as in --config.{section}="{{{keywords}}}".'
             )
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        _check_types(thing, given, self.kind)
         made = thing(**implied | given | {k: v for k, v in context.items() if k in fields})
         if hasattr(made, "validate"):
             made.validate()
@@ -174,6 +175,28 @@ def keywords_of(thing: Any) -> list[str]:
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(thing).parameters.values()
     return [p.name for p in parameters if p.kind in kinds]
+
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _check_types(thing: Any, options: Mapping[str, Any], kind: str) -> None:
+    """Raises ValueError for a value that the annotation of an attribute excludes."""
+    if not dataclasses.is_dataclass(thing):
+        return
+    annotated = {field.name: field.type for field in dataclasses.fields(thing)}
+    for name, value in options.items():
+        expected = annotated[name]
+        if get_origin(expected) is tuple or expected is tuple:
+            fits, words = isinstance(value, tuple), "a tuple, as in (1, 2)"
+        elif expected in _KINDS:
+            accepted = int | float if expected is float else expected
+            fits = isinstance(value, accepted) and isinstance(value, bool) == (expected is bool)
+            words = _KINDS[expected]
+        else:
+            continue
+        if not fits:
+            raise ValueError(f"{kind}.{name} is {value!r}; expected {words}.")
 
 
 def _imported(address: str, kind: str) -> Any:

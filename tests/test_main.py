@@ -18,6 +18,8 @@ from golden import checkpoint, find, seed_of
 from people import market_tree
 from PIL import Image
 
+from jaxreid import configs
+from jaxreid.mesh import check_devices
 from jaxreid.models.backbones import make_backbone
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import open_workdir
@@ -487,22 +489,105 @@ def test_a_training_without_a_checkpoint_is_left_alone_by_an_evaluation(place, c
     assert (workdir / "metrics.jsonl").exists()
 
 
+# Mistakes that are found before JAX or TensorFlow are imported.
+MISTAKES = [
+    (["--config.epochs=-1"], "epochs is -1; expected a whole number of at least 1."),
+    (["--config.epochs=3.5"], "epochs is '3.5'; expected a whole number of at least 1."),
+    (["--config.epochs=1e3"], "epochs is '1e3'; expected a whole number"),
+    (["-config.epochs=0"], "epochs is 0; expected"),
+    (["--config.epochs=5", "--config.epochs=0"], "epochs is 0; expected"),
+    (["--epochs=3"], "unknown flag --epochs; settings are given by their path: --config.epochs=3"),
+    (["--lr=0.1"], "--config.optim.lr=0.1"),
+    (["--config.lr=0.1"], "unknown setting lr; did you mean --config.optim.lr?"),
+    (["--config.optim.lrr=1"], "unknown setting 'optim.lrr'; valid: optim.lr"),
+    (["--config.optim.lr"], "write --config.optim.lr=VALUE"),
+    (["--config.optim.lr=0"], "optim.lr is 0.0; expected a number above 0."),
+    (["--config.optim.lr=nan"], "optim.lr is nan"),
+    (["--config.optim.lr=inf"], "optim.lr is inf"),
+    (["--config.optim.lr=fast"], "optim.lr is 'fast'; expected a number above 0."),
+    (["--config.optim=3"], "optim is '3'; expected a dictionary of settings."),
+    (["--config.optim={'lr': 3}"], "the configuration has no optim.name"),
+    (["--config.optim.weight_decay=-1"], "expected a number of at least 0"),
+    (["--config.optim.clip_norm=-1"], "optim.clip_norm is -1.0"),
+    (["--config.optim.betas=0.9"], "expected a tuple of 2 numbers from 0 to 1, as in (0.9, 0.999)"),
+    (["--config.batch_size=0"], "batch_size is 0; expected a whole number of at least 1."),
+    (["--config.seed=-1"], "seed is -1; expected a whole number from 0 to 2147483647."),
+    (["--config.precision=float16"], "expected one of default, high, highest"),
+    (["--config.freeze_epochs=99"], "freeze_epochs is 99 of 10 epochs"),
+    (["--config.objective.margin=3"], "objective is 'class_memory' here and has name, valid_flags"),
+    (["--config.objective=triplet"], "expected a dictionary with a name"),
+    (["--config.objective.valid_flags=3"], "objective.valid_flags is '3'; expected True or False."),
+    (["--config.data.root=/data"], "unknown setting 'data.root'; valid: data.dir"),
+    (["--config.data.dir="], "data.dir is ''; expected a text or None"),
+    (["--config.data.test=()"], "data.test is (); expected a tuple of names"),
+    (["--config.data.identities=-1"], "data.identities is -1"),
+    (["--test="], "data.test is ()"),
+    (["--config.model.height=0"], "model.height is 0"),
+    (["--config.model.mean=(0.5,)"], "expected a tuple of 3 numbers"),
+    (["--config.model.std=(0, 1, 1)"], "expected a tuple of 3 numbers above 0"),
+    (["--config.model.freeze_stats=no"], "expected True or False"),
+    (["--config.model.neck=map"], "as in {'name': 'map'}"),
+    (["--config.model.matcher.initial_logit=nan"], "model.matcher.initial_logit is nan"),
+    (["--config.sampler.instances=0"], "sampler.instances is 0"),
+    (["--config.sampler.quota=('a',)"], "expected a tuple of whole numbers of at least 1"),
+    (["--config.schedule.factor=-0.1"], "expected a number above 0, at most 1"),
+    (["--config.schedule.drop_epochs=(5, 3)"], "expected a tuple of rising whole numbers"),
+    (["--config.schedule.warmup_steps=-5"], "schedule.warmup_steps is -5"),
+    (["--config.augment.pad=-1"], "augment.pad is -1"),
+    (["--config.augment.flip=2"], "augment.flip is 2.0; expected a number from 0 to 1."),
+    (["--config.augment.brightness=1.5"], "expected a tuple of 2 rising numbers of at least 0"),
+    (["--config.augment.hue=(-1, 1)"], "from -0.5 to 0.5, as in (-0.1, 0.1)"),
+    (["--config.augment.occlusion=(0.5,)"], "augment.occlusion is (0.5,)"),
+    (["--config.eval.query_tile=0"], "eval.query_tile is 0"),
+    (["--config.eval.rerank=maybe"], "eval.rerank is 'maybe'; expected True or False."),
+    (["--config.eval.rerank_options.k1=-1"], "eval.rerank_options.k1 is -1"),
+    (["--config.eval.tlift_options={'tau': 0}"], "eval.tlift_options.tau is 0"),
+    (["--config.eval.shortlist_window=2"], "as in (2, 4)"),
+    (["--config.checkpoint.keep=0"], "checkpoint.keep is 0"),
+    (["--config.checkpoint.every=5"], "unknown setting 'checkpoint.every'"),
+    (["--config.checkpoint.every_steps=0"], "checkpoint.every_steps is 0"),
+    (["--config.log.every_steps=0"], "log.every_steps is 0"),
+    (["--wrkdir=/tmp/x"], "unknown flag --wrkdir; valid: --workdir, "),
+    (["--workdir="], "--workdir is missing"),
+    (["--mode=eval"], "value should be one of <train|evaluate>"),
+    (["--num_processes=2"], "belong to --coordinator=HOST:PORT"),
+    (["--coordinator=there", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
+    (["train"], "unknown arguments: train; expected --FLAG=VALUE"),
+    (["--config=qaconf"], "unknown recipe 'qaconf'; valid: qaconv"),
+    (["--config=qaconv:markt"], "unknown data set 'markt' in the recipe's argument"),
+    (["--config=qaconv:small"], "which is dataset[,option...]; valid: "),
+    (["--config=qaconv:market1501,smal"], "unknown option 'smal' in the recipe's argument"),
+    (["--config=qaconv:market1501,v1.1,v1.2"], "v1.1 and v1.2 exclude each other"),
+    (["--config=configs/nothing.py"], "no file configs/nothing.py; expected a recipe (gmn"),
+    (["--config=README.md"], "unknown recipe 'README.md'"),
+    (["--config=tools/build_dataset.py"], "is not a recipe: expected a function get_config"),
+    (["--config=osnet:market1501,architecture=README.md"], "expected an architecture.json"),
+    (["--config=gmn:synthetic,target=moon"], "unknown domain 'moon'"),
+]  # fmt: skip
+
+
 REFUSALS = [
-    (["--config.init_from=/nowhere.safetensors"], "no file /nowhere.safetensors"),
+    (["--config.init_from=/nowhere.safetensors"], "/nowhere.safetensors"),
     (["--config.init_from=README.md"], "README.md is no safetensors file"),
     (["--config.init_from=README.md", "--mode=evaluate"], "README.md is no safetensors file"),
-    (["--config.optim.lrr=1"], 'Did you mean "lr"'),
     (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
+    (["--config.data.prepared_dir=README.md"], "README.md, a file; expected a folder"),
+    (["--workdir=README.md"], "README.md exists and is not one of ours"),
+    (["--workdir=README.md/run"], "work directory README.md/run cannot be made"),
+    (["--workdir=gs://bucket/run"], "a (shared) file system"),
     (["--config.data.train=market1510"], "unknown data set 'market1510'; valid: market1501"),
+    (["--test=market1510"], "unknown data set 'market1510'; valid: market1501"),
     (["--config.model.backbone.name=resnet19"], "unknown backbone 'resnet19'; valid: resnet18"),
+    (["--config.model.backbone.width=0"], "backbone.width is 0"),
+    (
+        ["--config.model.neck={'name': 'map', 'channels': 'many'}"],
+        "neck.channels is 'many'; expected a whole number",
+    ),
+    (["--config.model.dtype=half"], "unknown model.dtype 'half'"),
     (["--config.batch_size=1000"], "do not fill one batch of 1000"),
-    (["--config.augment.pad=-1"], "pad is -1"),
-    (["--config.log.every_steps=0"], "log.every_steps is 0"),
-    (["--config.checkpoint.every_steps=0"], "checkpoint.every_steps is 0"),
     (["--config.data.test=('market1501', 'synthetic_people/plazza')"], "synthetic_people/plaza"),
     (["--config.sampler.name=rand"], "random"),
     (["--config.eval.rerank_options={'k': 5}"], "unknown option in eval.rerank_options 'k'"),
-    (["--config.eval.tlift_options={'tau': 0}"], "needed are tau > 0"),
     (
         ["--config.eval.shortlist=5", "--config.eval.shortlist_window=(3, 4)"],
         "8x4 cannot be pooled",
@@ -521,7 +606,6 @@ REFUSALS = [
         ["--config=configs/qaconv_gs.py:market1501,debug", "--config.batch_size=48"],
         "there are 12 identities, and a batch of 48 with 2 images each needs 24",
     ),
-    (["--config.augment.occlusion=(0.5,)"], "occlusion"),
     (["--config.sampler.alternate=True"], "there is one data set: give several in data.train"),
     (["--config.model.matcher.name=qaconv_ms"], "use neck 'multi_scale'"),
     (["--config.model.matcher.patch=2"], "matcher.patch is 2; needed is an odd number"),
@@ -534,15 +618,9 @@ REFUSALS = [
     (["--config.sampler.quota=(8, 8)"], "sampler.quota"),
     (["--config.model.interpolation=cubic"], "unknown model.interpolation 'cubic'; valid: bicubic"),
     (
-        ["--config=configs/osnet.py:market1501,architecture=README.md"],
-        "needed is an architecture.json",
-    ),
-    (
         ["--config=configs/osnet.py:market1501,debug", "--config.objective.metric=cosin"],
         "unknown objective.metric 'cosin'; valid: cosine",
     ),
-    (["--config=configs/qaconv.py:markt"], "'market1501'"),
-    (["--config=configs/nothing.py"], "nothing.py"),
 ]
 
 
@@ -551,7 +629,7 @@ REFUSALS = [
 FORKS = """
 import json, os, sys
 from absl import app
-import jaxreid.training.loop
+FIRST
 from jaxreid import main
 for place, arguments in json.load(sys.stdin):
     if child := os.fork():
@@ -565,13 +643,21 @@ for place, arguments in json.load(sys.stdin):
 """
 
 
-def test_wrong_settings_are_refused_in_words(place, tmp_path):
+@pytest.mark.parametrize(
+    ("first", "table"),
+    [
+        ("sys.modules['jax'] = sys.modules['tensorflow'] = None", MISTAKES),
+        ("import jaxreid.training.loop, tensorflow_datasets", REFUSALS),
+    ],
+    ids=["before JAX is imported", "after"],
+)
+def test_wrong_settings_are_refused_in_words(place, tmp_path, first, table):
     cases = [
         (str(tmp_path / f"{i}.txt"), command(place, tmp_path / "refused", *arguments)[3:])
-        for i, (arguments, _) in enumerate(REFUSALS)
+        for i, (arguments, _) in enumerate(table)
     ]
     result = subprocess.run(
-        [sys.executable, "-c", FORKS],
+        [sys.executable, "-c", FORKS.replace("FIRST", first)],
         input=json.dumps(cases),
         cwd=REPOSITORY,
         env=environment(place),
@@ -583,10 +669,34 @@ def test_wrong_settings_are_refused_in_words(place, tmp_path):
     said = [pathlib.Path(file).read_text() for file, _ in cases]
     wrong = [
         (arguments, words)
-        for (arguments, message), words in zip(REFUSALS, said, strict=True)
+        for (arguments, message), words in zip(table, said, strict=True)
         if message not in words or "Traceback" in words
     ]
     assert not wrong
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda': no such device\nand more")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(ValueError, match="Unable to initialize backend 'cuda'.* set it to cpu"):
+        check_devices()
+
+
+def test_an_evaluation_takes_the_settings_of_its_run(tmp_path):
+    recorded = configs.get("gmn:market1501,debug")
+    record = {"config": json.loads(recorded.to_json()), "seed": 0, "runs": []}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    arguments = ["--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.flip=True"]
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxreid.main", *arguments, "--test=a,b", "--print_config"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    for line in ("eval.flip = True ", "data.test = ('a', 'b') ", "objective.name = 'gmn' "):
+        assert line in result.stdout, result.stderr
 
 
 def test_another_configuration_is_refused(place, finished):
@@ -650,6 +760,6 @@ def test_help_explains():
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1  # absl's
-    for word in ("--config", "--workdir", "--mode", "configs/qaconv.py:market1501"):
+    assert result.returncode == 0
+    for word in ("--config", "--workdir", "--mode", "qaconv:market1501"):
         assert word in result.stdout

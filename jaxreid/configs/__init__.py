@@ -57,7 +57,7 @@ def load(name: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}.") from error
     if not callable(getattr(module, "get_config", None)):
         raise ValueError(f"{name} is not a recipe: expected a function get_config in it.")

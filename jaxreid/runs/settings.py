@@ -67,6 +67,19 @@ class Numbers(NamedTuple):
         return not self.rising or list(value) == sorted(value)
 
 
+class Choice(NamedTuple):
+    """One of some texts."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+    def holds(self, value: Any) -> bool:
+        """True for a valid value."""
+        return value in self.names
+
+
 class Flag(NamedTuple):
     """True or False."""
 
@@ -131,13 +144,15 @@ class Options(NamedTuple):
         return not self.named or isinstance(value.get("name"), str)
 
 
+# Of `jax.default_matmul_precision`.
+PRECISIONS = ("default", "high", "highest", "fastest", "bfloat16", "tensorfloat32", "float32")
 COUNT, SIZE = Number(0, whole=True), Number(1, whole=True)
 SHARE = Number(0, 1)
 FACTORS = Numbers(Number(0), (0.5, 2.0), rising=True)
 
 RULES = {
     "seed": Number(0, 2**31 - 1, whole=True),
-    "precision": Text("default"),
+    "precision": Choice(PRECISIONS),
     "batch_size": SIZE,
     "epochs": SIZE,
     "freeze_epochs": COUNT,
@@ -215,6 +230,16 @@ RULES = {
     "checkpoint.keep_every": COUNT,
     "log.every_steps": SIZE,
 }
+# Checked where they are given.
+OPTIONS = {
+    "eval.rerank_options.k1": SIZE,
+    "eval.rerank_options.k2": SIZE,
+    "eval.rerank_options.weight": SHARE,
+    "eval.tlift_options.tau": Number(0, above=True),
+    "eval.tlift_options.sigma": Number(0, above=True),
+    "eval.tlift_options.k": SIZE,
+    "eval.tlift_options.alpha": Number(0),
+}
 # Not in every configuration, as older ones were written without them.
 OPTIONAL = {"init_expects": "", "eval.untrained": True}
 ABSENT = ("schedule.warmup_epochs",)  # has a default where it is used
@@ -243,9 +268,9 @@ def resolved(config: Any) -> dict[str, Any]:
         if isinstance(held, dict):
             held.setdefault(name, value)
     check_sections(config)
-    for path, rule in RULES.items():
+    for path, rule in (RULES | OPTIONS).items():
         value = value_at(config, path)
-        if not rule.holds(value) and not (value is None and path in ABSENT):
+        if not rule.holds(value) and not (value is None and path in (*ABSENT, *OPTIONS)):
             raise ValueError(f"{path} is {value!r}; expected {rule}.")
     for path, value in leaves(config):
         for number in value if isinstance(value, tuple) else (value,):

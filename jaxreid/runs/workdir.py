@@ -26,6 +26,7 @@ FREE = (
     "log",
     "sampler.save_graph",
     "init_expects",
+    "init_expects",
 )
 FILES = {
     "config.json",
@@ -116,7 +117,12 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "graphs", ignore_errors=True)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"work directory {path} cannot be made: {error.strerror}; use another --workdir."
+        ) from error
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
     settings, runs = (held["config"], held["runs"]) if held else (config, [])
     write_json(record, {"config": settings, "seed": settings["seed"], "runs": [*runs, start]})
@@ -144,11 +150,18 @@ def environment() -> dict[str, Any]:
         "jaxreid": jaxreid.__version__,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "backend": jax.default_backend(),
         "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
         "processes": jax.process_count(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # TFDS comes with jaxreid[train]
+        return None
 
 
 def _git_revision() -> str | None:

@@ -305,4 +305,7 @@ def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
             f"prepared_dir is {str(given)!r} (given, or TFDS_DATA_DIR); prepared copies are kept "
             "in a local folder: give one as prepared_dir."
         )
-    return pathlib.Path(given).expanduser().absolute()
+    path = pathlib.Path(given).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"data.prepared_dir is {path}, a file; expected a folder.")
+    return path

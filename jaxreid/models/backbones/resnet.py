@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.models.layers import BatchNorm, Conv, InstanceBatchNorm, InstanceNorm
-from jaxreid.names import check_name
+from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.convolution import max_pool
 
 BLOCKS = {
@@ -137,6 +137,7 @@ class ResNet(Backbone):
             ValueError: an unknown layer to cut after, or a stride that layer4 cannot have.
         """
         check_name(self.cut, CUTS, "backbone.cut")
+        check_at_least({"width": self.width}, {"width": 1}, "backbone")
         if self.last_stride not in (1, 2):
             raise ValueError(f"backbone.last_stride is {self.last_stride}; it is 1 or 2.")
 

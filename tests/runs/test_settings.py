@@ -1,0 +1,75 @@
+"""Rules of settings, and the configuration that is checked by them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxreid import configs
+from jaxreid.runs.settings import resolved
+
+
+def config(**changes):
+    held = configs.get("qaconv:market1501,debug").to_dict()
+    for path, value in changes.items():
+        section, _, name = path.rpartition("__")
+        (held[section] if section else held)[name] = value
+    return held
+
+
+def test_a_configuration_comes_back_as_plain_data():
+    expected = config()
+    for given in (
+        configs.get("qaconv:market1501,debug"),
+        expected,
+        json.loads(json.dumps(expected)),
+    ):
+        assert resolved(given) == expected  # lists of JSON stand for tuples
+    assert resolved(config(epochs=np.int64(4)))["epochs"] == 4
+    del expected["init_expects"], expected["eval"]["untrained"]  # as older ones
+    assert resolved(expected) == config()
+
+
+WRONG = [
+    ({"epochs": -1}, "epochs is -1; expected a whole number of at least 1"),
+    ({"epochs": "3"}, "epochs is '3'"),
+    ({"epochs": 3.0}, "epochs is 3.0"),
+    ({"epochs": True}, "epochs is True"),
+    ({"epochs": None}, "epochs is None"),
+    ({"optim__lr": "0.1"}, "optim.lr is '0.1'; expected a number above 0"),
+    ({"optim__lr": float("nan")}, "optim.lr is nan"),
+    ({"optim__betas": (0.9,)}, r"expected a tuple of 2 numbers from 0 to 1, as in \(0.9, 0.999\)"),
+    ({"optim__nesterov": 1}, "optim.nesterov is 1; expected True or False"),
+    ({"augment__hue": (0.1, -0.1)}, "augment.hue is .*; expected a tuple of 2 rising numbers"),
+    ({"data__test": "market1501"}, r"data.test is 'market1501'; expected a tuple of names, as in"),
+    ({"data__train": (1,)}, r"data.train is \(1,\)"),
+    ({"data__root": "/data"}, "unknown setting 'data.root'; valid: data.dir"),
+    ({"model__neck": "map"}, "model.neck is 'map'; expected a dictionary with a name, as in"),
+    ({"objective": {"margin": 1.0}}, "expected a dictionary with a name"),
+    ({"optim": 3}, "optim is 3; expected a dictionary of settings"),
+    ({"freeze_epochs": 9}, "freeze_epochs is 9 of 3 epochs"),
+    ({"precision": "float16"}, "precision is 'float16'; expected one of default, high, highest"),
+    ({"eval__rerank_options": {"k1": "a"}}, "eval.rerank_options.k1 is 'a'"),
+    ({"eval__tlift_options": {"tau": 0}}, "eval.tlift_options.tau is 0; expected a number above 0"),
+    ({"epoch": 3}, "unknown setting 'epoch'; valid: epochs"),
+    ({"model__matcher": {"name": "qaconv", "initial_logit": float("inf")}}, "initial_logit is inf"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda x: str(x)[:40])
+def test_a_wrong_setting_is_named_with_what_is_expected(changes, message):
+    with pytest.raises(ValueError, match=message):
+        resolved(config(**changes))
+
+
+def test_what_is_missing_is_named():
+    for path in (("optim",), ("optim", "lr")):
+        held = config()
+        section = held
+        for name in path[:-1]:
+            section = section[name]
+        del section[path[-1]]
+        with pytest.raises(ValueError, match=f"has no {'.'.join(path)}; start from that of a rec"):
+            resolved(held)
+    with pytest.raises(ValueError, match="expected a dictionary of settings"):
+        resolved("qaconv")

@@ -1,0 +1,218 @@
+"""The command `jaxreid`: its verbs, on a model that is a stand-in, and what they refuse."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from golden import REPOSITORY
+from people import market_tree
+from PIL import Image
+
+import jaxreid
+from jaxreid import cli
+
+
+class Saved:
+    def __init__(self, *hits):
+        self.hits = hits
+
+    def __iter__(self):
+        return iter(self.hits)
+
+    def save(self, path):
+        pathlib.Path(path).write_bytes(b"saved")
+
+
+class Model:
+    """As `jaxreid.ReID`: a feature is the mean colour of an image."""
+
+    step, path, told = 7, pathlib.Path("a run"), {}
+
+    def embed(self, images):
+        return np.stack([np.asarray(Image.open(image)).mean((0, 1)) for image in images])
+
+    def score(self, query, gallery):
+        return -np.abs(query[:, None] - gallery[None]).sum(-1)
+
+    def rank(self, query, gallery, *, top):
+        scores = self.score(self.embed([query]), self.embed(gallery))[0]
+        hits = [
+            types.SimpleNamespace(image=gallery[g], score=scores[g])
+            for g in np.argsort(-scores)[:top]
+        ]
+        return Saved(*hits)
+
+    def explain(self, a, b):
+        return Saved()
+
+    def save(self, path):
+        pathlib.Path(path).write_bytes(b"saved")
+
+    def evaluate(self, test, **settings):
+        self.told.update(test=test, **settings)
+        print("a table for people")
+        return {"a set": types.SimpleNamespace(metrics={"rank1": 0.5})}
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxreid, "load", lambda path: Model(), raising=False)
+    (tmp_path / "people").mkdir()
+    for name, grey in (("a", 20), ("b", 200), ("c", 30)):
+        path = tmp_path / "people" / f"{name}.png"
+        Image.new("RGB", (8, 16), (grey,) * 3).save(path)
+    (tmp_path / "people" / "notes.txt").write_text("not an image")
+    return tmp_path / "people"
+
+
+def said(capsys, *arguments, status=0):
+    assert cli.main([*map(str, arguments)]) == status
+    return capsys.readouterr()
+
+
+def test_images_are_compared_and_ranked(images, tmp_path, capsys):
+    a, page = images / "a.png", tmp_path / "page.png"
+    assert "-30.000" in said(capsys, "compare", "run", a, images / "c.png").out
+    out = said(capsys, "rank", "run", a, images, "--top=2", "--out", page).out
+    assert [line.split()[-1] for line in out.splitlines()[:2]] == [str(a), str(images / "c.png")]
+    assert page.exists()
+    found = json.loads(said(capsys, "rank", "run", a, images, "--json").out)
+    assert [hit["score"] for hit in found["hits"]] == [0, -30, -540]
+    said(capsys, "explain", "run", a, images / "b.png", "--out", page)
+
+
+def test_features_go_into_a_file(images, tmp_path, capsys):
+    out = tmp_path / "features.npz"
+    found = json.loads(said(capsys, "embed", "run", images, "--out", out, "--json").out)
+    assert found["shape"] == [3, 3]
+    with np.load(out) as held:
+        assert held["features"].shape == (3, 3)
+        assert [pathlib.Path(name).stem for name in held["names"]] == ["a", "b", "c"]
+
+
+def test_an_evaluation_needs_nothing_but_the_run(images, capsys):
+    assert "a table for people" in said(capsys, "evaluate", "run").out
+    expected = {"test": None, "workdir": Model.path, "dir": None, "prepared_dir": None}
+    assert Model.told == expected
+    more = ["--test", "one", "--test", "two", "--rerank", "--dir=/data", "--json"]
+    output = said(capsys, "evaluate", "run", *more)
+    assert json.loads(output.out) == {"a set": {"rank1": 0.5}}
+    assert "a table for people" in output.err  # JSON stands alone
+    assert Model.told == expected | {"test": ["one", "two"], "rerank": True, "dir": "/data"}
+
+
+def test_a_run_becomes_a_file_of_weights(images, tmp_path, capsys):
+    out = tmp_path / "weights.safetensors"
+    assert "use it: --config.init_from=" in said(capsys, "weights", "run", out).out
+    assert out.exists()
+
+
+def test_data_sets_are_listed_measured_and_drawn(tmp_path, capsys):
+    listed = json.loads(said(capsys, "data", "info", "--json").out)["datasets"]
+    assert {"market1501", "synthetic_people"} <= set(listed)
+    market_tree(tmp_path / "market1501", train=3, test=2)
+    folders = ["--dir", tmp_path, "--prepared-dir", tmp_path / "prepared"]
+    found = json.loads(said(capsys, "data", "build", "market1501", *folders, "--json").out)
+    assert found["splits"]["train"] == {"identities": 3, "images": 18, "cameras": 2}
+    out = tmp_path / "sheet.png"
+    sheet = ["data", "sheet", "market1501", *folders, "--people", 2, "--out", out]
+    assert "2 of 3 people" in said(capsys, *sheet).out
+    assert "passes over all 3" in said(capsys, *sheet, "--first=9", status=1).err
+
+
+def test_recipes_are_listed_and_explained(capsys):
+    assert "gmn" in json.loads(said(capsys, "recipes", "--json").out)
+    assert "architecture=FILE" in said(capsys, "recipes", "osnet").out
+    assert "valid: gmn" in said(capsys, "recipes", "gmm", status=1).err
+
+
+def test_every_verb_explains_itself_with_an_example(capsys):
+    verbs = ["train", "evaluate", "embed", "compare", "rank", "explain", "weights", "convert"]
+    for words in [
+        *([verb] for verb in [*verbs, "recipes"]),
+        *(["data", a] for a in ("info", "sheet", "build")),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            cli.main([*words, "--help"])
+        assert end.value.code == 0
+        assert f"example: jaxreid {' '.join(words)} " in capsys.readouterr().out
+
+
+MISTAKES = [
+    (["compare", "run", "nothing.png", "other.png"], 1, "no file nothing.png"),
+    (["rank", "run", "{images}/a.png", "{images}/.."], 1, "holds no images (.jpg"),
+    (["embed", "run", "{images}", "--out=features.csv"], 1, "must end in .npz"),
+    (["explain", "run", "a.png", "b.png", "--out=/nowhere/why.png"], 1, "no folder /nowhere"),
+    (["weights", "run", "out.pth"], 1, "out.pth must end in .safetensors"),
+    (["convert", "nothing.pth", "--arch=resnet18", "--out=out.safetensors"], 1, "no file nothing"),
+    (["data", "info", "market1510"], 1, "valid: market1501"),
+    (["data", "build", "market1501", "--option", "x"], 1, "write NAME=VALUE"),
+    (["rank", "run", "a.png", "b.png", "--top=0"], 2, "0 is not a whole number of at least 1"),
+    (["convert", "a.pth", "--arch=x", "--out=b", "--input-size=384"], 2, "such as 384x128"),
+    (["evaluate", "run", "--jsn"], 2, "unknown arguments: --jsn"),
+    (["explain", "run", "a.png", "b.png"], 2, "--out"),
+    (["compare", "run", "a.png"], 2, "required: b"),
+    (["evalute", "run"], 2, "invalid choice: 'evalute'"),
+    (["data"], 2, "expected info, sheet or build"),
+    ([], 2, "expected a verb"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), MISTAKES, ids=str)
+def test_mistakes_are_explained(images, capsys, arguments, status, message):
+    arguments = [argument.replace("{images}", str(images)) for argument in arguments]
+    with pytest.raises(SystemExit) as end:
+        sys.exit(cli.main(arguments))
+    assert end.value.code == status
+    output = capsys.readouterr()
+    assert message in output.err
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.end_to_end
+def test_help_and_recipes_need_no_jax_and_training_passes_settings_on(tmp_path):
+    code = (
+        "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
+        "from jaxreid import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    for arguments, expected in (
+        (["recipes"], "qaconv_gs"),
+        (["train", "gmn:synthetic,mnet", "--config.optim.lr=0.5", "--print_config"], "lr = 0.5 "),
+        (["train", "qaconv", "--epochs=3"], "settings are given by their path: --config.epochs=3"),
+        (["train", "qaconv"], "--workdir is missing"),
+        (["train", "qaconv", f"--workdir={tmp_path}"], "pip install 'jaxreid[train]'"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,  # from any folder
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+        )
+        assert expected in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.returncode == (0 if arguments[-1] in ("recipes", "--print_config") else 1)
+
+
+def test_recipes_travel_in_the_wheel(tmp_path):
+    pytest.importorskip("setuptools")
+    built = tmp_path / "lib"
+    steps = ["egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", built]
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", *steps], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    assert (built / "jaxreid" / "py.typed").exists()
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxreid.main", "--config=qaconv_gs:market1501", "--print_config"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+    )
+    assert "optim.clip_norm = 8.0" in result.stdout, result.stderr
+    assert "# largest norm of the gradient" in result.stdout
