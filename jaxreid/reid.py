@@ -240,7 +240,7 @@ class ReID:
             ValueError: the matcher compares images as wholes, or has no such part.
         """
         if not hasattr(self.model.matcher, "explain"):
-            able = [name for name in MATCHERS.names if hasattr(MATCHERS.find(name)[0], "explain")]
+            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
             raise ValueError(
                 f"the matcher {self.card['matcher']['name']!r} compares images as wholes and has "
                 f"no local matches to show; matchers that have: {', '.join(able)}."
