@@ -256,6 +256,8 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluates a model; returns metrics by test set."""
     reid = _load(args)
+    if not args.test and reid.step is None:
+        raise ValueError(f"{args.model} names no test sets: give one, as in --test market1501.")
     ways = {name: True for name in ("rerank", "tlift", "flip") if getattr(args, name)}
     workdir = reid.path if reid.step is not None else None
     folders = {"dir": args.dir, "prepared_dir": args.prepared_dir}

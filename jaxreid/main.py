@@ -236,24 +236,28 @@ def with_recipe(argv: list[str]) -> list[str]:
         size = 1 if "=" in rest[places[0]] else 2
         recipe = rest[places[0] : places[0] + size]
         return [name, *recipe, *rest[: places[0]], *rest[places[0] + size :]]
-    workdirs = [a.partition("=")[2] for a in rest if re.match(r"--?workdir=", a)]
-    evaluates = [a for a in rest if re.match(r"--?mode=evaluate$", a)]
-    if (
-        evaluates
-        and workdirs
-        and (pathlib.Path(workdirs[-1]).expanduser() / "config.json").exists()
-    ):
-        return [name, f"--config={workdirs[-1]}", *rest]
+    workdir, mode = flag_value(rest, "workdir"), flag_value(rest, "mode")
+    if mode == "evaluate" and (pathlib.Path(workdir).expanduser() / "config.json").exists():
+        return [name, f"--config={workdir}", *rest]
     if overridden(rest):
         names = ", ".join(configs.recipes())
         raise ValueError(f"--config is missing: give a recipe ({names}), as in --config=qaconv.")
     return argv
 
 
+def flag_value(argv: list[str], name: str) -> str:
+    """The value of a flag, given as --NAME=VALUE or --NAME VALUE; "" if it is not given."""
+    value = ""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.match(rf"--?{name}(?:=(.*))?$", argument, re.DOTALL):
+            value = following if match[1] is None else match[1]
+    return value
+
+
 def unknown_flag(error: flags.UnrecognizedFlagError, argv: list[str]) -> str:
     """A message that finds the setting which was meant."""
     name = error.flagname.partition("=")[0]
-    value = next((a.partition("=")[2] for a in argv if re.match(f"--?{name}=", a)), "") or "..."
+    value = flag_value(argv, re.escape(name)) or "..."
     known = dict.fromkeys(path for path, _ in settings.leaves(configs.get("qaconv")))
     alike = [path for path in known if path == name or path.endswith(f".{name}")]
     if alike:
@@ -286,8 +290,7 @@ def print_help(*, full: bool) -> None:
     """Prints the flags; with `full` also those of the libraries, and the settings."""
     app.usage(shorthelp=not full, writeto_stdout=True)
     if full:
-        given = [a.partition("=")[2] for a in sys.argv if re.match(r"--?config=", a)]
-        recipe = given[0] if given else "qaconv"
+        recipe = flag_value(sys.argv, "config") or "qaconv"
         print(f"settings of {recipe}, each of which can be set with --config.NAME=VALUE:\n")
         print(configs.commented(configs.get(recipe), recipe))
 

@@ -35,12 +35,12 @@ def check_devices() -> None:
     """Raises ValueError, with the cure, where JAX finds no device of the kind that is asked for."""
     try:
         jax.devices()
-    except RuntimeError as error:
-        asked = jax.config.jax_platforms
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # the latter: its plugin is not installed
+        reason = f" ({str(error).splitlines()[0].rstrip('.')})" if str(error) else ""
         raise ValueError(
-            f"JAX finds no device of JAX_PLATFORMS={asked}: {reason} Leave JAX_PLATFORMS out, set "
-            "it to cpu, or install what the device needs (pip install 'jaxreid[cuda]')."
+            f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}{reason}: set it to "
+            "cpu, leave it out, or install what the device needs, as in pip install "
+            "'jaxreid[cuda]'."
         ) from error
 
 

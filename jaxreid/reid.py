@@ -343,7 +343,9 @@ class ReID:
                     print(message)
         else:
             workdir = pathlib.Path(workdir)
-            initial = "untrained" if self.step == 0 else "loaded"
+            # A run keeps the name that its training gave to step 0.
+            loaded = self.step is None or self.settings.get("init_from")
+            initial = "loaded" if loaded else "untrained"
             with Writer(workdir, resume_at=None) as writer:
                 for message in [f"evaluating {m}" for m in self.messages] + warnings:
                     writer.say(message)

@@ -33,6 +33,7 @@ SETTINGS = [
     "--config.log.every_steps=1",
     "--config.eval.batch_size=16",
     "--config.eval.gallery_tile=32",
+    "--config.init_expects=ImageNet",
 ]
 STEPS = 40  # 72 images in batches of 16, ten times
 
@@ -150,6 +151,7 @@ def test_a_run_leaves_everything_a_user_needs(finished):
     workdir, result = finished
     assert "mAP" in result.stdout
     assert "epoch 10/10: 100%" in result.stderr
+    assert "WARNING: this recipe starts from ImageNet weights of resnet18" in result.stdout
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["model"]["backbone"]["name"] == "resnet18"
     assert record["seed"] == 0
@@ -675,12 +677,16 @@ def test_wrong_settings_are_refused_in_words(place, tmp_path, first, table):
     assert not wrong
 
 
-def test_a_device_that_is_not_there_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to initialize backend 'cuda'.\nMore"), AssertionError()]
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch, error):
     def devices():
-        raise RuntimeError("Unable to initialize backend 'cuda': no such device\nand more")
+        raise error
 
     monkeypatch.setattr(jax, "devices", devices)
-    with pytest.raises(ValueError, match="Unable to initialize backend 'cuda'.* set it to cpu"):
+    reason = r".* \(Unable to initialize backend 'cuda'\)" if str(error) else ""
+    with pytest.raises(ValueError, match=f"no device of JAX_PLATFORMS=cpu{reason}: set it to cpu"):
         check_devices()
 
 
@@ -688,7 +694,7 @@ def test_an_evaluation_takes_the_settings_of_its_run(tmp_path):
     recorded = configs.get("gmn:market1501,debug")
     record = {"config": json.loads(recorded.to_json()), "seed": 0, "runs": []}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    arguments = ["--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.flip=True"]
+    arguments = ["--mode", "evaluate", "--workdir", str(tmp_path), "--config.eval.flip=True"]
     result = subprocess.run(
         [sys.executable, "-m", "jaxreid.main", *arguments, "--test=a,b", "--print_config"],
         cwd=REPOSITORY,

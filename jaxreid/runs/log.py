@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, progress bars, lines and tables. Process 0 only."""
+"""The output of a run: metrics.jsonl, TensorBoard, progress bars and tables. Process 0 only."""
 
 import json
 import pathlib
@@ -153,12 +153,12 @@ class Meter:
 
     Args:
         lr: the learning rate that "rate" among the metrics is a share of.
-        every_steps: how often the caller is told to read.
+        every_steps: steps between two readings.
     """
 
     def __init__(self, *, lr: float, every_steps: int) -> None:
         if every_steps < 1:
-            raise ValueError(f"log.every_steps is {every_steps}; needed is at least 1.")
+            raise ValueError(f"log.every_steps is {every_steps}; expected at least 1.")
         self._lr, self._every = lr, every_steps
         self.start()
 

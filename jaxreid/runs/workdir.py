@@ -15,8 +15,8 @@ import jaxreid
 from jaxreid.mesh import all_agree
 from jaxreid.runs.log import write_json
 
-# What a continued run may change: it does not enter what is learned (but for the last bits of the
-# scores in a class graph, which eval's batches and tiles may move).
+# Settings that a resumed run may change, because training does not depend on them (but for the last
+# bits of the scores in a class graph, which eval's batches and tiles may move).
 FREE = (
     "data.dir",
     "data.prepared_dir",
@@ -45,9 +45,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.Path:
-    """Makes the work directory, or makes sure that it holds a run of the same configuration.
+    """Makes the work directory, or checks that it holds a run of the same configuration.
 
-    Process 0 looks and writes; the others wait for what it found.
+    Process 0 reads and writes; the others wait for its answer.
 
     Args:
         workdir: its path.
@@ -63,7 +63,7 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
         ValueError: the directory belongs to another configuration, or to something else.
     """
     if "://" in workdir:
-        raise ValueError(f"work directory {workdir!r}: needed is a path of a (shared) file system.")
+        raise ValueError(f"work directory {workdir!r}: expected a path of a (shared) file system.")
     path, problem = pathlib.Path(workdir).expanduser(), None
     if jax.process_index() == 0:
         try:
@@ -76,7 +76,7 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
 
 
 def holds_checkpoint(workdir: str | pathlib.Path) -> bool:
-    """True if something has been learned there."""
+    """True if there is a whole checkpoint."""
     held = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
     return any(path.name.isdigit() for path in held)  # others are not written to the end
 
