@@ -218,8 +218,9 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, d] -> [B, classes]."""
         init = linear_inits(self.initializer, x.shape[-1])
-        kernel = self.param("kernel", init["kernel_init"], (x.shape[-1], self.classes))
-        return x @ kernel + self.param("bias", init["bias_init"], (self.classes,))
+        shape = (x.shape[-1], self.classes)
+        kernel = self.param("kernel", init["kernel_init"], shape, jnp.float32)
+        return x @ kernel + self.param("bias", init["bias_init"], shape[1:], jnp.float32)
 
 
 class GeM(nn.Module):
