@@ -220,7 +220,10 @@ class Classifier(nn.Module):
         init = linear_inits(self.initializer, x.shape[-1])
         shape = (x.shape[-1], self.classes)
         kernel = self.param("kernel", init["kernel_init"], shape, jnp.float32)
-        return x @ kernel + self.param("bias", init["bias_init"], shape[1:], jnp.float32)
+        bias = self.param("bias", init["bias_init"], shape[1:], jnp.float32)
+        # Before the product: in double precision, gradients are then added up over devices in it.
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
+        return x @ kernel + bias
 
 
 class GeM(nn.Module):
