@@ -66,10 +66,11 @@ class Table:
     Args:
         kind: what is named, for messages and for the group of entry points ("matcher").
         entries: "package.module:attribute" by name.
+        base: "package.module:Class" of which all things are subclasses, or None.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, entries: Mapping[str, str], *, base: str | None = None) -> None:
+        self.kind, self._base = kind, base
         self._entries: dict[str, tuple[Any, dict[str, Any]]] = {
             n: (e, {}) for n, e in entries.items()
         }
@@ -146,6 +147,8 @@ class Table:
                 `validate` refuses.
         """
         thing, implied = self.find(name)
+        if self._base and not (isinstance(thing, type) and issubclass(thing, self._of_base())):
+            raise ValueError(f"{self.kind} {name!r} is not a subclass of {self._base}.")
         fields = keywords_of(thing)
         fixed = getattr(thing, "IMPLIED", ())  # attributes that the name decides alone
         valid = [f for f in fields if f not in fixed and f not in context]
@@ -159,10 +162,16 @@ class Table:
             )
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         _check_types(thing, given, self.kind)
-        made = thing(**implied | given | {k: v for k, v in context.items() if k in fields})
+        keywords = implied | given | {k: v for k, v in context.items() if k in fields}
+        if missing := [name for name in required_by(thing) if name not in keywords]:
+            raise ValueError(f"{self.kind} {name!r} needs the option {', '.join(missing)}.")
+        made = thing(**keywords)
         if hasattr(made, "validate"):
             made.validate()
         return made
+
+    def _of_base(self) -> type:
+        return _imported(self._base, self.kind)
 
     def _points(self) -> Iterable[importlib.metadata.EntryPoint]:
         return importlib.metadata.entry_points(group=f"jaxreid.{self.kind}")
@@ -175,6 +184,17 @@ def keywords_of(thing: Any) -> list[str]:
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(thing).parameters.values()
     return [p.name for p in parameters if p.kind in kinds]
+
+
+def required_by(thing: Any) -> list[str]:
+    """Those of `keywords_of` that have no default."""
+    if dataclasses.is_dataclass(thing):
+        kept = dataclasses.MISSING
+        fields = {f.name: f for f in dataclasses.fields(thing)}
+        has = {n: f.default is not kept or f.default_factory is not kept for n, f in fields.items()}
+        return [name for name in keywords_of(thing) if not has[name]]
+    parameters = inspect.signature(thing).parameters
+    return [n for n in keywords_of(thing) if parameters[n].default is inspect.Parameter.empty]
 
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}

@@ -50,6 +50,22 @@ def test_an_installed_package_offers_parts_by_entry_points(table, monkeypatch):
     assert table.make("theirs", {}) == Part()
 
 
+def test_a_thing_of_another_kind_or_without_a_required_option_is_refused(table):
+    @dataclasses.dataclass
+    class Needy(Part):
+        depth: int = dataclasses.field(kw_only=True)
+
+    table.register("needy")(Needy)
+    with pytest.raises(ValueError, match="part 'needy' needs the option depth"):
+        table.make("needy", {})
+    assert table.make("needy", {}, depth=2).depth == 2
+    strict = Table("part", {"own": "parts_of_a_test:Part"}, base="parts_of_a_test:Part")
+    strict.register("other")(dict)
+    assert strict.make("own", {}) == Part()
+    with pytest.raises(ValueError, match="'other' is not a subclass of parts_of_a_test:Part"):
+        strict.make("other", {})
+
+
 def test_a_family_has_options_that_its_names_imply(table):
     table.add({"small": {"size": 2}, "large": {"size": 20}}, Part)
     assert table.make("large", {"scale": 2.0}) == Part(20, 2.0)

@@ -8,7 +8,7 @@ from jaxreid.models.backbones import osnet, osnet_search, resnet
 from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.names import Table, check_name
 
-BACKBONES = Table("backbone", {})
+BACKBONES = Table("backbone", {}, base="jaxreid.models.backbones.backbone:Backbone")
 BACKBONES.add(resnet.FAMILY, resnet.ResNet)
 BACKBONES.add(osnet.FAMILY, osnet.OSNet)
 BACKBONES.add(osnet_search.FAMILY, osnet_search.SuperNet)

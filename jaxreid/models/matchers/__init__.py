@@ -15,6 +15,7 @@ MATCHERS = Table(
         "embedding": "jaxreid.models.matchers.embedding:Embedding",
         "metric_network": "jaxreid.models.matchers.metric_network:MetricNetwork",
     },
+    base="jaxreid.models.matchers.matcher:Matcher",
 )
 
 

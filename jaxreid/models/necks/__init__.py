@@ -16,6 +16,7 @@ NECKS = Table(
         "pooled": "jaxreid.models.necks.pooled:PooledNeck",
         "linear": "jaxreid.models.necks.linear:LinearNeck",
     },
+    base="jaxreid.models.necks.neck:Neck",
 )
 
 

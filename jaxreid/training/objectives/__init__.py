@@ -14,6 +14,7 @@ OBJECTIVES = Table(
         "softmax": "jaxreid.training.objectives.softmax:SoftmaxObjective",
         "gmn": "jaxreid.training.objectives.gmn:GMNObjective",
     },
+    base="jaxreid.training.objectives.objective:Objective",
 )
 
 
