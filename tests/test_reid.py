@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -212,7 +211,7 @@ def test_another_folder_is_another_row_and_leaks_are_said(place, run, tmp_path, 
     where["identities"] = 0
     results = reid.evaluate(["market1501"], **where)
     said = capsys.readouterr().out
-    assert re.search(r"1 of its \d+ images were trained on", said)
+    assert "17 of its 19 images were trained on" in said  # drawn alike, but for two people
     rows = json.loads((workdir / "results.json").read_text())["results"]
     trained = [row for row in rows if row["model"] == "trained"]
     assert len(trained) == 2
