@@ -239,19 +239,9 @@ class ReID:
         Raises:
             ValueError: the matcher compares images as wholes, or has no such part.
         """
-        if not hasattr(self.model.matcher, "explain"):
-            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
-            raise ValueError(
-                f"the matcher {self.card['matcher']['name']!r} compares images as wholes and has "
-                f"no local matches to show; matchers that have: {', '.join(able)}."
-            )
+        known = self.check_explains(parts)
         if not gallery:
             raise ValueError("nothing to compare the query with: expected at least one image.")
-        known = self.model.neck.features.reaches
-        if parts and not known:
-            raise ValueError(f"the features of {self.path} have no parts; leave out parts.")
-        for part in parts or ():
-            check_name(part, tuple(known), "part")
         shown = list(dict.fromkeys(parts or known or [None]))
         images = [query, *gallery]
         titles = titles or [_short(_name(image, i)) for i, image in enumerate(images)]
@@ -285,6 +275,28 @@ class ReID:
         size = (self.model.width, self.model.height)
         title = f"{titles[0]} and its strongest matches"
         return Explanation(pairs, title, size, columns=len(shown) if known else 3)
+
+    def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
+        """The parts that `explain` can show, with the reach of each; {} for features without parts.
+
+        Args:
+            parts: names to be checked.
+
+        Raises:
+            ValueError: the matcher compares images as wholes, or has no such part.
+        """
+        if not hasattr(self.model.matcher, "explain"):
+            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
+            raise ValueError(
+                f"the matcher {self.card['matcher']['name']!r} compares images as wholes and has "
+                f"no local matches to show; matchers that have: {', '.join(able)}."
+            )
+        known = self.model.neck.features.reaches
+        if parts and not known:
+            raise ValueError(f"the features of {self.path} have no parts; leave out parts.")
+        for part in parts or ():
+            check_name(part, tuple(known), "part")
+        return known
 
     def evaluate(
         self,

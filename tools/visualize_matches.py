@@ -150,6 +150,7 @@ def draw(given: argparse.Namespace) -> Explanation:
     if not given.out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out: there is no folder {given.out.absolute().parent}")
     reid = load(given.weights or given.workdir)
+    reid.check_explains(given.parts)
     explanation = (two_files if given.images else best_of_gallery)(reid, given)
     explanation.save(given.out, height=given.height, matches=given.matches)
     return explanation

@@ -165,7 +165,7 @@ def test_what_is_not_there_is_said(tool, arguments, message, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (("--weights", "nothing.safetensors"), "no file"),
+        (("--weights", "nothing.safetensors"), "no model in"),
         (("--weights", "whole.safetensors"), "'embedding', which compares images as wholes"),
         (("--workdir", "."), "holds no checkpoint"),
     ],

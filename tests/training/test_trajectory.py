@@ -181,7 +181,10 @@ def first_transmatcher(seed, card, golden):
     return traverse_util.unflatten_dict(found), names
 
 
-@pytest.mark.parametrize(("variant", "devices"), [("published", 2), ("loose_clip", 1)])
+@pytest.mark.parametrize(
+    ("variant", "devices"),
+    [("published", 2), pytest.param("loose_clip", 1, marks=pytest.mark.full)],
+)
 def test_six_steps_of_transmatcher_equal_the_original(golden_dir, variant, devices):
     golden = arrays_of(golden_dir / "transmatcher.npz")
     told = json.loads((golden_dir / "transmatcher.json").read_text()).get("train", {})

@@ -338,7 +338,7 @@ def assert_tree_equals(tree, golden, at, ending=""):
 @pytest.mark.golden
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("variant", ["rule", "calibrated"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2, pytest.param(3, marks=pytest.mark.full)])
 def test_scores_gradients_and_statistics_equal_the_original(golden_dir, layers, variant, mode):
     at = f"matcher/L{layers}"
     golden, told, seed = opened(golden_dir, at)

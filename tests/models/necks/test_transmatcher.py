@@ -126,7 +126,9 @@ def by_rule(seed, module, x, arch=None):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("net", ["resnet18_none", "resnet50_b"])
+@pytest.mark.parametrize(
+    "net", ["resnet18_none", pytest.param("resnet50_b", marks=pytest.mark.full)]
+)
 def test_features_equal_the_original(golden_dir, net):
     told = json.loads((golden_dir / "transmatcher.json").read_text())
     keys = [key for key in told if key.startswith(f"feature/{net}/")]
