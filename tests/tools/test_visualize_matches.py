@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said(tool, arguments, message, monkeypatch):
     ("model", "message"),
     [
         (("--weights", "nothing.safetensors"), "no model in"),
-        (("--weights", "whole.safetensors"), "'embedding', which compares images as wholes"),
+        (("--weights", "whole.safetensors"), "'embedding' compares images as wholes"),
         (("--workdir", "."), "holds no checkpoint"),
     ],
 )
