@@ -1,4 +1,4 @@
-"""Results of `benchmark.py` as tables: for the terminal and, from its file, for the README."""
+"""Results of `benchmark.py` as tables: for the terminal and, from its file, for docs/speed.md."""
 
 import json
 import pathlib

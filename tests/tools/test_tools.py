@@ -113,10 +113,10 @@ def test_benchmark_compares_forms_of_gmns_scores(tmp_path, monkeypatch):
     assert "| GMN, linear, float32 | jaxreid |" in run("benchmark.py", "table", path).stdout
 
 
-def test_the_readme_shows_the_tables_of_the_measurements():
+def test_the_document_shows_the_tables_of_the_measurements():
     table = run("benchmark.py", "table", TOOLS.parent / "benchmarks" / "cpu.jsonl").stdout
-    readme = (TOOLS.parent / "README.md").read_text()
-    shown = readme.split("<!-- benchmarks/cpu.jsonl -->")[1].split("<!-- end -->")[0]
+    document = (TOOLS.parent / "docs" / "speed.md").read_text()
+    shown = document.split("<!-- benchmarks/cpu.jsonl -->")[1].split("<!-- end -->")[0]
     assert shown.strip() == table.strip()
     assert "| jaxreid |" in shown
 
