@@ -265,7 +265,7 @@ def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
 def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
     """Makes what returns the numbers of `plain_metrics` and `plain_roc`, and lists each's best."""
     from jaxreid.evaluation.results import Ranking  # with JAX, which counts the cores
-    from jaxreid.evaluation.run import BLOCK_SIZE
+    from jaxreid.evaluation.retrieval import BLOCK_SIZE
 
     class Images(types.SimpleNamespace):
         def __len__(self) -> int:

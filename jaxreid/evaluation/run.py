@@ -1,15 +1,11 @@
-"""Evaluation, straight down: images -> features once -> scores -> variants -> results.
-
-Queries are scored, ranked and forgotten block by block: the scores of all pairs are never held at
-once.
-"""
+"""Evaluation of a model on its test sets: images -> features once -> results -> log -> files."""
 
 import dataclasses
 import hashlib
 import io
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,12 +15,9 @@ from jax.sharding import Mesh
 from jaxreid.data.overlap import Trace, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of
-from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
 from jaxreid.evaluation.ranking.protocol import RULES
-from jaxreid.evaluation.ranking.temporal_lifting import companion_blocks, tlift
 from jaxreid.evaluation.results import (
-    Ranking,
     Result,
     results_of,
     results_table,
@@ -32,8 +25,9 @@ from jaxreid.evaluation.results import (
     write_queries,
     write_ranking,
 )
+from jaxreid.evaluation.retrieval import evaluate
 from jaxreid.evaluation.scoring import Scorer
-from jaxreid.evaluation.shortlist import Shortlist, check_matcher, check_window
+from jaxreid.evaluation.shortlist import check_matcher, check_window
 from jaxreid.evaluation.variants import PLAIN, Variant, make_variants
 from jaxreid.mesh import to_host
 from jaxreid.models.model import Model, feature_shape, init_variables
@@ -44,7 +38,6 @@ from jaxreid.runs.log import Writer, progress, write_json
 SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")  # settings of `Scorer`
 TestSets = Mapping[str, Mapping[str, Split]]  # by name, the splits "query" and "gallery"
 TRACE = "trained_on.npz"  # in a work directory
-BLOCK_SIZE = 2**24  # scores that are held at once: 64 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,185 +241,3 @@ def digest_of(variables: Any) -> str:
 
 def _count(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-
-
-def evaluate(
-    scorer: Scorer,
-    features: np.ndarray,
-    query: Split,
-    gallery: Split,
-    variants: Sequence[Variant] = (PLAIN,),
-    *,
-    junk: str = "camera",
-    average_precision: str = "standard",
-    title: str = "",
-) -> dict[str, Result]:
-    """Metrics of one test set.
-
-    Args:
-        scorer: of the model, with its variables.
-        features: [Q + G, ...], of the queries, then of the gallery.
-        query: Q images; TLift needs their times.
-        gallery: G images.
-        variants: what to evaluate; each by its own numbers alone, in any order. A shortlist is
-            compared with the exact scores and needs an exact variant beside it.
-        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
-        average_precision: "standard" or "trapezoid", as for `rank_queries`.
-        title: of the progress bars.
-
-    Returns:
-        By name of the variant. The metrics of a shortlist say how many of the exactly best ten were
-        in it ("top10_recall", a fraction), and the seconds of both ways ("scoring_seconds",
-        "exact_seconds").
-
-    Raises:
-        ValueError: no query has a match, or an option is out of its range.
-
-    Source: Liao and Shao, ECCV 2020, and its published code, for re-ranking and TLift of QAConv.
-        How scores become distances and similarities is the matcher's to say.
-    """
-    rankings = {
-        variant.name: Ranking(query, gallery, variant, junk, average_precision)
-        for variant in variants
-    }
-    parts = _query_blocks(query, len(gallery), scorer.query_tile, variants)
-    sides = features[: len(query)], features[len(query) :]
-    seconds = _score(scorer, *sides, parts, rankings, title)
-    for options in _distinct([v.rerank for v in variants if v.rerank is not None]):
-        _rerank(scorer, features, parts, rankings, options, title)
-    results = {name: r.result() for name, r in rankings.items() if r.variant.shortlist is None}
-    for name, ranking in rankings.items():
-        if ranking.variant.shortlist is not None:
-            exact = next(r for r in results.values() if r.variant.exact)
-            results[name] = _shortlist(scorer, *sides, parts, ranking, exact, seconds, title)
-    return {name: results[name] for name in rankings}
-
-
-def _query_blocks(
-    query: Split, gallery_size: int, query_tile: int, variants: Sequence[Variant]
-) -> list[np.ndarray]:
-    """Queries whose scores are held at once; with TLift no query is parted from its companions."""
-    size = max(1, BLOCK_SIZE // max(1, gallery_size))
-    size = max(1, size // query_tile) * query_tile
-    lifts = [variant.tlift for variant in variants if variant.tlift is not None]
-    if not lifts:
-        return np.split(np.arange(len(query)), np.arange(size, len(query), size))
-    reach = [{"tau": lift["tau"]} if "tau" in lift else {} for lift in lifts]
-    widest = max(reach, key=lambda options: options.get("tau", 0))
-    return companion_blocks(query.camid, query.time, size=size, **widest)
-
-
-def _score(
-    scorer: Scorer,
-    query: np.ndarray,
-    gallery: np.ndarray,
-    parts: Sequence[np.ndarray],
-    rankings: Mapping[str, Ranking],
-    title: str,
-) -> float:
-    """Ranks by the scores of all pairs; returns the seconds that scoring took."""
-    direct = [ranking for ranking in rankings.values() if ranking.variant.direct]
-    if not direct:
-        return 0.0
-    if len(direct) < len(rankings):  # perhaps a shortlist, whose cost is compared with this one
-        scorer.scores(query[:1], gallery[:1])  # compiled before the clock starts
-    held, seconds = scorer.hold(gallery), 0.0
-    with progress(f"{title} scores", total=len(query) * len(gallery), unit="pair") as bar:
-        for part in parts:
-            start = time.perf_counter()
-            scores = scorer.scores(query[part], held, bar)
-            seconds += time.perf_counter() - start
-            for ranking in direct:
-                if ranking.variant.tlift is None:
-                    ranking.add(part, scores)
-                else:
-                    alike = scorer.model.matcher.similarities(scores)
-                    ranking.add(part, _lifted(ranking, part, alike))
-    return seconds
-
-
-def _rerank(
-    scorer: Scorer,
-    features: np.ndarray,
-    parts: Sequence[np.ndarray],
-    rankings: Mapping[str, Ranking],
-    options: Mapping[str, Any],
-    title: str,
-) -> None:
-    """Ranks by re-ranked distances, and by these lifted."""
-    chosen = [ranking for ranking in rankings.values() if ranking.variant.rerank == options]
-    matcher, count = scorer.model.matcher, chosen[0].shape[0]
-    query, gallery = features[:count], features[count:]
-
-    def distances(images: np.ndarray) -> np.ndarray:
-        # Distances of all images to some. The matcher need not be symmetric: a query is always the
-        # query side of its pairs with the gallery, so that `weight=1` is the plain ranking.
-        scores = np.empty((len(images), len(features)), np.float32)
-        scores[:, :count] = scorer.scores(query, features[images]).T
-        of_query, of_gallery = images < count, images >= count
-        if of_query.any():
-            scores[of_query, count:] = scorer.scores(features[images[of_query]], gallery)
-        if of_gallery.any():
-            scores[of_gallery, count:] = scorer.scores(gallery, features[images[of_gallery]]).T
-        bar.update(min(len(images), bar.total - bar.n))  # some are asked for again
-        return matcher.distances(scores)
-
-    settings = {"block": scorer.gallery_tile} | matcher.rerank_options | dict(options)
-    with progress(f"{title} re-ranking", total=len(features)) as bar:
-        blocks = rerank_blocks(distances, count, len(gallery), parts=parts, **settings)
-        for part, distance in blocks:
-            for ranking in chosen:
-                alike = 1 - distance
-                lift = ranking.variant.tlift is not None
-                ranking.add(part, _lifted(ranking, part, alike) if lift else alike)
-
-
-def _lifted(ranking: Ranking, part: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """Similarities [q, G] of the queries `part`, lifted by their companions."""
-    query, gallery = ranking.query, ranking.gallery
-    return tlift(
-        similarities,
-        query_camid=query.camid[part],
-        query_time=query.time[part],
-        gallery_camid=gallery.camid,
-        gallery_time=gallery.time,
-        **ranking.variant.tlift,
-    )
-
-
-def _shortlist(
-    scorer: Scorer,
-    query: np.ndarray,
-    gallery: np.ndarray,
-    parts: Sequence[np.ndarray],
-    ranking: Ranking,
-    exact: Result,
-    exact_seconds: float,
-    title: str,
-) -> Result:
-    """Ranks from coarse to fine, and says how much of the exactly best it kept at which cost."""
-    start = time.perf_counter()
-    shortlist = Shortlist(scorer, gallery, **ranking.variant.shortlist)
-    seconds = time.perf_counter() - start
-    shortlist.scores(query[:1])  # compiled before the clock starts
-    kept = []
-    with progress(f"{title} shortlists", total=len(query) * len(gallery), unit="pair") as bar:
-        for part in parts:
-            start = time.perf_counter()
-            scores, chosen = shortlist.scores(query[part], bar)
-            seconds += time.perf_counter() - start
-            ranking.add(part, scores)
-            best = exact.top[part]
-            kept.append((chosen[:, :, None] == best[:, None]).any(1)[best >= 0])
-    # No rates of all pairs: scores beyond the shortlist are of another scale.
-    return ranking.result(pairs=False).with_metrics(
-        top10_recall=float(np.concatenate(kept).mean()),
-        scoring_seconds=seconds,
-        exact_seconds=exact_seconds,
-    )
-
-
-def _distinct(items: Sequence[Any]) -> Iterator[Any]:
-    for i, item in enumerate(items):
-        if item not in items[:i]:
-            yield item

@@ -11,7 +11,7 @@ import pytest
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import rank_queries, summarize
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
-from jaxreid.evaluation.run import evaluate
+from jaxreid.evaluation.retrieval import evaluate
 from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.variants import make_variants
 from jaxreid.mesh import make_mesh

@@ -10,7 +10,7 @@ from golden import nhwc
 from people import MODEL
 
 from jaxreid.data.split import Split
-from jaxreid.evaluation import run as evaluation
+from jaxreid.evaluation import retrieval as evaluation
 from jaxreid.evaluation.ranking import rank_queries, summarize, top_matches
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
 from jaxreid.evaluation.ranking.temporal_lifting import tlift

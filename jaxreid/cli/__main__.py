@@ -1,0 +1,8 @@
+"""python -m jaxreid.cli."""
+
+import sys
+
+from jaxreid.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

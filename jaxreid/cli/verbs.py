@@ -1,0 +1,234 @@
+"""The verbs: what each does with its arguments, and returns for --json."""
+
+import argparse
+import ast
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains, as `python -m jaxreid.main` does."""
+    from absl import app
+
+    from jaxreid import main as program
+
+    workdir = [f"--workdir={args.workdir}"] if args.workdir else []
+    sys.argv = ["jaxreid train", f"--config={args.recipe}", *workdir, *args.rest]
+    if args.traceback:
+        sys.argv.append("--traceback")
+    app.run(program.main, flags_parser=program.parse_flags)  # ends the process
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates a model; returns metrics by test set."""
+    reid = _load(args)
+    if not args.test and reid.step is None:
+        raise ValueError(f"{args.model} names no test sets: give one, as in --test market1501.")
+    ways = {name: True for name in ("rerank", "tlift", "flip") if getattr(args, name)}
+    workdir = reid.path if reid.step is not None else None
+    folders = {"dir": args.dir, "prepared_dir": args.prepared_dir}
+    results = reid.evaluate(args.test, workdir=workdir, **folders, **ways)
+    if workdir is None:
+        for name, result in results.items():
+            print(f"{name}: {result}")
+    return {name: dict(result.metrics) for name, result in results.items()}
+
+
+def embed(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the features of images; returns their names and shape."""
+    import numpy as np
+
+    _check_out(args.out, ".npz")
+    paths = _images(args.images)
+    features = _load(args).embed(paths)
+    names = [str(path) for path in paths]
+    if args.out:
+        np.savez(args.out, features=features, names=np.array(names))
+    saved = f", in {args.out}" if args.out else " (--out=FILE.npz keeps them)"
+    print(f"{len(paths)} images: features {list(features.shape)} float32{saved}")
+    return {"images": names, "shape": list(features.shape), "out": args.out and str(args.out)}
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the score of two images."""
+    paths = _images([args.a, args.b])
+    reid = _load(args)
+    features = reid.embed(paths)
+    score = float(reid.score(features[:1], features[1:])[0, 0])
+    print(f"{score:+.3f}  (a score of this model; larger is more alike)")
+    return {"a": str(args.a), "b": str(args.b), "score": score}
+
+
+def rank(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the best of a gallery."""
+    _check_out(args.out, ".png")
+    (query,), gallery = _images([args.query]), _images(args.gallery)
+    hits = _load(args).rank(query, gallery, top=args.top)
+    for place, hit in enumerate(hits, 1):
+        print(f"{place:3}. {hit.score:+8.3f}  {hit.image}")
+    if args.out:
+        hits.save(args.out)
+        print(f"wrote {args.out}")
+    listed = [{"image": str(hit.image), "score": float(hit.score)} for hit in hits]
+    return {"query": str(query), "hits": listed}
+
+
+def explain(args: argparse.Namespace) -> dict[str, Any]:
+    """Draws the matches of two images."""
+    _check_out(args.out, ".png")
+    explanation = _load(args).explain(*_images([args.a, args.b]))
+    explanation.save(args.out)
+    print(f"wrote {args.out}")
+    return {"a": str(args.a), "b": str(args.b), "out": str(args.out)}
+
+
+def weights(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes a model as a file of weights."""
+    _check_out(args.out, ".safetensors")
+    reid = _load(args)
+    reid.save(args.out)
+    print(f"wrote {args.out}\nuse it: --config.init_from={args.out}")
+    return {"model": str(args.model), "step": reid.step, "out": str(args.out)}
+
+
+def convert(args: argparse.Namespace) -> dict[str, Any]:
+    """Converts a PyTorch checkpoint."""
+    from jaxreid.weights.torch_checkpoint import Misfit, convert_file, report_lines
+
+    names = ("input_size", "normalisation", "cut", "skip", "memory", "source")
+    options = {name: getattr(args, name) for name in names}
+    try:
+        made = convert_file(args.checkpoint, args.out, args.arch, **options)
+    except Misfit as error:
+        print("\n".join(report_lines(error.report, every_name=args.verbose)))
+        raise
+    print("\n".join(report_lines(made.report, every_name=args.verbose)))
+    card = made.card
+    print(
+        f"{made.path}: {card['backbone']['name']}, neck {card['neck']['name']}, matcher "
+        f"{card['matcher']['name']}, {card['height']}x{card['width']}, mean {card['mean']}"
+    )
+    print(f"use it: --config.init_from={made.path}")
+    return {"out": str(made.path), "model": card, "loaded": len(made.report.loaded)}
+
+
+def data_info(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the sizes of a data set, which is prepared where that has not been done."""
+    from jaxreid.data import sets
+
+    if args.name is None:
+        print("\n".join(sets.available()))
+        return {"datasets": sets.available()}
+    sizes = {
+        part: {
+            "identities": split.num_classes,
+            "images": len(split),
+            "cameras": len({int(camid) for camid in split.camid}),
+        }
+        for part, split in _splits(args).items()
+    }
+    print(f"{'split':<8}  {'ids':>8}  {'images':>8}  {'cameras':>8}")
+    for part, size in sizes.items():
+        print(f"{part:<8}  " + "  ".join(f"{number:>8,}" for number in size.values()))
+    print(f"{args.name} is ready.")
+    return {"dataset": args.name, "splits": sizes}
+
+
+def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
+    """Draws a contact sheet."""
+    from jaxreid.pictures.canvas import save
+    from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
+
+    out = args.out or pathlib.Path(f"{args.name.replace('/', '_')}_{args.split}.png")
+    _check_out(out, ".png")
+    splits = _splits(args)
+    people = people_of(splits, args.split)
+    chosen = people[args.first : args.first + args.people]
+    if not chosen:
+        raise ValueError(f"--first={args.first} passes over all {len(people)} of {args.split}.")
+    title = sheet_title(args.name, splits, args.split)
+    save(sheet_picture(title, chosen, columns=args.columns, height=args.height), out)
+    print(f"wrote {out} ({len(chosen)} of {len(people)} people)")
+    return {"dataset": args.name, "split": args.split, "people": len(chosen), "out": str(out)}
+
+
+def recipes(args: argparse.Namespace) -> dict[str, Any]:
+    """Lists the recipes, or prints what one of them takes."""
+    from jaxreid import configs
+    from jaxreid.names import check_name
+
+    def words(name: str) -> str:
+        return ast.get_docstring(ast.parse((configs.FOLDER / f"{name}.py").read_text())) or ""
+
+    if args.name is None:
+        lines = {name: words(name).partition("\n")[0] for name in configs.recipes()}
+        print("\n".join(f"{name:<14}{line}" for name, line in lines.items()))
+        print(
+            "\njaxreid recipes NAME explains one; jaxreid train NAME --print_config lists its "
+            "settings."
+        )
+        return lines
+    text = words(check_name(args.name, configs.recipes(), "recipe"))
+    print(text)
+    return {args.name: text}
+
+
+def version(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the version."""
+    import jaxreid
+
+    if not args.version:
+        args.parser.error("expected a verb; --help lists them")
+    print(f"jaxreid {jaxreid.__version__}")
+    return {}
+
+
+def _load(args: argparse.Namespace) -> Any:
+    """The model, after it is clear that there is a device."""
+    import jaxreid
+    from jaxreid.mesh import check_devices, remember_compiled
+
+    check_devices()
+    remember_compiled()
+    return jaxreid.load(args.model)
+
+
+def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The image files among some paths; folders stand for the images in them, by name."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no file {path}; expected an image, or a folder of images.")
+    return found
+
+
+def _check_out(path: pathlib.Path | None, suffix: str) -> None:
+    """Raises before any work where a result could not be written."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path} must end in {suffix}.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, in which to write {path.name}.")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"{path} cannot be written.")
+
+
+def _splits(args: argparse.Namespace) -> Any:
+    from jaxreid.data import sets
+
+    options = sets.parse_options(args.option)
+    return sets.load(args.name, dir=args.dir, prepared_dir=args.prepared_dir, **options)
