@@ -116,7 +116,7 @@ def base(dataset: str) -> ConfigDict:
     data.train, data.test = DATA[dataset]  # one or several data sets, as TFDS names them
     data.dir = placeholder(str)  # folder of a data set that is read from files
     data.prepared_dir = placeholder(str)  # of prepared copies; None: TFDS's own
-    data.identities = 0  # for trying things: only so many people of each split; 0 keeps all
+    data.identities = 0  # for trying things: only this many people of each split; 0 keeps all
 
     model = config.model = ConfigDict()
     model.height, model.width = 384, 128  # of the images, in pixels
@@ -191,7 +191,7 @@ def base(dataset: str) -> ConfigDict:
     test.tlift_options.sigma = 200.0  # seconds from a pivot within which an image is lifted
     test.tlift_options.k = 10  # pivots of a query in each gallery camera
     test.tlift_options.alpha = 0.2  # share of a score that is left without any lift
-    # From coarse to fine: so many gallery images for each query, found on maps pooled by the
+    # From coarse to fine: this many gallery images for each query, found on maps pooled by the
     # window, are scored exactly, as another row; 0: not.
     test.shortlist = 0
     test.shortlist_window = (2, 4)  # rows and columns
@@ -202,7 +202,7 @@ def base(dataset: str) -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # steps between two
     config.checkpoint.keep = 2  # the newest
-    config.checkpoint.keep_every = 0  # and for ever those at multiples of so many steps; 0: none
+    config.checkpoint.keep_every = 0  # and for ever every step that is a multiple of it; 0: none
     config.log = ConfigDict()
     config.log.every_steps = 20  # steps between two lines of metrics.jsonl
     return config

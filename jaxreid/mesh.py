@@ -45,7 +45,7 @@ def check_devices() -> None:
 
 
 def remember_compiled() -> None:
-    """Keeps compiled programs between runs, unless JAX is told where to keep them already."""
+    """Keeps compiled programs between runs, unless JAX has a place for them already."""
     if not jax.config.jax_compilation_cache_dir:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxreid" / "compiled"))

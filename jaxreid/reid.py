@@ -172,7 +172,7 @@ class ReID:
 
         Args:
             query: [Q, ...] as `embed` returns them.
-            gallery: [G, ...] likewise.
+            gallery: [G, ...], the same of the gallery.
 
         Returns:
             [Q, G] float32; larger is more alike.
@@ -422,13 +422,13 @@ class ReID:
             def explain(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
                 with jax.default_matmul_precision("highest"):
                     method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
-                    told = self.model.apply(variables, query, gallery, method=method)
-                parts = getattr(told, "parts", {None: told})
+                    explained = self.model.apply(variables, query, gallery, method=method)
+                parts = getattr(explained, "parts", {None: explained})
                 sides = ("from_query", "from_gallery")
                 return {
                     name: part._replace(**{s: part.gain * getattr(part, s) for s in sides})
                     for name, part in parts.items()
-                }, told.logit
+                }, explained.logit
 
             self._explain = explain
         parts, logit = self._explain(self.variables, query, gallery)
@@ -512,7 +512,7 @@ def _short(name: str) -> str:
 
 
 def _fitting(count: int, most: int) -> int:
-    """The smallest of 1, 8, 64, ... that holds so many, at most `most`: few shapes to compile."""
+    """The smallest of 1, 8, 64, ... that holds `count`, at most `most`: few shapes to compile."""
     size = 1
     while size < min(count, most):
         size *= 8

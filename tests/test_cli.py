@@ -31,7 +31,7 @@ class Saved:
 class Model:
     """As `jaxreid.ReID`: a feature is the mean colour of an image."""
 
-    step, path, told = 7, pathlib.Path("a run"), {}
+    step, path, asked = 7, pathlib.Path("a run"), {}
 
     def embed(self, images):
         return np.stack([np.asarray(Image.open(image)).mean((0, 1)) for image in images])
@@ -54,7 +54,7 @@ class Model:
         pathlib.Path(path).write_bytes(b"saved")
 
     def evaluate(self, test, **settings):
-        self.told.update(test=test, **settings)
+        self.asked.update(test=test, **settings)
         print("a table for people")
         return {"a set": types.SimpleNamespace(metrics={"rank1": 0.5})}
 
@@ -98,12 +98,12 @@ def test_features_go_into_a_file(images, tmp_path, capsys):
 def test_an_evaluation_needs_nothing_but_the_run(images, capsys):
     assert "a table for people" in said(capsys, "evaluate", "run").out
     expected = {"test": None, "workdir": Model.path, "dir": None, "prepared_dir": None}
-    assert Model.told == expected
+    assert Model.asked == expected
     more = ["--test", "one", "--test", "two", "--rerank", "--dir=/data", "--json"]
     output = said(capsys, "evaluate", "run", *more)
     assert json.loads(output.out) == {"a set": {"rank1": 0.5}}
     assert "a table for people" in output.err  # JSON stands alone
-    assert Model.told == expected | {"test": ["one", "two"], "rerank": True, "dir": "/data"}
+    assert Model.asked == expected | {"test": ["one", "two"], "rerank": True, "dir": "/data"}
 
 
 def test_a_run_becomes_a_file_of_weights(images, tmp_path, capsys):

@@ -20,7 +20,7 @@ linear_init = nn.initializers.normal(0.01)
 
 
 def uniform_init(inputs: float) -> Callable[..., jax.Array]:
-    """PyTorch's default for weights and biases of a layer that sums so many inputs."""
+    """PyTorch's default for weights and biases of a layer that sums `inputs` numbers."""
     bound = inputs**-0.5
 
     def uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:

@@ -51,7 +51,7 @@ def why_not(query: jax.Array, gallery: jax.Array, backend: str) -> str | None:
 
     Args:
         query: [Q, r, d], or anything with a shape and a dtype.
-        gallery: [G, s, d], likewise.
+        gallery: [G, s, d], the same.
         backend: "tpu" or "gpu".
 
     Returns:

@@ -59,7 +59,7 @@ class AdamState(NamedTuple):
     Attributes:
         count: [] int32, updates so far.
         mean: of the gradients; a tree like the parameters.
-        square: mean of their squares, likewise.
+        square: mean of their squares, the same.
         largest: the largest value so far of each element of `square`; {} for plain Adam.
     """
 

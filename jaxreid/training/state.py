@@ -23,7 +23,7 @@ class History:
 
     Attributes:
         loss: [epochs] float32; the sum over the steps done, divided by those of a whole epoch.
-        accuracy: [epochs] float32, likewise.
+        accuracy: [epochs] float32, the same.
     """
 
     loss: jax.Array

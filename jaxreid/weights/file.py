@@ -130,30 +130,30 @@ def load_weights(
         memory = {key: part for key, part in offered.items() if key[0] == "memory"}
         variables = {key: file.get_tensor("/".join(key)) for key in given | memory}
     unused = [key for key in offered if key not in variables]
-    told = [f"{path}: {_summary(variables)} loaded"]
+    messages = [f"{path}: {_summary(variables)} loaded"]
     if missing:
-        told.append(f"not in it, and new: {', '.join(sorted(absent))}")
+        messages.append(f"not in it, and new: {', '.join(sorted(absent))}")
     if unused:
-        told.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
-    told += [
+        messages.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
+    messages += [
         f"its {p} is of another kind ({card[p]['name']}), and not used"
         for p in sorted(foreign - {"classifier"})
     ]
     if classes := card.get("classes"):
         if "classifier" in foreign:
-            told.append(f"its classifier is of {classes} classes, and not used")
+            messages.append(f"its classifier is of {classes} classes, and not used")
         elif any(_part(key) == "classifier" for key in variables):
-            told.append(f"its classifier is used, since it is of as many classes ({classes})")
+            messages.append(f"its classifier is used, since it is of as many classes ({classes})")
     for what in ("height", "width", "mean", "std", "interpolation"):
         there = card.get(what, "bicubic")
         here = model.get(what, there)
         if np.any(np.asarray(there) != np.asarray(here)):
-            told.append(f"{what} of its images was {there}, here it is {here}")
+            messages.append(f"{what} of its images was {there}, here it is {here}")
     for part in sorted({"neck", "matcher"} & {_part(key) for key in variables}):
         for option, here in json.loads(json.dumps(dict(model[part]))).items():
             if (there := card[part].get(option, here)) != here:
-                told.append(f"{part}.{option} was {there}, here it is {here}")
-    return traverse_util.unflatten_dict(variables), told
+                messages.append(f"{part}.{option} was {there}, here it is {here}")
+    return traverse_util.unflatten_dict(variables), messages
 
 
 class _Shaped:

@@ -68,10 +68,10 @@ def test_results_are_told_from_events():
 
 def test_a_variant_of_older_weights_is_not_told():
     metrics = dict.fromkeys(("rank1", "rank5", "rank10", "mAP", "mINP"), 0.25)
-    told = [(0, "plain"), (5, "plain"), (5, "rerank"), (9, "plain")]
+    records = [(0, "plain"), (5, "plain"), (5, "rerank"), (9, "plain")]
     events = [
         {"kind": "eval", "step": step, "time": 1.0, "set": "a", "variant": variant, **metrics}
-        for step, variant in told
+        for step, variant in records
     ]
     assert [(row["step"], row["variant"]) for row in results_of(events)] == [
         (0, "plain"),
@@ -98,17 +98,17 @@ def test_nothing_to_evaluate_is_an_error():
 def test_what_a_test_set_lacks_is_said_before():
     query, gallery = people([1, 2, 3, 9], 0), people([1, 2, 5], 1)
     gallery.camid[1] = 0  # person 2 is seen by one camera only
-    rule, told = protocol_of("tiny", query, gallery)
+    rule, messages = protocol_of("tiny", query, gallery)
     assert rule == "camera"
-    assert told == [
+    assert messages == [
         "tiny: 1 of 4 queries have matches only in their own camera.",
         "tiny: 2 of 4 queries have no match in the gallery. They are left out of the averages.",
     ]
     assert protocol_of("tiny", people([1], 0), people([1], 1)) == ("camera", [])
     gallery.camid[:] = -1
     gallery.pid[2] = 3  # the others are the very images of the queries
-    rule, told = protocol_of("tiny", query, gallery)
+    rule, messages = protocol_of("tiny", query, gallery)
     assert rule == "same-image"
-    assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in told[0]
+    assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in messages[0]
     gallery = dataclasses.replace(gallery, name=["a", "b", "c"])
     assert protocol_of("tiny", query, gallery)[0] == "none"

@@ -33,7 +33,7 @@ def tool(*arguments):
 def features(path, images):
     """Of a converted file, in the order of PyTorch's axes."""
     card = read_card(path)
-    variables, told = load_weights(path, card, skip=("matcher",))
+    variables, messages = load_weights(path, card, skip=("matcher",))
     model = make_model(**card)
 
     def encode(variables, x):
@@ -73,9 +73,9 @@ def test_osnet_training_checkpoint_with_numpy_numbers(tmp_path):
     assert tool(path, "--arch=osnet_ain_x0_25", f"--out={out}", "--skip=classifier") == 0
     load_weights(out, read_card(out), whole=True)
     qaconv = {"neck": {"name": "map", "channels": 8}, "matcher": {"name": "qaconv"}, "classes": 0}
-    variables, told = load_weights(out, read_card(out) | qaconv)
+    variables, messages = load_weights(out, read_card(out) | qaconv)
     assert set(variables["params"]) == {"backbone"}
-    assert any("its neck is of another kind (linear), and not used" in line for line in told)
+    assert any("its neck is of another kind (linear), and not used" in line for line in messages)
 
 
 def test_imagenet_weights_and_safetensors_without_torch(tmp_path, monkeypatch):

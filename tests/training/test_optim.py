@@ -323,8 +323,8 @@ def test_wrong_numbers_are_refused():
 ])  # fmt: skip
 def test_torchreids_optimizers_equal_pytorch(golden_dir, entry):
     golden = np.load(golden_dir / "optimizers.npz")
-    told = json.loads((golden_dir / "optimizers.json").read_text())[entry]
-    rule = told["kwargs"]
+    meta = json.loads((golden_dir / "optimizers.json").read_text())[entry]
+    rule = meta["kwargs"]
     with jax.enable_x64(True):
         tx = make_optimizer(
             rule["optim"],
@@ -333,7 +333,7 @@ def test_torchreids_optimizers_equal_pytorch(golden_dir, entry):
             momentum=rule.get("momentum", 0.9),
             nesterov=rule.get("sgd_nesterov", False),
             betas=(0.9, rule.get("adam_beta2", 0.99)),  # the default of its `build_optimizer`
-            weight_decay=told["weight_decay"],
+            weight_decay=meta["weight_decay"],
         )
         tree = {part: jnp.asarray(golden["p0"], float) for part in ("backbone", "classifier")}
         state = tx.init(tree)
@@ -348,22 +348,22 @@ def test_torchreids_optimizers_equal_pytorch(golden_dir, entry):
 
 @pytest.mark.golden
 def test_cosine_schedule_equals_pytorch(golden_dir):
-    told = json.loads((golden_dir / "optimizers.json").read_text())["lr_cosine"]
-    rates = np.asarray(told["lr_by_epoch"])
-    rule = {"epochs": told["kwargs"]["max_epoch"], "steps_per_epoch": 3, "per_epoch": True}
+    meta = json.loads((golden_dir / "optimizers.json").read_text())["lr_cosine"]
+    rates = np.asarray(meta["lr_by_epoch"])
+    rule = {"epochs": meta["kwargs"]["max_epoch"], "steps_per_epoch": 3, "per_epoch": True}
     assert len(rates) == rule["epochs"]
     with jax.enable_x64(True):
         ours = shares(range(3 * len(rates)), name="cosine", **rule)
-    np.testing.assert_allclose(told["base_lr"] * np.array(ours), rates.repeat(3), atol=1e-15)
+    np.testing.assert_allclose(meta["base_lr"] * np.array(ours), rates.repeat(3), atol=1e-15)
     ours = shares(range(3 * len(rates)), name="cosine", **rule)  # 1 + cos, in float32
-    np.testing.assert_allclose(ours, rates.repeat(3) / told["base_lr"], atol=2e-7)
+    np.testing.assert_allclose(ours, rates.repeat(3) / meta["base_lr"], atol=2e-7)
 
 
 @pytest.mark.golden
 def test_sgd_equals_pytorch(golden_dir):
     golden = np.load(golden_dir / "optimizers.npz")
-    told = json.loads((golden_dir / "optimizers.json").read_text())["sgd_nesterov_qaconv"]["kwargs"]
-    rule = {k: float(v) for k, v in re.findall(r"(lr|momentum|weight_decay)=([-.e0-9]+)", told)}
+    meta = json.loads((golden_dir / "optimizers.json").read_text())["sgd_nesterov_qaconv"]["kwargs"]
+    rule = {k: float(v) for k, v in re.findall(r"(lr|momentum|weight_decay)=([-.e0-9]+)", meta)}
     assert len(rule) == 3
     with jax.enable_x64(True):
         tx = make_optimizer(**rule, backbone_lr=rule["lr"])
@@ -379,10 +379,10 @@ def test_sgd_equals_pytorch(golden_dir):
 @pytest.mark.golden
 @pytest.mark.parametrize("entry", ["lr_single_step", "lr_multi_step"])
 def test_step_schedule_equals_pytorch(golden_dir, entry):
-    told = json.loads((golden_dir / "optimizers.json").read_text())[entry]
-    rule, rates = told["kwargs"], told["lr_by_epoch"]
+    meta = json.loads((golden_dir / "optimizers.json").read_text())[entry]
+    rule, rates = meta["kwargs"], meta["lr_by_epoch"]
     single = {"step_epochs": rule["stepsize"][0]}
     drops = {"drop_epochs": rule["stepsize"]} if entry == "lr_multi_step" else single
     schedule = make_schedule(epochs=len(rates), steps_per_epoch=3, **drops, factor=rule["gamma"])
-    ours = [told["base_lr"] * float(schedule.share(3 * epoch, None)) for epoch in range(len(rates))]
+    ours = [meta["base_lr"] * float(schedule.share(3 * epoch, None)) for epoch in range(len(rates))]
     np.testing.assert_allclose(ours, rates, rtol=1e-6)

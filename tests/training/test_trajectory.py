@@ -101,9 +101,9 @@ RUNS = [("classmem", 2), ("classmem_chunked", 1), ("pairwise", 2), ("triplet", 4
 @pytest.mark.parametrize(("variant", "devices"), RUNS)
 def test_ten_steps_equal_the_original(golden_dir, variant, devices):
     golden = np.load(golden_dir / "train_qaconv.npz")
-    told = json.loads((golden_dir / "train_qaconv.json").read_text())
-    seed, config = seed_of(find()), told["config"]
-    rule, expected = told["variants"][variant], told[variant]
+    meta = json.loads((golden_dir / "train_qaconv.json").read_text())
+    seed, config = seed_of(find()), meta["config"]
+    rule, expected = meta["variants"][variant], meta[variant]
     converted = initial(seed, config, golden, variant)
     # The images are numbers already: no division by 255.
     card = converted.card | {"std": (1 / 255,) * 3, "freeze_stats": True, "dtype": "float64"}
@@ -187,11 +187,11 @@ def first_transmatcher(seed, card, golden):
 )
 def test_six_steps_of_transmatcher_equal_the_original(golden_dir, variant, devices):
     golden = arrays_of(golden_dir / "transmatcher.npz")
-    told = json.loads((golden_dir / "transmatcher.json").read_text()).get("train", {})
-    if variant not in told:
+    meta = json.loads((golden_dir / "transmatcher.json").read_text()).get("train", {})
+    if variant not in meta:
         pytest.skip(f"{golden_dir.folder} has been cut")
-    seed, config, expected = seed_of(find()), told["config"], told[variant]
-    rule, hidden = told["variants"][variant], config["ff"]
+    seed, config, expected = seed_of(find()), meta["config"], meta[variant]
+    rule, hidden = meta["variants"][variant], config["ff"]
     layers = config["num_trans_layers"] - 1
     neck = {"channels": config["neck"], "attention_layers": layers, "hidden": hidden}
     card = {
@@ -257,8 +257,8 @@ OSNETS = {
 @pytest.mark.parametrize("variant", OSNETS)
 def test_six_steps_of_osnet_equal_the_original(golden_dir, variant):
     golden = np.load(golden_dir / "train_osnet.npz")
-    told = json.loads((golden_dir / "train_osnet.json").read_text())
-    seed, config, expected = seed_of(find()), told["config"], told[variant]
+    meta = json.loads((golden_dir / "train_osnet.json").read_text())
+    seed, config, expected = seed_of(find()), meta["config"], meta[variant]
     arch, options, devices = OSNETS[variant]
     classes = config["num_classes"]
     names = json.loads((find() / "osnet_names.json").read_text())[arch]

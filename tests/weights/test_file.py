@@ -47,9 +47,9 @@ def without(variables, part):
 
 
 def test_a_file_holds_the_variables_and_says_what_they_are(file, variables):
-    loaded, told = load_weights(file, MODEL, whole=True)
+    loaded, messages = load_weights(file, MODEL, whole=True)
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-    assert len(told) == 1
+    assert len(messages) == 1
     assert make_model(**read_card(file)) == make_model(**MODEL)
     with safetensors.safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata()
@@ -92,9 +92,9 @@ def test_class_memory_comes_along(variables, tmp_path):
 def test_parts_that_are_not_there_start_at_random_and_it_is_said(variables, tmp_path):
     path = tmp_path / "model.safetensors"
     save_weights(path, without(variables, "matcher"), MODEL, source="a test")
-    loaded, told = load_weights(path, MODEL)
+    loaded, messages = load_weights(path, MODEL)
     assert "matcher" not in loaded["params"]
-    assert any("new: matcher" in sentence for sentence in told)
+    assert any("new: matcher" in sentence for sentence in messages)
     with pytest.raises(ValueError, match="matcher/.* is not in it.*something was skipped"):
         load_weights(path, MODEL, whole=True)
 
@@ -106,14 +106,14 @@ def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
     path = tmp_path / "classes.safetensors"
     save_weights(path, variables, model, source="a test")
-    loaded, told = load_weights(path, model)
+    loaded, messages = load_weights(path, model)
     assert loaded["params"]["classifier"]["kernel"].shape == (8, 5)
-    assert "its classifier is used, since it is of as many classes (5)" in told
+    assert "its classifier is used, since it is of as many classes (5)" in messages
     for classes, new in ((7, ["classifier"]), (0, [])):
-        loaded, told = load_weights(path, model | {"classes": classes})
+        loaded, messages = load_weights(path, model | {"classes": classes})
         assert loaded["params"].keys() == {"backbone", "neck"}
-        assert "its classifier is of 5 classes, and not used" in told
-        assert [line.split(": ")[1] for line in told if "and new" in line] == new
+        assert "its classifier is of 5 classes, and not used" in messages
+        assert [line.split(": ")[1] for line in messages if "and new" in line] == new
     with pytest.raises(ValueError, match="classifier/bias is not in it"):
         load_weights(path, model | {"classes": 7}, whole=True)
 
@@ -132,16 +132,16 @@ def test_another_architecture_of_the_same_name_is_refused(tmp_path):
 
 
 def test_images_resized_another_way_are_told(file):
-    _, told = load_weights(file, MODEL | {"interpolation": "bilinear"})
-    assert "interpolation of its images was bicubic, here it is bilinear" in told
+    _, messages = load_weights(file, MODEL | {"interpolation": "bilinear"})
+    assert "interpolation of its images was bicubic, here it is bilinear" in messages
 
 
 def test_what_the_model_has_not_is_not_used_and_it_is_said(file):
     shorter = with_part("backbone", cut="layer2") | {"neck": {"name": "map", "channels": 0}}
-    loaded, told = load_weights(file, shorter | {"height": 32, "width": 16})
+    loaded, messages = load_weights(file, shorter | {"height": 32, "width": 16})
     assert "layer3_0" not in loaded["params"]["backbone"]
-    assert any("not used: backbone" in sentence and "neck" in sentence for sentence in told)
-    assert any("height of its images was 64, here it is 32" in sentence for sentence in told)
+    assert any("not used: backbone" in sentence and "neck" in sentence for sentence in messages)
+    assert any("height of its images was 64, here it is 32" in sentence for sentence in messages)
 
 
 @pytest.mark.parametrize(

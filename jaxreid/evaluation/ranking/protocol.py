@@ -21,7 +21,7 @@ def choose_rule(
 
     Args:
         query_camid: [Q] int; negative where the camera is not known.
-        gallery_camid: [G] int, likewise.
+        gallery_camid: [G] int, the same.
         query_name: Q names of files.
         gallery_name: G names of files.
 
@@ -120,7 +120,7 @@ def protocol_of(
     rule, why = choose_rule(*data) if junk == "auto" else (junk, "")
     groups = junk_groups(rule, *data)
     matches, own = count_matches(query.pid, groups[0], gallery.pid, groups[1])
-    told = [f"{name}: {why}"] if why else []
+    messages = [f"{name}: {why}"] if why else []
     count = int(((matches == 0) & (own > 0)).sum())
     place = "in their own camera" if rule == "camera" else "in themselves"
     if not matches.any():
@@ -137,9 +137,9 @@ def protocol_of(
             f"There is nothing to evaluate.{advice}"
         )
     if count:
-        told.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
+        messages.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
     if absent := int(((matches == 0) & (own == 0)).sum()):
-        told.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
-    if len(told) > bool(why):
-        told[-1] += " They are left out of the averages."
-    return rule, told
+        messages.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
+    if len(messages) > bool(why):
+        messages[-1] += " They are left out of the averages."
+    return rule, messages

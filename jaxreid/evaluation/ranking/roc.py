@@ -208,7 +208,7 @@ def _meeting(accepted: np.ndarray, missed: np.ndarray) -> tuple[float, float]:
 
     Args:
         accepted: before and after they meet; only after, if that is the first operating point.
-        missed: likewise.
+        missed: the same.
 
     Returns:
         The rate on the straight line between the points, and how far from it any curve that goes

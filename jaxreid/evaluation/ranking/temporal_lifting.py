@@ -46,7 +46,7 @@ def tlift(
         query_camid: [Q] int, from 0.
         query_time: [Q] float, seconds; only times of one camera are compared.
         gallery_camid: [G] int, from 0.
-        gallery_time: [G] float, seconds, likewise.
+        gallery_time: [G] float, seconds, the same.
         tau: seconds, positive; companions are nearer than this.
         sigma: seconds, positive; how far from a pivot an image is still lifted.
         k: pivots of a query in each gallery camera, at least 1.

@@ -32,7 +32,7 @@ def make_matcher(
     Args:
         name: one of `MATCHERS`, or package.module:Class.
         parts: of the neck's `Features`.
-        shared: likewise.
+        shared: the same.
         axis_name: mesh axis over which a training batch is spread.
         **options: attributes of the matcher.
 

@@ -47,7 +47,7 @@ class Matcher(nn.Module):
 
         Args:
             query: [Q, h, w, d] or [Q, d] float, features as the neck makes them.
-            gallery: [G, h, w, d] or [G, d] float, likewise.
+            gallery: [G, h, w, d] or [G, d] float, the same.
             train: normalise with the statistics of these pairs and update the running ones.
             mask: [G] bool; gallery rows that are False are padding: they are scored, but do not
                 enter the statistics.

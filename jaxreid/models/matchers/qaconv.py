@@ -186,7 +186,7 @@ class QAConv(Matcher):
 
         Args:
             params: as for `Matcher.pooled`.
-            window: likewise.
+            window: the same.
         """
         if not self.can_pool:
             return super().pooled(params, window)

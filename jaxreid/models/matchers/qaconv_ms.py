@@ -58,7 +58,7 @@ class PerceptronHead(nn.Module):
         hidden: units of the hidden layer.
         initial_logit: as for `QAConv`.
         axis_name: mesh axis over which gallery or queries are spread in training.
-        bias_init: initializer of the biases of a layer with so many inputs.
+        bias_init: initializer of the biases of a layer, by its number of inputs.
     """
 
     hidden: int = 2048
@@ -236,7 +236,7 @@ class QAConvMS(Matcher):
 
         Args:
             query: [Q, h, w, d] float, the parts side by side; no norm is assumed.
-            gallery: [G, h, w, d] float, likewise.
+            gallery: [G, h, w, d] float, the same.
             train: as there.
             mask: as there.
 

@@ -161,7 +161,7 @@ class TransMatcher(Matcher):
 
         Args:
             query: [Q, h, w, parts * d] float, the parts side by side; no norm is assumed.
-            gallery: [G, h, w, parts * d] float, likewise.
+            gallery: [G, h, w, parts * d] float, the same.
             train: as there.
             mask: as there.
 

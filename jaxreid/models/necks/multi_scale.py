@@ -181,7 +181,7 @@ class MultiScaleNeck(Neck):
 
         Args:
             first: [B, h, w, d] float, what the neck returns.
-            second: [B, h, w, d] float, likewise, of the same positions.
+            second: [B, h, w, d] float, of the same positions.
 
         Returns:
             [B, h, w, d]: the mean, in which every part again has unit length over what it was

@@ -59,6 +59,6 @@ class Neck(nn.Module):
 
         Args:
             first: [B, ..., d] float, features.
-            second: [B, ..., d] float, likewise, of the same positions.
+            second: [B, ..., d] float, of the same positions.
         """
         return (first + second) / 2

@@ -208,7 +208,7 @@ def pair_centre_loss(
         pairs: [Q, B, d] float; that of (p, q) is that of (q, p).
         label: [B] int32.
         row: [Q] int32, positions in the batch of the first images of the pairs.
-        counts: [Q, B] bool, the pairs that count, likewise symmetric over the batch.
+        counts: [Q, B] bool, the pairs that count, symmetric as well.
         axis_name: mesh axis over which the rows are divided.
 
     Returns:

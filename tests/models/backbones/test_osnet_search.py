@@ -86,16 +86,16 @@ def native(monkeypatch):
 def original(golden_dir):
     """What the original computed, and its weights as our variables in float64."""
     held = np.load(golden_dir / "osnet_nas.npz")
-    told = json.loads((golden_dir / "osnet_nas.json").read_text())
+    meta = json.loads((golden_dir / "osnet_nas.json").read_text())
     seed = seed_of(golden_dir.folder)
-    tensors = checkpoint(seed, told["names"])
+    tensors = checkpoint(seed, meta["names"])
     card = {
         "backbone": {"name": NAME},
         "neck": {"name": "linear", "affine": False},
         "matcher": {"name": "embedding"},
-        "height": told["input"]["shape"][2],
-        "width": told["input"]["shape"][3],
-        "classes": told["num_classes"],
+        "height": meta["input"]["shape"][2],
+        "width": meta["input"]["shape"][3],
+        "classes": meta["num_classes"],
     }
     abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
     variables = traverse_util.unflatten_dict({
@@ -103,16 +103,16 @@ def original(golden_dir):
         for key, leaf in traverse_util.flatten_dict(abstract).items()
     })  # fmt: skip
     assert all(name.endswith("num_batches_tracked") for name in tensors), tensors.keys()
-    made = image(seed, told["input"]["name"], told["input"]["shape"])
+    made = image(seed, meta["input"]["name"], meta["input"]["shape"])
     return types.SimpleNamespace(
         seed=seed,
         held=held,
-        told=told,
+        meta=meta,
         card=card,
         variables=variables,
         image=nhwc(made).astype(np.float64),
         uniform=np.stack([held[f"noise/{cell}"] for cell in CELLS]),
-        weights=np.array([told["alpha"][cell] for cell in CELLS]),
+        weights=np.array([meta["alpha"][cell] for cell in CELLS]),
     )
 
 
@@ -184,8 +184,8 @@ def test_super_network_equals_the_original(original, mode, native):
 
 @pytest.mark.golden
 def test_super_network_has_the_size_of_the_original(original):
-    assert size(original.variables["params"]) == original.told["params"]
-    assert original.told["ops"] == list(OPS)
+    assert size(original.variables["params"]) == original.meta["params"]
+    assert original.meta["ops"] == list(OPS)
 
 
 @pytest.mark.golden
@@ -214,7 +214,7 @@ def test_candidates_equal_the_originals(original, native):
 @pytest.mark.golden
 def test_the_best_candidates_make_the_original_child(original, native):
     best = original.weights.argmax(1)
-    printed = [line.split("Block=")[1] for line in original.told["child_printed"].split("\n")[1:-1]]
+    printed = [line.split("Block=")[1] for line in original.meta["child_printed"].split("\n")[1:-1]]
     assert [OPS[number] for number in best] == printed
     blocks = tuple(PLACES[number] for number in best)
 
@@ -230,7 +230,7 @@ def test_the_best_candidates_make_the_original_child(original, native):
     variables = {collection: child(collection) for collection in ("params", "batch_stats")}
     others = ("neck", "classifier")
     rest = size([original.variables["params"][part] for part in others])
-    assert size(variables["params"]) + rest == original.told["child_params"]
+    assert size(variables["params"]) + rest == original.meta["child_params"]
     with jax.enable_x64(True):
         options = {"stem": "instance", "blocks": blocks, "affine": False}
         feature = jax.jit(OSNet(**options, dtype=jnp.float64).apply)(variables, original.image)
@@ -256,7 +256,7 @@ def test_the_best_candidates_make_the_original_child(original, native):
 @pytest.mark.golden
 def test_temperature_falls_as_the_originals(original):
     draw = jax.jit(make_backbone(NAME).draw)
-    expected = original.told["lmda_by_epoch"]
+    expected = original.meta["lmda_by_epoch"]
     key = jax.random.key(0)
     found = [float(draw(epoch, key)["temperature"]) for epoch in range(len(expected))]
     assert found == expected

@@ -204,14 +204,18 @@ def test_an_explanation_adds_up_to_the_score(head):
     query, gallery = unit_maps(3, 0), unit_maps(4, 1)
     variables = qaconv_variables(1, head, 3, 2, np.float32)
     matcher = make_matcher("qaconv", head=head)
-    told = matcher.apply(variables, query, gallery, method="explain")
+    explained = matcher.apply(variables, query, gallery, method="explain")
     score = matcher.apply(variables, query, gallery)  # sums in another order
-    np.testing.assert_allclose(told.logit, score, atol=1e-6)
-    parts = told.from_gallery.sum((2, 3)) + told.from_query.sum((2, 3))
-    np.testing.assert_allclose(told.gain * parts + told.offset, told.logit, atol=1e-5)
+    np.testing.assert_allclose(explained.logit, score, atol=1e-6)
+    parts = explained.from_gallery.sum((2, 3)) + explained.from_query.sum((2, 3))
+    np.testing.assert_allclose(
+        explained.gain * parts + explained.offset, explained.logit, atol=1e-5
+    )
     correlation = np.einsum("qrd,gsd->qgrs", query.reshape(3, 6, 5), gallery.reshape(4, 6, 5))
-    np.testing.assert_array_equal(told.match_in_query.reshape(3, 4, 6), correlation.argmax(2))
-    np.testing.assert_array_equal(told.match_in_gallery.reshape(3, 4, 6), correlation.argmax(3))
+    np.testing.assert_array_equal(explained.match_in_query.reshape(3, 4, 6), correlation.argmax(2))
+    np.testing.assert_array_equal(
+        explained.match_in_gallery.reshape(3, 4, 6), correlation.argmax(3)
+    )
 
 
 @pytest.mark.golden
@@ -228,15 +232,15 @@ def test_explanations_equal_the_originals_matching_tool(golden_dir, layer, head)
             )
             variables = qaconv_variables(seed_of(golden_dir), head, *probe.shape[1:3], np.float64)
             # Its kernels come from the gallery: the roles are exchanged.
-            told = make_matcher("qaconv", head=head).apply(
+            explained = make_matcher("qaconv", head=head).apply(
                 variables, gallery, probe, method="explain"
             )
             for got, name in (
-                (told.from_gallery, "prob_score"),
-                (told.match_in_query, "index_in_gal"),
-                (told.from_query, "gal_score"),
-                (told.match_in_gallery, "index_in_prob"),
-                (1 / (1 + np.exp(-told.logit / 10)), "score"),
+                (explained.from_gallery, "prob_score"),
+                (explained.match_in_query, "index_in_gal"),
+                (explained.from_query, "gal_score"),
+                (explained.match_in_gallery, "index_in_prob"),
+                (1 / (1 + np.exp(-explained.logit / 10)), "score"),
             ):
                 expected = golden[f"{case}/{layer}/{name}"]
                 np.testing.assert_allclose(got.swapaxes(0, 1), expected, rtol=0, atol=1e-9)
@@ -344,9 +348,9 @@ def test_patches_are_scored_and_explained_as_maps_of_patches(head):
     scores = matcher.apply(variables, query, gallery)
     np.testing.assert_allclose(scores, plain.apply(variables, *wide), atol=1e-4)
     assert np.abs(scores - plain.apply(variables, query, gallery)).max() > 0.1
-    told = matcher.apply(variables, query, gallery, method="explain")
+    explained = matcher.apply(variables, query, gallery, method="explain")
     expected = plain.apply(variables, *wide, method="explain")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), told, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), explained, expected)
 
 
 @pytest.mark.golden

@@ -285,12 +285,16 @@ def test_scoring_works_on_a_mesh():
 def test_an_explanation_adds_up_to_the_score(head, parts):
     query, gallery = maps(2, 0), maps(3, 1)
     matcher, variables = tiny(head, parts)
-    told = jax.jit(functools.partial(matcher.apply, method="explain"))(variables, query, gallery)
-    np.testing.assert_allclose(told.logit, scored(matcher, variables, query, gallery), atol=1e-5)
-    total = sum(part.logit for part in told.parts.values()) + told.offset
-    np.testing.assert_allclose(total, told.logit, atol=1e-5)
+    explained = jax.jit(functools.partial(matcher.apply, method="explain"))(
+        variables, query, gallery
+    )
+    np.testing.assert_allclose(
+        explained.logit, scored(matcher, variables, query, gallery), atol=1e-5
+    )
+    total = sum(part.logit for part in explained.parts.values()) + explained.offset
+    np.testing.assert_allclose(total, explained.logit, atol=1e-5)
     first = 0
-    for part, width in zip(told.parts.values(), parts, strict=True):
+    for part, width in zip(explained.parts.values(), parts, strict=True):
         cells = part.from_gallery.sum((2, 3)) + part.from_query.sum((2, 3))
         np.testing.assert_allclose(part.gain * cells + part.offset, part.logit, atol=1e-5)
         q, g = (x[..., first : first + width].reshape(-1, 6, width) for x in (query, gallery))
@@ -313,8 +317,8 @@ def test_a_perceptrons_contribution_is_match_times_slope():
     with jax.enable_x64(True):
         matcher = make_matcher("qaconv_ms", parts=named((CHANNELS,)), hidden=HIDDEN)
         parts, *_ = matcher.apply(variables, query, gallery, method="explain")
-    (told,) = parts.values()
-    of_query, of_gallery = (x.ravel() for x in (told.from_query, told.from_gallery))
+    (explained,) = parts.values()
+    of_query, of_gallery = (x.ravel() for x in (explained.from_query, explained.from_gallery))
     np.testing.assert_allclose([of_query, of_gallery], matches * slopes, rtol=1e-5, atol=1e-8)
     assert np.abs(slopes).min() > 1e-3  # every position counts
 
@@ -352,12 +356,12 @@ def test_before_training_the_mean_score_is_the_one_asked_for(head):
     "case", ["single", "multi_scale_135", "multi_scale_1357", "multi_scale_13_transformer"]
 )
 def test_scores_gradients_and_statistics_equal_the_original(golden_dir, case, mode):
-    told = json.loads((golden_dir / "mqaconv.json").read_text())
+    meta = json.loads((golden_dir / "mqaconv.json").read_text())
     at, seed = f"transmatcher/{case}", seed_of(golden_dir)
-    if at not in told and case.startswith("multi_scale_135"):
+    if at not in meta and case.startswith("multi_scale_135"):
         pytest.skip(f"{golden_dir.folder} has been cut")
     golden, train = np.load(golden_dir / "mqaconv.npz"), mode == "train"
-    parts, hidden = tuple(told[at]["split_layer"]), told[at]["dim_feedforward"]
+    parts, hidden = tuple(meta[at]["split_layer"]), meta[at]["dim_feedforward"]
     with jax.enable_x64(True):
         query, gallery = (golden[f"{at}/{k}"].astype(np.float64) for k in ("prob", "gal"))
         variables = rule_variables(seed, len(parts), hidden, *query.shape[1:3], np.float64)
@@ -376,7 +380,7 @@ def test_scores_gradients_and_statistics_equal_the_original(golden_dir, case, mo
         for got, name in zip(grads[1:], ("grad_prob", "grad_gal"), strict=True):
             expected = golden[f"{at}/{mode}/{name}"]
             np.testing.assert_allclose(got, expected, atol=1e-6 * np.abs(expected).max())
-        check_parameters(grads[0], dict(told[f"{at}/{mode}/param_grad_l2"]))
+        check_parameters(grads[0], dict(meta[f"{at}/{mode}/param_grad_l2"]))
         if train:
             check_statistics(stats, golden, f"{at}/{mode}/after/decoder.")
 

@@ -255,15 +255,15 @@ def test_weights_start_as_the_originals():
 EXACT = {"rtol": 1e-8, "atol": 1e-9}
 
 
-def by_rule(matcher, golden, told, seed, at, variant):
+def by_rule(matcher, golden, meta, seed, at, variant):
     """Variables of a case of the original, and their names there."""
     case = at.removeprefix("matcher/")
-    width = told[at]["num_decoder_layers"] * told[at]["d_model"]
-    maps = jax.ShapeDtypeStruct((2, told[at]["h"], told[at]["w"], width), jnp.float64)
+    width = meta[at]["num_decoder_layers"] * meta[at]["d_model"]
+    maps = jax.ShapeDtypeStruct((2, meta[at]["h"], meta[at]["w"], width), jnp.float64)
     flat = traverse_util.flatten_dict(jax.eval_shape(matcher.init, jax.random.key(0), maps, maps))
     names = {path: transmatcher_name(("matcher", *path[1:])) for path in flat}
     shapes = {name: transmatcher_shape(name, flat[path].shape) for path, name in names.items()}
-    for name, shape, *_ in told[at].get("names", ()):
+    for name, shape, *_ in meta[at].get("names", ()):
         unused = name.startswith("decoder_layer.") or name.endswith("num_batches_tracked")
         assert unused or shapes[name] == tuple(shape)
     found = {}
@@ -312,10 +312,10 @@ def gradients(matcher, train, variables, query, gallery, weight):
 
 def opened(golden_dir, at):
     """Arrays and descriptions of the original's run, and the seed of its set."""
-    told = json.loads((golden_dir / "transmatcher.json").read_text())
-    if at not in told:
+    meta = json.loads((golden_dir / "transmatcher.json").read_text())
+    if at not in meta:
         pytest.skip(f"{golden_dir.folder} has been cut")
-    return arrays_of(golden_dir / "transmatcher.npz"), told, seed_of(golden_dir)
+    return arrays_of(golden_dir / "transmatcher.npz"), meta, seed_of(golden_dir)
 
 
 def both_maps(golden, at):
@@ -341,13 +341,13 @@ def assert_tree_equals(tree, golden, at, ending=""):
 @pytest.mark.parametrize("layers", [1, 2, pytest.param(3, marks=pytest.mark.full)])
 def test_scores_gradients_and_statistics_equal_the_original(golden_dir, layers, variant, mode):
     at = f"matcher/L{layers}"
-    golden, told, seed = opened(golden_dir, at)
+    golden, meta, seed = opened(golden_dir, at)
     case = f"{at}/{variant}/{mode}"
     if f"{case}/score" not in golden:
         pytest.skip(f"{golden_dir.folder} has no such run")
     with jax.enable_x64(True):
-        matcher = original(layers, told[at]["dim_feedforward"])
-        variables = by_rule(matcher, golden, told, seed, at, variant)
+        matcher = original(layers, meta[at]["dim_feedforward"])
+        variables = by_rule(matcher, golden, meta, seed, at, variant)
         maps = tuple(both_maps(golden, at))
         run = gradients(matcher, mode == "train", variables, *maps, golden[f"{at}/R"])
         (of_params, *of_maps), (score, layer_scores, stats) = run
@@ -373,7 +373,7 @@ def test_scores_gradients_and_statistics_equal_the_original(golden_dir, layers, 
         distance = 1 - jax.nn.sigmoid(score / 10)  # float32 there
         np.testing.assert_allclose(distance, golden[f"{case}/dist"], atol=1e-6)
         if variant == "calibrated":
-            even = by_rule(matcher, golden, told, seed, at, "symmetric")
+            even = by_rule(matcher, golden, meta, seed, at, "symmetric")
             expected = golden[f"{at}/symmetric/eval/score"]
             np.testing.assert_allclose(scored(matcher, even, *maps), expected, **EXACT)
             np.testing.assert_allclose(scored(matcher, even, *maps[::-1]).T, expected, **EXACT)
@@ -383,10 +383,10 @@ def test_scores_gradients_and_statistics_equal_the_original(golden_dir, layers, 
 @pytest.mark.parametrize("variant", ["rule", "calibrated"])
 def test_scores_of_the_published_size_equal_the_original(golden_dir, variant):
     at = "matcher/real"
-    golden, told, seed = opened(golden_dir, at)
+    golden, meta, seed = opened(golden_dir, at)
     with jax.enable_x64(True):
-        matcher = original(told[at]["num_decoder_layers"], told[at]["dim_feedforward"])
-        variables = by_rule(matcher, golden, told, seed, at, variant)
+        matcher = original(meta[at]["num_decoder_layers"], meta[at]["dim_feedforward"])
+        variables = by_rule(matcher, golden, meta, seed, at, variant)
         maps = tuple(both_maps(golden, at))
         shares, score, _ = explained(matcher, variables, *maps)
         np.testing.assert_allclose(score, golden[f"{at}/{variant}/eval/score"], **EXACT)
@@ -402,12 +402,12 @@ def test_scores_of_the_published_size_equal_the_original(golden_dir, variant):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_correspondences_equal_the_original(golden_dir, layers, variant):
     at, case = f"matcher/L{layers}", f"match/L{layers}/{variant}"
-    golden, told, seed = opened(golden_dir, at)
+    golden, meta, seed = opened(golden_dir, at)
     if f"{case}/prob_score" not in golden:
         pytest.skip(f"{golden_dir.folder} has no such run")
     with jax.enable_x64(True):
-        matcher = original(layers, told[at]["dim_feedforward"])
-        variables = by_rule(matcher, golden, told, seed, at, variant)
+        matcher = original(layers, meta[at]["dim_feedforward"])
+        variables = by_rule(matcher, golden, meta, seed, at, variant)
         query, gallery = both_maps(golden, at)
         kinds = ("prob_score", "gal_score", "index_in_gal", "index_in_prob")
         matches = explained(matcher, variables, query, gallery, layer_matches)
@@ -450,17 +450,17 @@ def loss_gradients(matcher, objective, variables, feature, label):
 @pytest.mark.parametrize("loss", ["pairwise", "triplet_margin16"])
 @pytest.mark.parametrize("batch", ["quads", "single", "allsame", "alldiff"])
 def test_losses_equal_the_original(golden_dir, batch, loss):
-    golden, told, seed = opened(golden_dir, "loss")
+    golden, meta, seed = opened(golden_dir, "loss")
     variants = [v for v in ("rule", "official_init") if f"loss/{batch}/{loss}/{v}/score" in golden]
     if not variants:
         pytest.skip(f"{golden_dir.folder} has no such run")
     options = {"name": "pairwise"} if loss == "pairwise" else {"name": "triplet", "margin": 16.0}
     with jax.enable_x64(True):
-        matcher = original(told["loss"]["L"], told["loss"]["ff"])
+        matcher = original(meta["loss"]["L"], meta["loss"]["ff"])
         objective = make_objective(**options, num_classes=9)
         for variant in variants:
             at = f"loss/{batch}/{loss}/{variant}"
-            variables = by_rule(matcher, golden, told, seed, "loss", variant)
+            variables = by_rule(matcher, golden, meta, seed, "loss", variant)
             feature = golden[f"loss/{batch}/feature"].astype(np.float64)
             label = golden[f"loss/{batch}/target"]
             run = loss_gradients(matcher, objective, variables, feature, label)

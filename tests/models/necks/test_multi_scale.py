@@ -265,22 +265,22 @@ def by_rule(seed, module, x, part, name_of):
 @pytest.mark.golden
 @pytest.mark.parametrize("net", ["resnet18_none", "resnet50_b"])
 def test_features_equal_the_original(golden_dir, net):
-    told = json.loads((golden_dir / "mqaconv.json").read_text())
-    keys = [key for key in told if key.startswith(f"backbone/{net}/")]
+    meta = json.loads((golden_dir / "mqaconv.json").read_text())
+    keys = [key for key in meta if key.startswith(f"backbone/{net}/")]
     if not keys and net == "resnet50_b":
         pytest.skip(f"{golden_dir.folder} has been cut")
     assert keys
     golden = np.load(golden_dir / "mqaconv.npz")
     seed, arch = seed_of(golden_dir), {"resnet18_none": "resnet18"}.get(net, "resnet50_ibn_b")
-    pixels = image(seed, told["backbone_input"]["name"], told["backbone_input"]["shape"])
-    assert zlib.crc32(pixels.tobytes()) == told["backbone_input"]["crc32"]
+    pixels = image(seed, meta["backbone_input"]["name"], meta["backbone_input"]["shape"])
+    assert zlib.crc32(pixels.tobytes()) == meta["backbone_input"]["crc32"]
     with jax.enable_x64(True):
         x = nhwc(pixels).astype(np.float64)
         backbone = make_backbone(arch, cut="layer3", dtype="float64")
         name_of = lambda path: official_name(("backbone", *path), arch, prefix="base.")  # noqa: E731
         feature = jax.jit(backbone.apply)(by_rule(seed, backbone, x, "backbone", name_of)[0], x)
         for key in keys:
-            shapes = dict(told[key]["names_tail"])
+            shapes = dict(meta[key]["names_tail"])
             scales = [
                 v[-1] for k, v in shapes.items() if k.startswith("scaleLayers") and len(v) > 1
             ]

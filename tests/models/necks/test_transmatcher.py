@@ -130,12 +130,12 @@ def by_rule(seed, module, x, arch=None):
     "net", ["resnet18_none", pytest.param("resnet50_b", marks=pytest.mark.full)]
 )
 def test_features_equal_the_original(golden_dir, net):
-    told = json.loads((golden_dir / "transmatcher.json").read_text())
-    keys = [key for key in told if key.startswith(f"feature/{net}/")]
+    meta = json.loads((golden_dir / "transmatcher.json").read_text())
+    keys = [key for key in meta if key.startswith(f"feature/{net}/")]
     if not keys:
         pytest.skip(f"{golden_dir.folder} has been cut")
     golden, seed = arrays_of(golden_dir / "transmatcher.npz"), seed_of(golden_dir)
-    arch, given = {"resnet18_none": "resnet18"}.get(net, "resnet50_ibn_b"), told["feature/input"]
+    arch, given = {"resnet18_none": "resnet18"}.get(net, "resnet50_ibn_b"), meta["feature/input"]
     pixels = image(seed, given["name"], given["shape"])
     assert zlib.crc32(pixels.tobytes()) == given["crc32"]
 
@@ -150,7 +150,7 @@ def test_features_equal_the_original(golden_dir, net):
         encode = jax.jit(functools.partial(backbone.apply, backbone_variables))
         feature = encode(x)
         for key in keys:
-            about = told[key]
+            about = meta[key]
             neck = make_neck(
                 "transformer",
                 channels=about["neck"],
