@@ -14,15 +14,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
-    from jaxreid.reid import ReID, evaluate, load
+    from jaxreid.reid.loaded import ReID, evaluate, load
     from jaxreid.training.loop import train
 
 _OFFERED = {
-    "ReID": "jaxreid.reid:ReID",
+    "ReID": "jaxreid.reid.loaded:ReID",
     "configs": "jaxreid.configs",
     "datasets": "jaxreid.data.sets",
-    "evaluate": "jaxreid.reid:evaluate",
-    "load": "jaxreid.reid:load",
+    "evaluate": "jaxreid.reid.loaded:evaluate",
+    "load": "jaxreid.reid.loaded:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }

@@ -18,7 +18,7 @@ import numpy as np
 from jaxreid import ReID, load
 from jaxreid.data.sets import available, load_sets
 from jaxreid.evaluation.ranking import top_matches
-from jaxreid.reid import Explanation
+from jaxreid.reid.explanation import Explanation
 
 OTHERS = 256  # gallery images, at most, that stand for the average one
 

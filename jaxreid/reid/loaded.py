@@ -1,6 +1,5 @@
-"""A loaded model: images to features, features to scores, ranked lists, explanations, results."""
+"""A model with its weights, ready to use; made by `jaxreid.load`."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -17,89 +16,16 @@ from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_o
 from jaxreid.evaluation.scoring import Scorer
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
-from jaxreid.models.model import make_model
+from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
-from jaxreid.pictures.canvas import save
-from jaxreid.pictures.matches import Pair, correspondence_picture
-from jaxreid.pictures.ranking import hits_picture
+from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
+from jaxreid.reid.hits import Hit, Hits, listed, name_of
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card, save_weights
 from jaxreid.weights.source import open_weights
 
 LONG = 256  # images from which on a progress bar is shown
-
-
-@dataclasses.dataclass(frozen=True)
-class Hit:
-    """An image of a ranked list.
-
-    Attributes:
-        image: as it was given: a path, bytes, a PIL image or an array.
-        index: its place in the gallery.
-        score: of the query with it; larger is more alike.
-    """
-
-    image: Any
-    index: int
-    score: float
-
-
-class Hits(Sequence[Hit]):
-    """A query with the best of a gallery, best first."""
-
-    def __init__(self, query: Any, hits: Sequence[Hit]) -> None:
-        self.query, self._hits = query, list(hits)
-
-    def __len__(self) -> int:
-        return len(self._hits)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._hits[place]
-
-    def __repr__(self) -> str:
-        lines = (f"{hit.score:+8.3f}  {_name(hit.image, hit.index)}" for hit in self)
-        return "\n".join([f"{len(self)} hits for {_name(self.query, 0)}", *lines])
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the ranked list as a picture (PNG)."""
-        found = [(hit.image, hit.score) for hit in self]
-        save(hits_picture([self.query], [found]), path)
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """The matches that make up the scores of one query with some gallery images.
-
-    Attributes:
-        pairs: what each score is the sum of; for matchers with parts a pair for each part.
-        title: of the picture.
-        size: width and height of an image in the picture.
-        columns: pairs side by side.
-    """
-
-    pairs: list[Pair]
-    title: str
-    size: tuple[int, int]
-    columns: int = 3
-
-    def titled(self, title: str) -> "Explanation":
-        """The same with another title."""
-        return dataclasses.replace(self, title=title)
-
-    def save(self, path: str | os.PathLike, *, height: int = 384, matches: int = 12) -> None:
-        """Writes the pairs with their strongest matches as a picture (PNG).
-
-        Args:
-            path: of the picture.
-            height: of each image, in pixels.
-            matches: lines in each pair, at most.
-        """
-        width = max(1, round(height * self.size[0] / self.size[1]))
-        picture = correspondence_picture(
-            self.title, self.pairs, size=(width, height), links=matches, columns=self.columns
-        )
-        save(picture, path)
 
 
 class ReID:
@@ -133,7 +59,7 @@ class ReID:
         self._mesh = make_mesh()
         self.variables = jax.device_put(dict(variables), shardings(self._mesh, P()))
         self._scorers: dict[tuple[int, ...], Scorer] = {}
-        self._explain = None
+        self._explain = make_explain(self.model, self.variables)
 
     def __repr__(self) -> str:
         parts = (self.card[part]["name"] for part in ("backbone", "neck", "matcher"))
@@ -157,10 +83,10 @@ class ReID:
         Raises:
             ValueError, OSError: an image that cannot be read, by its name.
         """
-        images = _listed(images)
+        images = listed(images)
         if not images:
             raise ValueError("no images: expected at least one path, PIL image or uint8 array.")
-        names = names or [_name(image, i) for i, image in enumerate(images)]
+        names = names or [name_of(image, i) for i, image in enumerate(images)]
         scorer = self._scorer(batch_size=_fitting(len(images), 64))
         if len(images) < LONG:
             return scorer.encode(images, names)
@@ -206,7 +132,7 @@ class ReID:
         Returns:
             The list, best first; equal scores in the order of the gallery.
         """
-        gallery = _listed(gallery)
+        gallery = listed(gallery)
         if top < 1:
             raise ValueError(f"top is {top}; expected at least 1.")
         features = self.embed(gallery) if features is None else self._checked(features)
@@ -242,39 +168,26 @@ class ReID:
         known = self.check_explains(parts)
         if not gallery:
             raise ValueError("nothing to compare the query with: expected at least one image.")
-        shown = list(dict.fromkeys(parts or known or [None]))
+        whole = getattr(self.model.matcher, "patch", 1) // 2
+        reaches = {part: known[part] if part else whole for part in parts or known or [None]}
         images = [query, *gallery]
-        titles = titles or [_short(_name(image, i)) for i, image in enumerate(images)]
+        titles = titles or [
+            pathlib.PurePath(name).name or name
+            for name in (name_of(image, i) for i, image in enumerate(images))
+        ]
         pixels = [read_image(image) for image in images]
-        features = self.embed(images)
-        explained, logit = self._explained(features[:1], features[1:])
-        if reference is not None:
-            with_query, _ = self._explained(features[:1], reference)
-        pairs = []
-        for g in range(len(gallery)):
-            if reference is not None:
-                with_gallery, _ = self._explained(reference, features[g + 1 : g + 2])
-            for part in shown:
-                of_part = explained[part]
-                pair = Pair(
-                    query=pixels[0],
-                    gallery=pixels[g + 1],
-                    titles=(titles[0], titles[g + 1]),
-                    right=right[g] if right is not None else None,
-                    constant=float(np.broadcast_to(of_part.offset, logit.shape)[0, g]),
-                    part=part,
-                    whole=None if part is None else float(logit[0, g]),
-                    reach=known[part] if part else getattr(self.model.matcher, "patch", 1) // 2,
-                    **{k: v[0, g] for k, v in of_part._asdict().items() if v.ndim == 4},
-                )
-                if reference is not None:
-                    of_query = with_query[part].from_query.mean((0, 1))
-                    of_gallery = with_gallery[part].from_gallery.mean((0, 1))
-                    pair = pair.above(of_query, of_gallery, "average image")
-                pairs.append(pair)
+        pairs = pairs_of(
+            self._explain,
+            self.embed(images),
+            pixels,
+            reaches=reaches,
+            titles=titles,
+            right=right,
+            reference=reference,
+        )
         size = (self.model.width, self.model.height)
         title = f"{titles[0]} and its strongest matches"
-        return Explanation(pairs, title, size, columns=len(shown) if known else 3)
+        return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
 
     def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
         """The parts that `explain` can show, with the reach of each; {} for features without parts.
@@ -410,29 +323,7 @@ class ReID:
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """[h, w, d] or [d] of one image's features."""
-        from jaxreid.models.model import feature_shape
-
         return feature_shape(self.model, self.variables)
-
-    def _explained(self, query: np.ndarray, gallery: np.ndarray) -> tuple[dict, np.ndarray]:
-        """The contributions of each part, by name (None for a matcher without parts); logits."""
-        if self._explain is None:
-
-            @jax.jit
-            def explain(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
-                with jax.default_matmul_precision("highest"):
-                    method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
-                    explained = self.model.apply(variables, query, gallery, method=method)
-                parts = getattr(explained, "parts", {None: explained})
-                sides = ("from_query", "from_gallery")
-                return {
-                    name: part._replace(**{s: part.gain * getattr(part, s) for s in sides})
-                    for name, part in parts.items()
-                }, explained.logit
-
-            self._explain = explain
-        parts, logit = self._explain(self.variables, query, gallery)
-        return jax.tree.map(np.asarray, (parts, logit))
 
 
 def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
@@ -493,22 +384,6 @@ def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[
     reid = load(path if held else config["init_from"])
     _, tests = load_sets(**{**config["data"], "train": None})
     return reid.evaluate_on(tests, workdir=path, **config["eval"])
-
-
-def _listed(images: Any) -> list[Any]:
-    single = isinstance(images, str | os.PathLike | bytes) or hasattr(images, "convert")
-    if isinstance(images, np.ndarray):
-        single = images.ndim == 3
-    return [images] if single else list(images)
-
-
-def _name(image: Any, place: int) -> str:
-    named = isinstance(image, str | os.PathLike)
-    return os.fspath(image) if named else getattr(image, "filename", "") or f"image {place}"
-
-
-def _short(name: str) -> str:
-    return pathlib.PurePath(name).name or name
 
 
 def _fitting(count: int, most: int) -> int:

@@ -1,0 +1,123 @@
+"""Why two images score as they do: the local matches of which a score is the sum."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreid.models.model import Model
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.matches import Pair, correspondence_picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The matches that make up the scores of one query with some gallery images.
+
+    Attributes:
+        pairs: what each score is the sum of; for matchers with parts a pair for each part.
+        title: of the picture.
+        size: width and height of an image in the picture.
+        columns: pairs side by side.
+    """
+
+    pairs: list[Pair]
+    title: str
+    size: tuple[int, int]
+    columns: int = 3
+
+    def titled(self, title: str) -> "Explanation":
+        """The same with another title."""
+        return dataclasses.replace(self, title=title)
+
+    def save(self, path: str | os.PathLike, *, height: int = 384, matches: int = 12) -> None:
+        """Writes the pairs with their strongest matches as a picture (PNG).
+
+        Args:
+            path: of the picture.
+            height: of each image, in pixels.
+            matches: lines in each pair, at most.
+        """
+        width = max(1, round(height * self.size[0] / self.size[1]))
+        picture = correspondence_picture(
+            self.title, self.pairs, size=(width, height), links=matches, columns=self.columns
+        )
+        save(picture, path)
+
+
+# (query [Q, ...], gallery [G, ...]) -> contributions by part, of None for a matcher without parts,
+# and [Q, G] logits.
+Explain = Callable[[np.ndarray, np.ndarray], tuple[dict, np.ndarray]]
+
+
+def make_explain(model: Model, variables: Any) -> Explain:
+    """What each cell adds to a score, for a model whose matcher has `explain`."""
+
+    @jax.jit
+    def compiled(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
+        with jax.default_matmul_precision("highest"):
+            method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
+            explained = model.apply(variables, query, gallery, method=method)
+        parts = getattr(explained, "parts", {None: explained})
+        sides = ("from_query", "from_gallery")
+        return {
+            name: part._replace(**{s: part.gain * getattr(part, s) for s in sides})
+            for name, part in parts.items()
+        }, explained.logit
+
+    def explain(query: np.ndarray, gallery: np.ndarray) -> tuple[dict, np.ndarray]:
+        return jax.tree.map(np.asarray, compiled(variables, query, gallery))
+
+    return explain
+
+
+def pairs_of(
+    explain: Explain,
+    features: np.ndarray,
+    pixels: Sequence[np.ndarray],
+    *,
+    reaches: Mapping[str | None, int],
+    titles: Sequence[str],
+    right: Sequence[bool | None] | None,
+    reference: np.ndarray | None,
+) -> list[Pair]:
+    """The pairs of an explanation, of the first image with each of the others.
+
+    Args:
+        explain: as `make_explain` makes it.
+        features: [1 + G, ...], of the query and of the gallery images.
+        pixels: the images.
+        reaches: of each part that is shown, how many cells around a match belong to it.
+        titles: of the images.
+        right: of each gallery image, whether it shows the person of the query, or None.
+        reference: [R, ...] features of other images, as for `ReID.explain`.
+    """
+    explained, logit = explain(features[:1], features[1:])
+    if reference is not None:
+        with_query, _ = explain(features[:1], reference)
+    pairs = []
+    for g in range(len(features) - 1):
+        if reference is not None:
+            with_gallery, _ = explain(reference, features[g + 1 : g + 2])
+        for part, reach in reaches.items():
+            of_part = explained[part]
+            pair = Pair(
+                query=pixels[0],
+                gallery=pixels[g + 1],
+                titles=(titles[0], titles[g + 1]),
+                right=right[g] if right is not None else None,
+                constant=float(np.broadcast_to(of_part.offset, logit.shape)[0, g]),
+                part=part,
+                whole=None if part is None else float(logit[0, g]),
+                reach=reach,
+                **{k: v[0, g] for k, v in of_part._asdict().items() if v.ndim == 4},
+            )
+            if reference is not None:
+                of_query = with_query[part].from_query.mean((0, 1))
+                of_gallery = with_gallery[part].from_gallery.mean((0, 1))
+                pair = pair.above(of_query, of_gallery, "average image")
+            pairs.append(pair)
+    return pairs

@@ -1,0 +1,62 @@
+"""Ranked lists: the best images of a gallery for a query."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreid.pictures.canvas import save
+from jaxreid.pictures.ranking import hits_picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """An image of a ranked list.
+
+    Attributes:
+        image: as it was given: a path, bytes, a PIL image or an array.
+        index: its place in the gallery.
+        score: of the query with it; larger is more alike.
+    """
+
+    image: Any
+    index: int
+    score: float
+
+
+class Hits(Sequence[Hit]):
+    """A query with the best of a gallery, best first."""
+
+    def __init__(self, query: Any, hits: Sequence[Hit]) -> None:
+        self.query, self._hits = query, list(hits)
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._hits[place]
+
+    def __repr__(self) -> str:
+        lines = (f"{hit.score:+8.3f}  {name_of(hit.image, hit.index)}" for hit in self)
+        return "\n".join([f"{len(self)} hits for {name_of(self.query, 0)}", *lines])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ranked list as a picture (PNG)."""
+        found = [(hit.image, hit.score) for hit in self]
+        save(hits_picture([self.query], [found]), path)
+
+
+def listed(images: Any) -> list[Any]:
+    """Images as a list, also if it is a single one."""
+    single = isinstance(images, str | os.PathLike | bytes) or hasattr(images, "convert")
+    if isinstance(images, np.ndarray):
+        single = images.ndim == 3
+    return [images] if single else list(images)
+
+
+def name_of(image: Any, place: int) -> str:
+    """A path or the name of a file; "image 3" where there is none."""
+    named = isinstance(image, str | os.PathLike)
+    return os.fspath(image) if named else getattr(image, "filename", "") or f"image {place}"
