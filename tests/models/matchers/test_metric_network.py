@@ -1,12 +1,11 @@
 """The metric network against its definition in plain loops, and its properties."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from matching import assert_close, in_training, scored
 
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher, metric_network
@@ -67,20 +66,6 @@ def by_loops(variables, query, gallery, net, normalize=True, factor=None):
     return scores
 
 
-def scored(matcher, variables, query, gallery):
-    return np.asarray(jax.jit(matcher.apply)(variables, query, gallery))
-
-
-def in_training(matcher, variables, *given, **options):
-    run = functools.partial(matcher.apply, mutable=["batch_stats"], **options)
-    scores, updates = jax.jit(run)(variables, *given)
-    return scores, updates["batch_stats"]
-
-
-def assert_close(got, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
-
-
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_scores_equal_plain_loops(net, normalize):
@@ -128,7 +113,7 @@ def test_the_difference_may_be_taken_apart(net):
     rounding = np.finfo(np.float32).eps * np.abs(exact).max()  # of scores of other pairs
     exact = exact[near]
     lost = np.abs(apart(query, gallery)[near] - exact).max()
-    kept = np.abs(scored(matcher, variables, query, gallery)[near] - exact).max()
+    kept = np.abs(np.asarray(scored(matcher, variables, query, gallery))[near] - exact).max()
     assert lost > 1e-4
     # The linear net is one product for all pairs, and so pays for it, as every distance does.
     assert kept < (rounding if net == "linear" else 1e-5)
@@ -150,9 +135,7 @@ def test_scores_do_not_depend_on_which_side_or_place_an_image_is_on(net, train):
     matcher, variables = trained(net)
     order = [2, 0, 3, 1]
     there, back = (
-        in_training(matcher, variables, *pair, train=True)[0]
-        if train
-        else scored(matcher, variables, *pair)
+        in_training(matcher, variables, *pair)[0] if train else scored(matcher, variables, *pair)
         for pair in ((query, gallery), (gallery[order], query))
     )
     np.testing.assert_allclose(back.T, there[:, order], atol=1e-4)
@@ -202,7 +185,7 @@ def test_training_normalises_by_the_pairs_that_count(net, perturbed):
             matcher, variables, query, query, factor, mask=counts, method="perturbed"
         )
     else:
-        scores, stats = in_training(matcher, variables, query, query, train=True, mask=counts)
+        scores, stats = in_training(matcher, variables, query, query, mask=counts)
     batch = variables | {"batch_stats": found}
     expected = by_loops(batch, query, query, net)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
@@ -220,10 +203,10 @@ def test_training_normalises_by_the_pairs_that_count(net, perturbed):
 def test_padding_changes_nothing(net):
     query, gallery = embeddings(3, 0), embeddings(4, 1)
     matcher, variables = trained(net)
-    expected, stats = in_training(matcher, variables, query, gallery, train=True)
+    expected, stats = in_training(matcher, variables, query, gallery)
     padded = np.concatenate([gallery, 9 * np.ones_like(gallery)])
     mask = np.arange(8) < 4
-    got, padded_stats = in_training(matcher, variables, query, padded, train=True, mask=mask)
+    got, padded_stats = in_training(matcher, variables, query, padded, mask=mask)
     np.testing.assert_allclose(got[:, :4], expected, atol=1e-5)
     assert_close(padded_stats, stats, rtol=1e-5, atol=1e-6)
 
@@ -300,7 +283,7 @@ def test_a_linear_net_begins_as_the_euclidean_distance():
     distance = np.square(unit[0][:, None] - unit[1]).sum(-1)
     expected = -1.5 - distance / np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(scored(matcher, variables, query, gallery), expected, atol=1e-5)
-    scores, _ = in_training(matcher, variables, query, gallery, train=True)
+    scores, _ = in_training(matcher, variables, query, gallery)
     assert float(scores.mean()) == pytest.approx(-1.5, abs=1e-5)
 
 
@@ -310,7 +293,7 @@ def test_the_mean_logit_of_a_perceptron_begins_near_the_one_asked_for():
     for start in (0.0, -3.0):
         matcher = make_matcher("metric_network", initial_logit=start)
         variables = matcher.init(jax.random.key(0), query, query)
-        scores, _ = in_training(matcher, variables, query, query, train=True)
+        scores, _ = in_training(matcher, variables, query, query)
         logits.append(float(scores.mean()))
     assert abs(logits[0]) < 2
     assert logits[1] - logits[0] == pytest.approx(-3, abs=1e-4)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from golden import nchw, nhwc, qaconv_variables, seed_of
 from jax.sharding import PartitionSpec as P
+from matching import assert_close, in_training
 
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher
@@ -107,16 +108,6 @@ def test_unknown_head_lists_the_valid_ones():
         make_matcher("qaconv", head="v2")
 
 
-def score_in_training(matcher, variables, query, gallery, mask=None):
-    options = {"train": True, "mask": mask, "mutable": ["batch_stats"]}
-    scores, updates = matcher.apply(variables, query, gallery, **options)
-    return scores, updates["batch_stats"]
-
-
-def assert_close(got, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
-
-
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("chunk", [3, 4, 20])
 def test_chunks_equal_calls_one_after_the_other(head, chunk):
@@ -125,11 +116,11 @@ def test_chunks_equal_calls_one_after_the_other(head, chunk):
     whole, parts = make_matcher("qaconv", head=head), []
     for first in range(0, 10, chunk):
         part = gallery[first : first + chunk]
-        scores, stats = score_in_training(whole, variables, query, part)
+        scores, stats = in_training(whole, variables, query, part)
         variables = variables | {"batch_stats": stats}
         parts.append(scores)
     chunked = make_matcher("qaconv", head=head, statistics_chunk=chunk)
-    scores, stats = score_in_training(chunked, start, query, gallery)
+    scores, stats = in_training(chunked, start, query, gallery)
     np.testing.assert_allclose(scores, np.concatenate(parts, axis=1), atol=2e-5)
     assert_close(stats, variables["batch_stats"], rtol=1e-5)
     in_evaluation = [matcher.apply(start, query, gallery) for matcher in (whole, chunked)]
@@ -140,11 +131,11 @@ def test_padding_counts_in_no_chunk():
     query, gallery = unit_maps(3, 0), unit_maps(6, 1)
     matcher = make_matcher("qaconv", statistics_chunk=4)
     variables = qaconv_variables(1, "v2.1", 3, 2, np.float32)
-    expected, stats = score_in_training(matcher, variables, query, gallery)
+    expected, stats = in_training(matcher, variables, query, gallery)
     padded = np.concatenate([gallery, np.zeros((10, *gallery.shape[1:]), np.float32)])
 
     def total(padded):
-        got = score_in_training(matcher, variables, query, padded, np.arange(16) < 6)
+        got = in_training(matcher, variables, query, padded, mask=np.arange(16) < 6)
         return got[0][:, :6].sum(), got
 
     gradient, (got, padded_stats) = jax.grad(total, has_aux=True)(padded)
@@ -164,7 +155,7 @@ def train_over(devices, chunk, classes, rows):
     def loss_fn(params, query, gallery, weight, stats):
         mask = jax.lax.axis_index(AXIS) * len(gallery) + np.arange(len(gallery)) < classes
         held = {"params": params, "batch_stats": stats}
-        scores, stats = score_in_training(matcher, held, query, gallery, mask)
+        scores, stats = in_training(matcher, held, query, gallery, mask=mask)
         return jax.lax.psum((weight * scores * mask).sum(), AXIS), stats
 
     def steps(params, query, gallery, weight, stats):
@@ -309,7 +300,7 @@ def test_five_steps_of_chunks_equal_the_original(golden_dir, head):
                 def match(query, gallery, train, mask):
                     assert train
                     held = {"params": params, "batch_stats": stats}
-                    scores, found["stats"] = score_in_training(matcher, held, query, gallery, mask)
+                    scores, found["stats"] = in_training(matcher, held, query, gallery, mask=mask)
                     return scores
 
                 loss, _ = objective(

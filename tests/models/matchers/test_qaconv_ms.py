@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden import param, qaconv_variables, seed_of
 from jax.sharding import PartitionSpec as P
+from matching import assert_close, in_training, over_devices, scored
 
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher, qaconv_ms
@@ -136,21 +137,6 @@ def test_shared_channels_are_compared_along_with_every_part():
     )
 
 
-def in_training(matcher, variables, query, gallery, mask=None):
-    options = {"train": True, "mutable": ["batch_stats"]}
-    run = jax.jit(functools.partial(matcher.apply, **options))
-    scores, updates = run(variables, query, gallery, mask=mask)
-    return scores, updates["batch_stats"]
-
-
-def scored(matcher, variables, query, gallery):
-    return jax.jit(matcher.apply)(variables, query, gallery)
-
-
-def assert_close(got, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
-
-
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("train", [False, True])
 def test_scores_do_not_depend_on_which_side_or_place_an_image_is_on(head, train):
@@ -171,7 +157,7 @@ def test_padding_changes_nothing(head):
     matcher, variables = tiny(head)
     expected, stats = in_training(matcher, variables, query, gallery)
     padded = np.concatenate([gallery, 9 * np.ones_like(gallery)])
-    got, padded_stats = in_training(matcher, variables, query, padded, np.arange(8) < 4)
+    got, padded_stats = in_training(matcher, variables, query, padded, mask=np.arange(8) < 4)
     np.testing.assert_allclose(got[:, :4], expected, atol=1e-5)
     assert_close(padded_stats, stats, rtol=1e-5, atol=1e-6)
 
@@ -238,33 +224,15 @@ def test_scoring_needs_little_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < whole / 2
 
 
-def over_devices(devices, head):
-    """Loss, gradients and statistics of a step, the queries spread over devices."""
-    parts, (query, gallery) = (5, 4), (maps(8, 0), maps(6, 1))
-    variables = tiny(head, parts)[1]
+@pytest.mark.parametrize("head", HEADS)
+def test_training_is_the_same_on_any_number_of_devices(head):
+    parts = (5, 4)
     matcher = make_matcher(
         "qaconv_ms", parts=named(parts), head=head, hidden=HIDDEN, axis_name=AXIS
     )
-    weight = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)
-
-    def loss_fn(params, query, gallery, weight, stats):
-        held = {"params": params, "batch_stats": stats}
-        scores, stats = in_training(matcher, held, query, gallery)
-        return jax.lax.psum((weight * scores).sum(), AXIS), stats
-
-    sharded = jax.shard_map(  # the output is checked to be the same on every device
-        jax.value_and_grad(loss_fn, argnums=(0, 2), has_aux=True),
-        mesh=make_mesh(jax.devices()[:devices]),
-        in_specs=(P(), P(AXIS), P(), P(AXIS), P()),
-        out_specs=P(),
-    )
-    return jax.jit(sharded)(variables["params"], query, gallery, weight, variables["batch_stats"])
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_training_is_the_same_on_any_number_of_devices(head):
+    given = matcher, tiny(head, parts)[1], maps(8, 0), maps(6, 1)
     # Sums in another order; parameters before a normalisation have gradients of rounding.
-    assert_close(over_devices(4, head), over_devices(1, head), rtol=1e-3, atol=2e-4)
+    assert_close(over_devices(4, *given), over_devices(1, *given), rtol=1e-3, atol=2e-4)
 
 
 def test_scoring_works_on_a_mesh():

@@ -19,9 +19,9 @@ from golden import (
     transmatcher_name,
     transmatcher_shape,
 )
-from jax.sharding import PartitionSpec as P
+from matching import assert_close, in_training, over_devices, scored
 
-from jaxreid.mesh import AXIS, make_mesh
+from jaxreid.mesh import AXIS
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.matchers.transmatcher import DecoderLayer, TransMatcher
 from jaxreid.training.objectives import Batch, make_objective
@@ -53,22 +53,6 @@ def tiny(parts=2, **options):
     variables = jax.eval_shape(matcher.init, jax.random.key(0), shape, shape)
     variables = jax.tree_util.tree_map_with_path(value, variables)
     return matcher, jax.tree.map(np.float32, variables)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def scored(matcher, variables, query, gallery):
-    return matcher.apply(variables, query, gallery)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def in_training(matcher, variables, query, gallery, mask=None):
-    options = {"train": True, "mask": mask, "mutable": ["batch_stats"]}
-    scores, updates = matcher.apply(variables, query, gallery, **options)
-    return scores, updates["batch_stats"]
-
-
-def assert_close(got, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
 
 
 def norm(x, params, stats):
@@ -141,34 +125,15 @@ def test_padding_changes_nothing():
     matcher, variables = tiny()
     expected, stats = in_training(matcher, variables, query, gallery)
     padded = np.concatenate([gallery, 9 * np.ones_like(gallery)])
-    got, padded_stats = in_training(matcher, variables, query, padded, np.arange(8) < 4)
+    got, padded_stats = in_training(matcher, variables, query, padded, mask=np.arange(8) < 4)
     np.testing.assert_allclose(got[:, :4], expected, atol=1e-5)
     assert_close(padded_stats, stats, rtol=1e-5, atol=1e-5)
 
 
-def over_devices(devices):
-    """Loss, gradients and statistics of a step, the queries spread over devices."""
-    matcher, variables = tiny(axis_name=AXIS)
-    query, gallery = maps(8, 0), maps(6, 1)
-    weight = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)
-
-    def loss_fn(params, query, gallery, weight, stats):
-        held = {"params": params, "batch_stats": stats}
-        scores, stats = in_training(matcher, held, query, gallery)
-        return jax.lax.psum((weight * scores).sum(), AXIS), stats
-
-    sharded = jax.shard_map(  # the output is checked to be the same on every device
-        jax.value_and_grad(loss_fn, argnums=(0, 2), has_aux=True),
-        mesh=make_mesh(jax.devices()[:devices]),
-        in_specs=(P(), P(AXIS), P(), P(AXIS), P()),
-        out_specs=P(),
-    )
-    return jax.jit(sharded)(variables["params"], query, gallery, weight, variables["batch_stats"])
-
-
 def test_training_is_the_same_on_any_number_of_devices():
+    given = *tiny(axis_name=AXIS), maps(8, 0), maps(6, 1)
     # Sums in another order; parameters before a normalisation have gradients of rounding.
-    assert_close(over_devices(4), over_devices(1), rtol=1e-3, atol=5e-4)
+    assert_close(over_devices(4, *given), over_devices(1, *given), rtol=1e-3, atol=5e-4)
 
 
 def test_scoring_needs_little_memory():
