@@ -236,7 +236,7 @@ def test_a_found_architecture_becomes_part_of_the_configuration(tmp_path):
 
 def test_one_thing_says_where_norms_are(tmp_path):
     for option in ("ain", f"architecture={tmp_path}"):
-        with pytest.raises(ValueError, match="exclude each other; give one of them"):
+        with pytest.raises(ValueError, match="are mutually exclusive; give one of them"):
             load("osnet").get_config(f"synthetic,ibn,{option}")
     for config, name in (("osnet", "osnet_x1_0"), ("osnet_search", "resnet18")):
         with pytest.raises(ValueError, match=f"unknown option '{name}' in the recipe's argument"):
@@ -293,7 +293,7 @@ def test_one_domain_is_left_out():
         get("synthetic,target=square")
     with pytest.raises(ValueError, match="one domain of 'synthetic' is tested"):
         get("market1501,target=mall")
-    with pytest.raises(ValueError, match="target=mall and target=plaza exclude each other"):
+    with pytest.raises(ValueError, match="target=mall and target=plaza are mutually exclusive"):
         get("synthetic,target=mall,target=plaza")
 
 
@@ -314,7 +314,7 @@ def test_the_rows_of_gmns_ablation_differ_in_its_losses_alone():
     rows[""]["model"].pop("matcher")
     assert rows[",baseline"] == rows[""]
     for argument, message in (
-        ("synthetic,mnet,dp", "mnet and dp exclude each other; give one"),
+        ("synthetic,mnet,dp", "mnet and dp are mutually exclusive; give one"),
         ("market1501,ibn_a,resnet101", "ibn_a and resnet101: each names a network"),
     ):
         with pytest.raises(ValueError, match=message):
