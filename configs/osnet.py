@@ -4,22 +4,24 @@
     python -m jaxreid.main --config=osnet:market1501,ain --config.data.dir=... \
         --config.init_from=osnet_ain_x1_0.safetensors --workdir=...
 
-The argument is `dataset[,option...]`: `synthetic` (embedded, the default) or `market1501`;
+The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default) or
+`market1501`. Options:
 
-    x0_75, x0_5, x0_25   the width of the network
-    ibn, ain             where it has instance normalisations, and the recipe for cameras unseen
-    architecture=FILE    where osnet_search.py has found that it should have them; from random
-                         weights, since there are no others
-    paper                the longer training of the paper's table
+    x0_75, x0_5, x0_25   width of the network
+    ibn, ain             OSNet-IBN or OSNet-AIN (instance normalisation); ain also selects the
+                         recipe for unseen cameras
+    architecture=FILE    placement of instance normalisation found by osnet_search.py; starts from
+                         random weights because no others exist
+    paper                longer training, as for the paper's table
     scratch              from random weights
-    triplet              the hardest triplets of embeddings beside the classification
-    small                the recipe of the embedded data, on any data, of x0_25 if no width is
-                         given; its numbers are ours
-    debug                seconds
+    triplet              batch-hard triplet loss on embeddings in addition to classification
+    small                recipe of the embedded data, on any data; x0_25 if no width is given; our
+                         values
+    debug                runs in seconds
 
-or the name of a ResNet, to compare with. The recipes are those of torchreid's published models,
-tested where they were trained. All but `scratch`, `small` and `architecture` begin with ImageNet
-weights (--config.init_from).
+or the name of a ResNet, as a baseline. The recipes are those of torchreid's published models,
+tested on the data set they were trained on. All but `scratch`, `small` and `architecture` start
+from ImageNet weights (--config.init_from).
 """
 
 import json
@@ -29,7 +31,7 @@ from ml_collections import ConfigDict
 
 from jaxreid.configs import common
 
-FORMAT = "jaxreid architecture 1"  # of jaxreid/training/search.py
+FORMAT = "jaxreid architecture 1"  # as written by jaxreid/training/search.py
 WIDTHS = ("x1_0", "x0_75", "x0_5", "x0_25")
 
 
@@ -43,7 +45,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config = common.base(chosen.dataset)
     published(config)
     config.model.backbone = ConfigDict({"name": f"osnet_{norms}{width_of(chosen)}"})
-    if "x0_5" in chosen or "x0_25" in chosen:  # they have a recipe of their own
+    if "x0_5" in chosen or "x0_25" in chosen:  # these widths have their own recipe
         config.batch_size = 128
         config.epochs = 180
         config.optim.update(lr=0.003, backbone_lr=0.003)
@@ -57,12 +59,12 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
         generalise(config)
         config.init_expects = ""
         config.freeze_epochs = 0
-    if "paper" in chosen:  # its numbers on the data it was trained on
+    if "paper" in chosen:  # for the paper's numbers, tested on the training data set
         config.epochs = 250
         config.schedule.update(name="cosine", step_epochs=0)
         config.augment.erasing = 0.5
         config.model.matcher.metric = "cosine"
-    if "scratch" in chosen:  # the paper's training without ImageNet
+    if "scratch" in chosen:  # the paper's training without ImageNet weights
         config.init_expects = ""
         config.batch_size = 64
         config.epochs = 350
@@ -72,7 +74,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
         config.augment.update(translation=0.5, erasing=0.5)
     if "small" in chosen:
         small(config)
-    if "triplet" in chosen:  # both losses, on batches of four images of each person
+    if "triplet" in chosen:  # both losses, on batches with four images per identity
         config.objective.triplet = 1.0
         config.sampler.update(name="pk", instances=4)
     if "debug" in chosen:
@@ -85,7 +87,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
 
 
 def width_of(chosen: common.Argument) -> str:
-    """The width of the network."""
+    """Return the selected network width."""
     if "debug" in chosen:
         return "x0_25"
     named = [width for width in WIDTHS if width in chosen]
@@ -93,10 +95,10 @@ def width_of(chosen: common.Argument) -> str:
 
 
 def published(config: ConfigDict) -> None:
-    """The recipe of torchreid's model zoo for OSNet x1.0."""
+    """Apply the recipe of torchreid's model zoo for OSNet x1.0."""
     config.init_expects = "ImageNet"
     config.model.update(height=256, width=128, interpolation="bilinear")
-    config.model.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet's
+    config.model.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet
     config.model.neck = ConfigDict({"name": "linear", "channels": 512})
     config.model.matcher = ConfigDict(
         {
@@ -107,10 +109,10 @@ def published(config: ConfigDict) -> None:
     config.objective = ConfigDict(
         {
             "name": "softmax",
-            "smoothing": 0.1,  # of the identities' labels
+            "smoothing": 0.1,  # label smoothing of the identity loss
             "triplet": 0.0,  # weight of the triplet loss on embeddings
-            "margin": 0.3,  # of the triplets
-            "metric": "euclidean",  # of the triplets; "cosine"
+            "margin": 0.3,  # margin of the triplet loss
+            "metric": "euclidean",  # distance of the triplet loss; "cosine"
         }
     )
     config.batch_size = 64
@@ -118,37 +120,40 @@ def published(config: ConfigDict) -> None:
     config.freeze_epochs = 10
     config.optim.update(name="amsgrad", lr=0.0015, backbone_lr=0.0015, nesterov=False)
     config.schedule.update(name="step", step_epochs=60, per_epoch=True)
-    config.augment.occlusion = (0.0, 0.0)  # flipping alone
+    config.augment.occlusion = (0.0, 0.0)  # only flips
 
 
 def generalise(config: ConfigDict) -> None:
-    """The recipe of OSNet-AIN, for cameras that it has not seen."""
+    """Apply the recipe of OSNet-AIN, for unseen cameras."""
     config.augment.update(brightness=(0.8, 1.2), contrast=(0.85, 1.15))  # color_jitter
     config.model.matcher.metric = "cosine"
-    config.epochs = 100  # 50 on MSMT17, and on several data sets
+    config.epochs = 100  # 50 on MSMT17 and when training on several data sets
     config.schedule.update(name="cosine", step_epochs=0)
 
 
 def small(config: ConfigDict) -> None:
-    """From random weights on a CPU. All numbers ours, and the same for all networks."""
+    """Set up training from random weights on a CPU. Our values, the same for all networks."""
     common.small(config)
     config.model.matcher.metric = "cosine"
     config.batch_size = 16
-    config.epochs = 22  # as many images as qaconv.py sees
+    config.epochs = 22  # as many images as in qaconv.py
     config.freeze_epochs = 0
     config.optim.update(lr=2e-3, backbone_lr=2e-3)
     config.schedule.update(step_epochs=0, per_epoch=False)
 
 
 def architecture(file: str) -> dict[str, object]:
-    """What a search has found; the same command, which continues a run, reads the file again."""
+    """Load the architecture found by a search.
+
+    The command that resumes a run reads the file again.
+    """
     try:
-        found = json.loads(pathlib.Path(file).expanduser().read_text())
-        if found["format"] != FORMAT:
-            raise ValueError(f"its format is {found['format']!r} and not {FORMAT!r}")
-        return {"stem": found["stem"], "blocks": tuple(found["blocks"])}
+        record = json.loads(pathlib.Path(file).expanduser().read_text())
+        if record["format"] != FORMAT:
+            raise ValueError(f"expected format {FORMAT!r}, got {record['format']!r}")
+        return {"stem": record["stem"], "blocks": tuple(record["blocks"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"architecture={file}: {error}; expected an architecture.json that a run of "
-            "osnet_search has written."
+            f"architecture={file}: {error}; expected an architecture.json written by a run of "
+            "osnet_search."
         ) from error

@@ -4,13 +4,13 @@
     python -m jaxreid.main --config=qaconv:market1501 --config.data.dir=... \
         --config.init_from=resnet50.safetensors --workdir=...
 
-The argument is `dataset[,option...]`: `synthetic` (embedded, the default) or `market1501` (the
-paper's recipe, with the numbers of its published code, version 1.0);
+The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default) or
+`market1501` (the paper's recipe with the values of its published code, version 1.0). Options:
 
-    v1.1, v1.2   those versions, except for ten trials of a first epoch, the best of which they keep
-    small        the network and recipe of the embedded data, on any data; its numbers are ours,
-                 chosen by measurement
-    debug        a few steps, seconds
+    v1.1, v1.2   these versions, without their pre-training (the best of ten trial first epochs)
+    small        network and recipe of the embedded data, on any data; our values, chosen by
+                 measurement
+    debug        a few steps; runs in seconds
 
 or the name of a backbone (`resnet50_ibn_b`, `osnet_ain_x1_0`, ...).
 """
@@ -28,30 +28,30 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.backbone = ConfigDict(
         {
             "name": "resnet50",
-            "cut": "layer3",  # last layer; of stride 16: 24 x 8 positions
+            "cut": "layer3",  # last layer used; stride 16: 24 x 8 positions
             "width": 64,  # channels of the first layer
         }
     )
     config.model.neck = ConfigDict(
         {
             "name": "map",
-            "channels": 128,  # of the maps that are compared
-            "norm": "batch",  # batch normalisation and no bias; "none": a bias
+            "channels": 128,  # channels of the matched maps
+            "norm": "batch",  # batch norm without bias; "none": bias without batch norm
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "qaconv",
-            "head": "v1",  # two weights for each position; "v2.1": one for both directions
-            "initial_logit": 0.0,  # of every pair before training
-            "statistics_chunk": 0,  # classes of the memory that are normalised together; 0: all
-            "patch": 1,  # rows and columns of what is compared; 3 or 5: patches of positions
+            "head": "v1",  # two weights per position; "v2.1": one, shared by both directions
+            "initial_logit": 0.0,  # logit of every pair before training
+            "statistics_chunk": 0,  # memory classes that share batch-norm statistics; 0: all
+            "patch": 1,  # side of the matched patches, odd; 1: single positions
         }
     )
     config.objective = ConfigDict(
         {
             "name": "class_memory",
-            "valid_flags": False,  # True: classes not seen yet do not count
+            "valid_flags": False,  # True: ignore classes that have not been seen yet
         }
     )
 
@@ -70,7 +70,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
 
     if "small" in chosen:
         common.small(config)
-        # IBN-b as in version 1.1: without it a small network learns the cameras' colours first.
+        # IBN-b as in version 1.1: without it a small network learns camera colours first.
         config.model.backbone.update(name="resnet18_ibn_b", width=16)
         config.model.neck.channels = 64
         config.model.matcher.update(head="v2.1", initial_logit=-3.0)

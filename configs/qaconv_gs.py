@@ -4,9 +4,9 @@
     python -m jaxreid.main --config=qaconv_gs:market1501 --config.data.dir=... \
         --config.init_from=resnet50_ibn_b.safetensors --workdir=...
 
-The argument is as for qaconv.py, without its versions. The recipe of `market1501` is that of the
-published code, version 2.1. `synthetic` and `small` are ours, for a small network from random
-weights: graph sampling with the pairwise loss of version 2.0, AdamW and a cosine schedule.
+The argument is as for qaconv.py, without the versions. `market1501` is the recipe of the published
+code, version 2.1. `synthetic` and `small` are our recipe for a small network from random weights:
+graph sampling with the pairwise loss of version 2.0, AdamW and a cosine schedule.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,9 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     chosen = common.parse(arg, ("small", "debug"), backbones=("resnet", "osnet"))
     config = common.base(chosen.dataset)
     config.init_expects = "ImageNet"
-    config.model.freeze_stats = True  # "for a better generalization"; affine weights still learn
-    config.model.dtype = "float32"  # published with AMP; its counterpart is "bfloat16"
+    # "for a better generalization" in the original code; the affine weights are still trained
+    config.model.freeze_stats = True
+    config.model.dtype = "float32"  # the published code uses AMP; its counterpart is "bfloat16"
     config.model.backbone = ConfigDict({"name": "resnet50_ibn_b", "cut": "layer3", "width": 64})
     config.model.neck = ConfigDict({"name": "map", "channels": 128, "norm": "none"})
     config.model.matcher = ConfigDict(
@@ -27,18 +28,18 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
             "name": "qaconv",
             "head": "v2.1",
             "initial_logit": 0.0,
-            "statistics_chunk": 0,  # of a class memory, which this recipe does not have
-            "patch": 1,  # rows and columns of what is compared; 3 or 5: patches of positions
+            "statistics_chunk": 0,  # only for a class memory, which this recipe does not have
+            "patch": 1,  # side of the matched patches, odd; 1: single positions
         }
     )
     config.objective = ConfigDict(
         {
-            "name": "triplet",  # "pairwise" is the loss of version 2.0
+            "name": "triplet",  # "pairwise": the loss of version 2.0
             "margin": 16.0,  # in logits
         }
     )
     config.batch_size = 64
-    config.epochs = 60  # at most; Market-1501 takes about 10
+    config.epochs = 60  # maximum; Market-1501 takes about 10
     config.sampler.update(name="graph", instances=2)
     config.optim.update(lr=0.005, backbone_lr=0.0005, clip_norm=8.0)
     config.schedule.update(name="adaptive", factor=0.1, threshold=0.7)
@@ -46,12 +47,12 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
 
     if "small" in chosen:
         common.small(config)
-        config.model.freeze_stats = False  # there are none yet
+        config.model.freeze_stats = False  # random weights have no statistics worth keeping
         config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
         config.model.neck.channels = 64
         config.model.matcher.initial_logit = -2.7  # log odds of a match: 2 of 32 images
-        # From random weights the hardest negative is more alike than the hardest positive, and the
-        # triplet loss first learns to make all scores equal; the loss of version 2.0 does not.
+        # From random weights the hardest negative scores higher than the hardest positive, so the
+        # triplet loss first makes all scores equal; the loss of version 2.0 does not.
         config.objective = ConfigDict({"name": "pairwise"})
         config.batch_size = 32
         config.epochs = 8

@@ -4,14 +4,14 @@
     python -m jaxreid.main --config=qaconv_ms:market1501 --config.data.dir=... \
         --config.init_from=resnet50_ibn_b.safetensors --workdir=...
 
-The argument is as for qaconv.py, without its versions, and with `multi`: the recipe for several
-training sets, an epoch of each in turn (--config.sampler.alternate=False mixes them in batches),
-which --config.data.train="('market1501', ...)" has to name.
+The argument is as for qaconv.py, without the versions and with the option `multi`: the recipe for
+several training sets, one epoch of each in turn (--config.sampler.alternate=False mixes them within
+batches). With `market1501`, list the sets in --config.data.train="('market1501', ...)".
 
-The recipe of `market1501` is that of the authors' code. Which of its settings gave the published
-numbers is not known: by default all parts are compared, and options of `model.neck` and
-`model.matcher` are the other readings. `synthetic` and `small` are ours, for a small network from
-random weights: with linear heads, eight epochs and a cosine schedule, whatever `multi` says.
+`market1501` is the recipe of the authors' code. It is not known which of its settings gave the
+published results: the default compares all parts, and options of `model.neck` and `model.matcher`
+select the other readings. `synthetic` and `small` are our recipe for a small network from random
+weights: linear heads, eight epochs and a cosine schedule, with or without `multi`.
 """
 
 from ml_collections import ConfigDict
@@ -29,20 +29,20 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
         {
             "name": "multi_scale",
             "channels": 512,
-            "scales": (1, 3, 5),  # of the template kernels; () for none
-            "template_channels": 0,  # 0: as many as channels
-            "norm": "position",  # of their output; "both" and "channel" are other readings
-            "attention_layers": 2,  # 0 leaves the branch out
-            "hidden": 2048,  # units of the attention's perceptron
+            "scales": (1, 3, 5),  # sizes of the template kernels; (): none
+            "template_channels": 0,  # template kernels per scale; 0: as many as channels
+            "norm": "position",  # of the template output; "both", "channel": other readings
+            "attention_layers": 2,  # encoder layers of the attention branch; 0: no branch
+            "hidden": 2048,  # hidden units of the encoder's feed-forward network
             "fusion": "score",  # "feature": the branch is compared along with every other part
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "qaconv_ms",
-            "head": "perceptron",  # "linear": a weight for each position, as in QAConv 2.1
-            "hidden": 2048,  # units of "perceptron"
-            "initial_logit": 0.0,  # of every pair before training
+            "head": "perceptron",  # "linear": one weight per position, as in QAConv 2.1
+            "hidden": 2048,  # hidden units of "perceptron"
+            "initial_logit": 0.0,  # logit of every pair before training
         }
     )
     config.objective = ConfigDict({"name": "pairwise"})
@@ -52,8 +52,8 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.optim.update(lr=0.005, backbone_lr=0.0005, clip_norm=4.0)
     config.schedule.update(name="step", step_epochs=10)
     common.augment_more(config)
-    # Maps have 2,560 channels, 1.9 MiB an image: smaller tiles, and for Market-1501 45 GB in all;
-    # half of it with eval.dtype="bfloat16".
+    # Maps have 2,560 channels and take 1.9 MiB per image, hence smaller tiles. Market-1501 takes
+    # 45 GB in total, half of that with eval.dtype="bfloat16".
     config.eval.update(query_tile=16, gallery_tile=64)
 
     if "multi" in chosen:
@@ -65,15 +65,15 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
             config.data.train = ("synthetic_people/plaza", "synthetic_people/mall")
     if "small" in chosen:
         common.small(config)
-        config.model.freeze_stats = False  # there are none yet
+        config.model.freeze_stats = False  # random weights have no statistics worth keeping
         config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
         config.model.neck.update(channels=64, hidden=256)
-        # Of the two heads the linear one learns more from random weights; `hidden` is of the other.
+        # The linear head learns more from random weights; `hidden` belongs to the other head.
         config.model.matcher.update(head="linear", hidden=256)
         config.model.matcher.initial_logit = -2.0  # log odds of a match: 4 of 32 images
         config.batch_size = 32
         config.epochs = 8
-        # The backbone's 6e-3 is too much for encoder and perceptrons.
+        # The backbone's 6e-3 is too high for encoder and perceptrons.
         config.optim.update(lr=1e-3, backbone_lr=6e-3, clip_norm=0.0)
         config.eval.update(query_tile=32, gallery_tile=512)
     if "debug" in chosen:

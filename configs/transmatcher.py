@@ -4,10 +4,10 @@
     python -m jaxreid.main --config=transmatcher:market1501 --config.data.dir=... \
         --config.init_from=resnet50_ibn_b.safetensors --workdir=...
 
-The argument is as for qaconv.py, without its versions. The recipe of `market1501` is that of the
-authors' code; the smaller model of their Table 2 has 128 channels, one attention layer and 512
-hidden units in neck and matcher. `synthetic` and `small` are ours, for a small network from random
-weights: AdamW, eight epochs and a cosine schedule.
+The argument is as for qaconv.py, without the versions. `market1501` is the recipe of the authors'
+code; the smaller model of their Table 2 has 128 channels, one attention layer and 512 hidden units
+in neck and matcher. `synthetic` and `small` are our recipe for a small network from random weights:
+AdamW, eight epochs and a cosine schedule.
 """
 
 from ml_collections import ConfigDict
@@ -24,17 +24,17 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.neck = ConfigDict(
         {
             "name": "transformer",
-            "channels": 512,  # 0: those of the backbone
-            "attention_layers": 2,  # each makes a part to be compared, beside the map itself
-            "hidden": 2048,  # units of the attention's perceptron
-            "heads": 1,  # of the attention
+            "channels": 512,  # 0: as many as the backbone
+            "attention_layers": 2,  # encoder layers; each adds a part to match besides the map
+            "hidden": 2048,  # hidden units of the encoder's feed-forward network
+            "heads": 1,  # attention heads
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "transmatcher",
-            "hidden": 2048,  # units of the perceptron
-            "initial_logit": 0.0,  # of every pair before training
+            "hidden": 2048,  # hidden units of the perceptron
+            "initial_logit": 0.0,  # logit of every pair before training
         }
     )
     config.objective = ConfigDict({"name": "pairwise"})
@@ -44,13 +44,13 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.optim.update(lr=0.005, backbone_lr=0.0005, clip_norm=4.0)
     config.schedule.update(name="step", step_epochs=10)
     common.augment_more(config)
-    # Maps have 1,536 channels, 1.1 MiB an image: smaller tiles, and for Market-1501 27 GB in all;
-    # half of it with eval.dtype="bfloat16".
+    # Maps have 1,536 channels and take 1.1 MiB per image, hence smaller tiles. Market-1501 takes
+    # 27 GB in total, half of that with eval.dtype="bfloat16".
     config.eval.update(query_tile=32, gallery_tile=64)
 
     if "small" in chosen:
         common.small(config)
-        config.model.freeze_stats = False  # there are none yet
+        config.model.freeze_stats = False  # random weights have no statistics worth keeping
         config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
         config.model.neck.update(channels=64, hidden=256)
         # Log odds of a match: 4 of 32 images.

@@ -291,7 +291,7 @@ def test_one_domain_is_left_out():
     assert get("synthetic").data == get("synthetic,target=station").data
     with pytest.raises(ValueError, match="unknown domain 'square' in target=square; valid: "):
         get("synthetic,target=square")
-    with pytest.raises(ValueError, match="one domain of 'synthetic' is tested"):
+    with pytest.raises(ValueError, match="target names a test domain of 'synthetic'"):
         get("market1501,target=mall")
     with pytest.raises(ValueError, match="target=mall and target=plaza are mutually exclusive"):
         get("synthetic,target=mall,target=plaza")
