@@ -486,7 +486,7 @@ def test_a_training_without_a_checkpoint_is_left_alone_by_an_evaluation(place, c
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "metrics.jsonl").write_text("{}\n")
     early = run(place, workdir, f"--config.init_from={converted}", "--mode=evaluate", expect=1)
-    assert "is a training that has no checkpoint yet" in early.stderr
+    assert "holds a training that has no checkpoint yet" in early.stderr
     assert json.loads((workdir / "config.json").read_text()) == config
     assert (workdir / "metrics.jsonl").exists()
 
@@ -520,7 +520,7 @@ MISTAKES = [
     (["--config.objective=triplet"], "expected a dictionary with a name"),
     (["--config.objective.valid_flags=3"], "objective.valid_flags is '3'; expected True or False."),
     (["--config.data.root=/data"], "unknown setting 'data.root'; valid: data.dir"),
-    (["--config.data.dir="], "data.dir is ''; expected a text or None"),
+    (["--config.data.dir="], "data.dir is ''; expected a string or None"),
     (["--config.data.test=()"], "data.test is (); expected a tuple of names"),
     (["--config.data.identities=-1"], "data.identities is -1"),
     (["--test="], "data.test is ()"),
@@ -533,11 +533,11 @@ MISTAKES = [
     (["--config.sampler.instances=0"], "sampler.instances is 0"),
     (["--config.sampler.quota=('a',)"], "expected a tuple of whole numbers of at least 1"),
     (["--config.schedule.factor=-0.1"], "expected a number above 0, at most 1"),
-    (["--config.schedule.drop_epochs=(5, 3)"], "expected a tuple of rising whole numbers"),
+    (["--config.schedule.drop_epochs=(5, 3)"], "expected a tuple of ascending whole numbers"),
     (["--config.schedule.warmup_steps=-5"], "schedule.warmup_steps is -5"),
     (["--config.augment.pad=-1"], "augment.pad is -1"),
     (["--config.augment.flip=2"], "augment.flip is 2.0; expected a number from 0 to 1."),
-    (["--config.augment.brightness=1.5"], "expected a tuple of 2 rising numbers of at least 0"),
+    (["--config.augment.brightness=1.5"], "expected a tuple of 2 ascending numbers of at least 0"),
     (["--config.augment.hue=(-1, 1)"], "from -0.5 to 0.5, as in (-0.1, 0.1)"),
     (["--config.augment.occlusion=(0.5,)"], "augment.occlusion is (0.5,)"),
     (["--config.eval.query_tile=0"], "eval.query_tile is 0"),
@@ -574,8 +574,8 @@ REFUSALS = [
     (["--config.init_from=README.md", "--mode=evaluate"], "README.md is no safetensors file"),
     (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
     (["--config.data.prepared_dir=README.md"], "README.md, a file; expected a folder"),
-    (["--workdir=README.md"], "README.md exists and is not one of ours"),
-    (["--workdir=README.md/run"], "work directory README.md/run cannot be made"),
+    (["--workdir=README.md"], "README.md exists and is not a jaxreid run"),
+    (["--workdir=README.md/run"], "work directory README.md/run cannot be created"),
     (["--workdir=gs://bucket/run"], "a (shared) file system"),
     (["--config.data.train=market1510"], "unknown data set 'market1510'; valid: market1501"),
     (["--test=market1510"], "unknown data set 'market1510'; valid: market1501"),
@@ -707,7 +707,7 @@ def test_an_evaluation_takes_the_settings_of_its_run(tmp_path):
 
 def test_another_configuration_is_refused(place, finished):
     result = run(place, finished[0], "--config.optim.lr=0.5", expect=1)
-    assert "optim.lr: 0.005 there, 0.5 now" in result.stderr
+    assert "optim.lr: 0.005 in the run, 0.5 now" in result.stderr
     assert "another --workdir" in result.stderr
 
 
@@ -715,7 +715,7 @@ def test_another_configuration_is_refused(place, finished):
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_a_foreign_directory_is_left_alone(tmp_path, name, mode):
     (tmp_path / name).write_text("{}")
-    with pytest.raises((ValueError, FileNotFoundError), match=r"not one of ours|holds no run"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"not a jaxreid run|holds no run"):
         open_workdir(str(tmp_path), {"seed": 0}, mode=mode)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "{}")]
 
@@ -728,7 +728,7 @@ def test_a_run_that_has_learned_nothing_may_change_its_settings(tmp_path):
     assert json.loads((workdir / "config.json").read_text())["config"] == {"seed": 1}
     assert not (workdir / "metrics.jsonl").exists()
     (workdir / "checkpoints" / "7").mkdir()
-    with pytest.raises(ValueError, match="seed: 1 there, 2 now"):
+    with pytest.raises(ValueError, match="seed: 1 in the run, 2 now"):
         open_workdir(str(workdir), {"seed": 2}, mode="train")
 
 
@@ -750,7 +750,7 @@ def test_the_first_signal_asks_and_the_second_one_acts(number, capfd):
         os.kill(os.getpid(), number)
         assert stop.name == number.name
         assert signal.getsignal(number) != before
-    assert "once more" in capfd.readouterr().err
+    assert "send it again" in capfd.readouterr().err
 
 
 def test_evaluation_needs_a_run(place, tmp_path):

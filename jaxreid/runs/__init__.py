@@ -1,1 +1,1 @@
-"""Runs: work directory, log, signals, files."""
+"""Runs: settings, work directory, log, signals and files."""

@@ -1,15 +1,13 @@
-"""Writing files as a whole."""
+"""Atomic file writes."""
 
 import os
 import pathlib
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file; readers see the old content or the new, never a part.
+    """Write a file atomically: readers see the old content or the new, never a part.
 
-    Args:
-        path: in a directory that exists.
-        content: of the whole file.
+    The directory of `path` must exist.
     """
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The output of a run: metrics.jsonl, TensorBoard, progress bars and tables. Process 0 only."""
+"""Output of a run: metrics.jsonl, TensorBoard, progress bars and tables. Process 0 only."""
 
 import json
 import pathlib
@@ -16,13 +16,17 @@ from jaxreid.runs.files import replace_file
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces a file as a whole by readable JSON; raises ValueError for NaN and infinity."""
+    """Replace a file atomically by indented JSON.
+
+    Raises:
+        ValueError: NaN or infinity in `value`.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     replace_file(path, text.encode())
 
 
 def read_events(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    """Read the events of a metrics.jsonl, without a last line cut off by a kill."""
     if not path.exists():
         return []
     events = []
@@ -35,18 +39,18 @@ def read_events(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Writer:
-    """Writes the events of one run; a context manager.
+    """Event log of one run; a context manager.
 
     Every event is a line of `metrics.jsonl`: {"kind", "step", "time", ...}.
 
     Args:
-        workdir: the work directory; exists.
-        resume_at: the step at which a training begins or continues: events after it are dropped,
-            because they will be written again. None only adds events: a training may be writing
-            to the same directory.
+        workdir: work directory; must exist.
+        resume_at: step at which a training starts or resumes. Later events are dropped, because
+            they will be written again. None only appends, because a training may be writing to
+            the same directory.
 
     Attributes:
-        events: those of the run so far.
+        events: events of the run so far.
     """
 
     def __init__(self, workdir: pathlib.Path, *, resume_at: int | None) -> None:
@@ -74,15 +78,15 @@ class Writer:
                 self._board.close()
 
     def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
-        """One event; its numbers go to TensorBoard as `kind/name/key` as well.
+        """Write one event, and its numbers to TensorBoard as `kind/name/key`.
 
-        Those of another "variant" than "plain" go to `kind/name/variant/key`.
+        Numbers of a "variant" other than "plain" go to `kind/name/variant/key`.
 
         Args:
             kind: "train", "eval" or "search".
             step: updates so far.
-            values: numbers and texts.
-            name: of the test set, for "eval".
+            values: numbers and strings.
+            name: test set, for "eval".
         """
         event = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         event |= {"set": name} if name else {}
@@ -95,22 +99,22 @@ class Writer:
         if self._board is None:
             return
         variant = values.get("variant", "plain")
-        place = [part for part in (kind, name, variant if variant != "plain" else "") if part]
+        tag = [part for part in (kind, name, variant if variant != "plain" else "") if part]
         for key, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar("/".join([*place, key]), value, step)
+                self._board.add_scalar("/".join([*tag, key]), value, step)
 
     def say(self, text: str) -> None:
-        """A line for the user, above any progress bar."""
+        """Print a line to stdout, above any progress bar."""
         if self._active:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
 
 def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
-    """A progress bar with rate and remaining time; in a file, a line now and then.
+    """Create a progress bar with rate and remaining time, drawn by process 0 only.
 
-    Process 0 alone draws it.
+    If stderr is not a terminal, it is redrawn at most once in ten seconds.
     """
     interactive = sys.stderr.isatty()
     return tqdm(
@@ -127,21 +131,25 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
 
 
 def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
-    """A writer of TensorBoard's files, without its events after `purge`; None if not installed."""
+    """Open a TensorBoard writer that drops events from step `purge` on.
+
+    Returns None if tensorboardX is not installed.
+    """
     try:
         from tensorboardX import SummaryWriter
-    except ModuleNotFoundError:  # it comes with jaxreid[train]
+    except ModuleNotFoundError:
+        # Installed by jaxreid[train] only.
         return None
     return SummaryWriter(str(folder), purge_step=purge)
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
-    """Loss, accuracy and the time to the end of the run, the next time the bar is drawn.
+    """Set loss, accuracy and the remaining time of the run, for the next redraw of the bar.
 
     Args:
-        bar: a progress bar.
-        values: of a `Meter`.
-        images_left: in the run.
+        bar: progress bar.
+        values: means from `Meter.read`.
+        images_left: images left in the run.
     """
     chosen = {key: f"{values[key]:.3f}" for key in ("loss", "accuracy") if key in values}
     seconds = images_left / values["images_per_second"]
@@ -149,10 +157,10 @@ def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
 
 
 class Meter:
-    """Collects the metrics of steps on the devices, and reads their means now and then.
+    """Means of the metrics over several steps, fetched from the devices only when read.
 
     Args:
-        lr: the learning rate that "rate" among the metrics is a share of.
+        lr: base learning rate, which the metric "rate" multiplies.
         every_steps: steps between two readings.
     """
 
@@ -163,27 +171,29 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Forgets what was added; images per second count from here."""
+        """Discard all metrics and restart the clock of images per second."""
         self._steps: list[dict[str, jax.Array]] = []
         self._images, self._since = 0, time.perf_counter()
 
     def due(self, step: int) -> bool:
-        """True if the metrics are to be read after this step."""
+        """Return whether to read the metrics after this step."""
         return step % self._every == 0
 
     def add(self, metrics: dict[str, jax.Array], images: int) -> None:
-        """The metrics of one step, which may still be under way, and its number of images."""
+        """Add the metrics of one step, which may still be running, and its image count."""
         self._steps.append(metrics)
         self._images += images
 
     def read(self, step: int) -> dict[str, float]:
-        """Means since the last time, with "lr" for "rate"; waits for the devices.
+        """Return the means since the last reading, with "lr" in place of "rate".
+
+        Blocks until the devices have finished the steps.
 
         Args:
-            step: updates so far, for the message.
+            step: updates so far, for the error message.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: a metric is not finite.
         """
         count = len(self._steps)
         values = {
@@ -192,8 +202,8 @@ class Meter:
         }
         if not all(np.isfinite(list(values.values()))):
             raise FloatingPointError(
-                f"not finite between steps {step - count + 1} and {step}: {values}; the last "
-                "checkpoint is from before. Lower the learning rate, or clip the gradient "
+                f"metrics are not finite between steps {step - count + 1} and {step}: {values}; "
+                "the last checkpoint is from before. Lower the learning rate, or clip the gradient "
                 "(config.optim.clip_norm)."
             )
         values["lr"] = self._lr * values.pop("rate")
@@ -203,7 +213,7 @@ class Meter:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A plain text table: the first column to the left, the others to the right."""
+    """Format a plain text table: first column left-aligned, the others right-aligned."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 

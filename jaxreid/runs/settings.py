@@ -1,7 +1,8 @@
-"""Settings: which there are, and which values make sense.
+"""Settings of a configuration, and their valid values.
 
-A configuration is a dictionary of sections. These checks need neither data nor a model, so that a
-mistake is found at once; backbone, neck, matcher and objective check their options themselves.
+A configuration is a dictionary of sections. These checks need neither data nor a model, so mistakes
+are reported before anything is loaded. Backbone, neck, matcher and objective check their own
+options.
 """
 
 import importlib.util
@@ -13,19 +14,26 @@ from jaxreid.names import check_name
 
 
 class Number(NamedTuple):
-    """Numbers from `low` to `high`."""
+    """Rule for numbers from `low` to `high`.
+
+    Attributes:
+        low: smallest valid value, or exclusive lower bound if `above`.
+        high: largest valid value.
+        whole: integers only.
+        above: exclude `low`.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     whole: bool = False
-    above: bool = False  # `low` itself is not valid
+    above: bool = False
 
     def __str__(self) -> str:
         return f"{'a whole number' if self.whole else 'a number'} {self.range}"
 
     @property
     def range(self) -> str:
-        """The range in words."""
+        """The range, for messages."""
         if self.high < math.inf:
             return (
                 f"above {self.low}, at most {self.high}"
@@ -37,7 +45,7 @@ class Number(NamedTuple):
         return "(not nan or inf)"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         kinds = int if self.whole else int | float
         if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
             return False
@@ -45,7 +53,14 @@ class Number(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Tuples of numbers, as many as the example has, or any number; rising ones if `rising`."""
+    """Rule for tuples of numbers.
+
+    Attributes:
+        each: rule for each number.
+        example: valid value, whose length is required unless `any_length`.
+        rising: require ascending order.
+        any_length: allow any length.
+    """
 
     each: Number
     example: tuple[float, ...]
@@ -54,12 +69,12 @@ class Numbers(NamedTuple):
 
     def __str__(self) -> str:
         count = "" if self.any_length else f"{len(self.example)} "
-        order = "rising " if self.rising else ""
+        order = "ascending " if self.rising else ""
         kind = "whole numbers" if self.each.whole else "numbers"
         return f"a tuple of {count}{order}{kind} {self.each.range}, as in {self.example}"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         if not isinstance(value, tuple) or not all(self.each.holds(one) for one in value):
             return False
         if not self.any_length and len(value) != len(self.example):
@@ -68,7 +83,7 @@ class Numbers(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of some texts."""
+    """Rule for one of several strings."""
 
     names: tuple[str, ...]
 
@@ -76,40 +91,52 @@ class Choice(NamedTuple):
         return f"one of {', '.join(self.names)}"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         return value in self.names
 
 
 class Flag(NamedTuple):
-    """True or False."""
+    """Rule for True and False."""
 
     def __str__(self) -> str:
         return "True or False"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         return isinstance(value, bool)
 
 
 class Text(NamedTuple):
-    """Texts, or None."""
+    """Rule for strings.
+
+    Attributes:
+        example: valid value, for messages.
+        none: allow None.
+        empty: allow "".
+    """
 
     example: str
     none: bool = False
     empty: bool = False
 
     def __str__(self) -> str:
-        return f"a text{' or None' * self.none}, as in {self.example!r}"
+        return f"a string{' or None' * self.none}, as in {self.example!r}"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         if isinstance(value, str):
             return bool(value) or self.empty
         return value is None and self.none
 
 
 class Names(NamedTuple):
-    """Tuples of names; one alone may be given as it is where `single`."""
+    """Rule for tuples of names.
+
+    Attributes:
+        example: valid name, for messages.
+        single: allow one name without a tuple.
+        empty: allow ().
+    """
 
     example: str
     single: bool = False
@@ -119,7 +146,7 @@ class Names(NamedTuple):
         return f"a tuple of names, as in ({self.example!r},)"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         if isinstance(value, str):
             return self.single and bool(value)
         if not isinstance(value, tuple) or not (value or self.empty):
@@ -128,7 +155,11 @@ class Names(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Dictionaries, with a name where `named`."""
+    """Rule for dictionaries.
+
+    Attributes:
+        named: valid "name", which is then required; "" requires none.
+    """
 
     named: str = ""
 
@@ -138,13 +169,13 @@ class Options(NamedTuple):
         return "a dictionary of options"
 
     def holds(self, value: Any) -> bool:
-        """True for a valid value."""
+        """Return whether a value is valid."""
         if not isinstance(value, dict):
             return False
         return not self.named or isinstance(value.get("name"), str)
 
 
-# Of `jax.default_matmul_precision`.
+# Values of `jax.default_matmul_precision`.
 PRECISIONS = ("default", "high", "highest", "fastest", "bfloat16", "tensorfloat32", "float32")
 COUNT, SIZE = Number(0, whole=True), Number(1, whole=True)
 SHARE = Number(0, 1)
@@ -230,7 +261,7 @@ RULES = {
     "checkpoint.keep_every": COUNT,
     "log.every_steps": SIZE,
 }
-# Checked where they are given.
+# Optional settings inside option dictionaries, checked only if present.
 OPTIONS = {
     "eval.rerank_options.k1": SIZE,
     "eval.rerank_options.k2": SIZE,
@@ -240,33 +271,34 @@ OPTIONS = {
     "eval.tlift_options.k": SIZE,
     "eval.tlift_options.alpha": Number(0),
 }
-# Not in every configuration, as older ones were written without them.
+# Defaults of settings that older configurations lack.
 OPTIONAL = {"init_expects": "", "eval.untrained": True}
-ABSENT = ("schedule.warmup_epochs",)  # has a default where it is used
+# Settings that may be missing, because the function that takes them has a default.
+ABSENT = ("schedule.warmup_epochs",)
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """A configuration as plain data, checked.
+    """Return a configuration as plain data, after checking every setting.
 
     Args:
-        config: a ConfigDict or a dictionary of sections; lists stand for tuples, as in JSON.
+        config: ConfigDict or dictionary of sections; lists become tuples, since JSON has no tuples.
 
     Raises:
-        ValueError: a setting that is missing, unknown or out of its range; it says by its path what
-            was expected.
+        ValueError: a setting is missing, unknown or out of its range; the message gives its path
+            and the expected value.
     """
     config = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(config, Mapping):
         raise ValueError(
-            f"the configuration is {config!r}; expected a dictionary of settings, as "
-            "jaxreid.configs.get('qaconv') gives it."
+            f"the configuration is {config!r}; expected a dictionary of settings, such as "
+            "jaxreid.configs.get('qaconv')."
         )
     config = _plain(config)
     for path, value in OPTIONAL.items():
         section, _, name = path.rpartition(".")
-        held = config.get(section, {}) if section else config
-        if isinstance(held, dict):
-            held.setdefault(name, value)
+        parent = config.get(section, {}) if section else config
+        if isinstance(parent, dict):
+            parent.setdefault(name, value)
     check_sections(config)
     for path, rule in (RULES | OPTIONS).items():
         value = value_at(config, path)
@@ -279,20 +311,24 @@ def resolved(config: Any) -> dict[str, Any]:
     if config["freeze_epochs"] > config["epochs"]:
         raise ValueError(
             f"freeze_epochs is {config['freeze_epochs']} of {config['epochs']} epochs; expected at "
-            "most epochs, of which they are the first."
+            "most the number of epochs, because it counts the first of them."
         )
     return config
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Raises ValueError where a setting is missing or unknown."""
+    """Check that every setting exists and is known.
+
+    Raises:
+        ValueError: a setting is missing or unknown.
+    """
     known = {path.partition(".")[0] for path in RULES}
     for section in dict.fromkeys([*known, *config]):
         check_name(section, known, "setting")
         if section not in config:
             raise ValueError(
-                f"the configuration has no {section}; start from that of a recipe, as "
-                "jaxreid.configs.get('qaconv') gives it."
+                f"the configuration has no {section}; start from a recipe, such as "
+                "jaxreid.configs.get('qaconv')."
             )
         names = [path.partition(".")[2] for path in RULES if path.startswith(section + ".")]
         if not names:
@@ -307,13 +343,13 @@ def check_sections(config: Mapping[str, Any]) -> None:
             path = f"{section}.{name}"
             if name not in config[section] and path not in ABSENT:
                 raise ValueError(
-                    f"the configuration has no {path}; start from that of a recipe, as "
-                    "jaxreid.configs.get('qaconv') gives it."
+                    f"the configuration has no {path}; start from a recipe, such as "
+                    "jaxreid.configs.get('qaconv')."
                 )
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """The value of a setting by its path; None where there is none."""
+    """Return the setting at a dotted path, or None if it does not exist."""
     for name in path.split("."):
         if name not in config:
             return None
@@ -322,23 +358,27 @@ def value_at(config: Mapping[str, Any], path: str) -> Any:
 
 
 def start_message(expected: str, backbone: str) -> str:
-    """A warning for a run from random weights, whose recipe is published with others.
+    """Return a warning for a run that starts from random weights although its recipe does not.
 
     Args:
         expected: setting `init_expects`, such as "ImageNet".
-        backbone: its name.
+        backbone: name of the backbone.
     """
     return (
-        f"WARNING: this recipe starts from {expected} weights of {backbone}, and init_from names "
-        "none: from random weights it does not reach the published accuracy. Type "
-        f"--config.init_from={backbone}.safetensors (a file that `jaxreid convert {backbone}.pth "
-        f"--arch={backbone} --out={backbone}.safetensors` makes of PyTorch's), or use the option "
-        "small of the recipe, which is for random weights."
+        f"WARNING: this recipe starts from {expected} weights of {backbone}, but init_from is not "
+        "set. It does not reach the published accuracy from random weights. Set "
+        f"--config.init_from={backbone}.safetensors (which `jaxreid convert {backbone}.pth "
+        f"--arch={backbone} --out={backbone}.safetensors` writes from PyTorch weights), or use "
+        "the recipe's option small, which is meant for random weights."
     )
 
 
 def check_tensorflow() -> None:
-    """Raises ModuleNotFoundError, with the cure, where training cannot read its data."""
+    """Check that the packages that read training data are installed.
+
+    Raises:
+        ModuleNotFoundError: one is missing; the message says how to install it.
+    """
     for name in ("tensorflow", "tensorflow_datasets"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(
@@ -356,9 +396,10 @@ def _plain(value: Any) -> Any:
 
 
 def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All settings by path, with their values; options of a dictionary are settings as well."""
+    """Yield every setting as (path, value), including options inside dictionaries."""
     if not hasattr(config, "keys"):
         yield path, config
         return
-    for key in list(config.keys()):  # a ConfigDict's items would resolve its references
+    # Not items(): a ConfigDict's would resolve its references.
+    for key in list(config.keys()):
         yield from leaves(config[key], f"{path}.{key}" if path else key)

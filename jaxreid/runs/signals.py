@@ -1,4 +1,4 @@
-"""Leaving a training in order: Ctrl-C and SIGTERM (preemption)."""
+"""Graceful stop of a training on Ctrl-C and SIGTERM (preemption)."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ import jax
 
 
 class StopRequest:
-    """While active, a first Ctrl-C or SIGTERM only sets `name`; a second one acts as usual.
+    """Context in which the first Ctrl-C or SIGTERM only sets `name`; a second one acts as usual.
 
-    The loop asks `stop.name` between two steps, saves, and leaves.
+    The training loop checks `stop.name` between two steps, saves and returns.
 
     Attributes:
-        name: of the signal that came, or None.
+        name: name of the received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,12 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Python delivers signals to the main thread only; elsewhere the caller handles them.
+        # Python delivers signals to the main thread only; in other threads the caller handles them.
         if threading.current_thread() is not threading.main_thread():
             return self
         if jax.process_count() > 1:
-            # All must stop at the same step: jax.distributed takes SIGTERM and tells the others.
+            # All processes must stop at the same step: jax.distributed handles SIGTERM and notifies
+            # the others.
             forward = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, forward)
             return self
@@ -41,7 +42,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         self._restore()
-        print(f"{self.name}: stopping after this step; once more stops at once", file=sys.stderr)
+        print(f"{self.name}: stopping after this step; send it again to stop now", file=sys.stderr)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,4 +1,4 @@
-"""The work directory: the configuration that it belongs to, and what it has been run with."""
+"""The work directory: its configuration, and the record of every start."""
 
 import datetime
 import importlib.metadata
@@ -15,8 +15,8 @@ import jaxreid
 from jaxreid.mesh import all_agree
 from jaxreid.runs.log import write_json
 
-# Settings that a resumed run may change, because training does not depend on them (but for the last
-# bits of the scores in a class graph, which eval's batches and tiles may move).
+# Settings that a resumed run may change, because training does not depend on them. Exception: the
+# batch and tile sizes of eval may change the last bits of the scores in a class graph.
 FREE = (
     "data.dir",
     "data.prepared_dir",
@@ -45,75 +45,79 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.Path:
-    """Makes the work directory, or checks that it holds a run of the same configuration.
+    """Create the work directory, or check that it holds a run of the same configuration.
 
-    Process 0 reads and writes; the others wait for its answer.
+    Process 0 reads and writes; the other processes wait for the outcome.
 
     Args:
-        workdir: its path.
-        config: the resolved configuration, as plain data.
-        mode: "train", or "evaluate", which needs a directory with a run, or a file of weights.
+        workdir: path of the work directory.
+        config: resolved configuration, as plain data.
+        mode: "train", or "evaluate", which requires an existing run or `init_from`.
 
     Returns:
-        The path; `config.json` in it holds the configuration of the training and a record of every
-        start, with the settings in which that start differed.
+        The path. Its `config.json` holds the training configuration and a record of every start
+        with the settings that differed.
 
     Raises:
-        FileNotFoundError: there is nothing to evaluate.
-        ValueError: the directory belongs to another configuration, or to something else.
+        FileNotFoundError: nothing to evaluate.
+        ValueError: the directory holds a run of another configuration, or foreign files.
+        OSError: the directory cannot be created.
     """
     if "://" in workdir:
-        raise ValueError(f"work directory {workdir!r}: expected a path of a (shared) file system.")
+        raise ValueError(f"work directory {workdir!r}: expected a path on a (shared) file system.")
     path, problem = pathlib.Path(workdir).expanduser(), None
     if jax.process_index() == 0:
         try:
-            _open(path, json.loads(json.dumps(config)), mode)  # tuples as lists, as in the file
+            # Through JSON, so that tuples compare equal to the lists in config.json.
+            _open(path, json.loads(json.dumps(config)), mode)
         except (ValueError, OSError) as error:
             problem = error
     if not all_agree(problem is None):
-        raise problem or ValueError("process 0 could not open the work directory; see its message.")
+        raise problem or ValueError("process 0 could not open the work directory; see its error.")
     return path
 
 
 def holds_checkpoint(workdir: str | pathlib.Path) -> bool:
-    """True if there is a whole checkpoint."""
-    held = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
-    return any(path.name.isdigit() for path in held)  # others are not written to the end
+    """Return whether a work directory holds a complete checkpoint."""
+    candidates = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
+    # Incomplete checkpoints have a suffix.
+    return any(path.name.isdigit() for path in candidates)
 
 
 def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
     record = path / "config.json"
-    held = _read(record)
-    if mode == "evaluate" and held is None and not config.get("init_from"):
+    previous = _read(record)
+    if mode == "evaluate" and previous is None and not config.get("init_from"):
         raise FileNotFoundError(
-            f"work directory {path} holds no run (no config.json); give the one of a training, or "
-            "a file of weights with --config.init_from=FILE."
+            f"work directory {path} holds no run (no config.json); name the work directory of a "
+            "training, or pass a weights file with --config.init_from=FILE."
         )
-    if held is None and path.exists():
+    if previous is None and path.exists():
         foreign = (
             not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - FILES
         )
         if foreign:
             raise ValueError(
-                f"work directory {path} exists and is not one of ours (no config.json); use a new "
-                "or an empty directory."
+                f"work directory {path} exists and is not a jaxreid run (no config.json); use a "
+                "new or empty directory."
             )
-    training = held is not None and any(run["mode"] == "train" for run in held["runs"])
+    training = previous is not None and any(run["mode"] == "train" for run in previous["runs"])
     if mode == "evaluate" and training and not holds_checkpoint(path):
         raise FileNotFoundError(
-            f"work directory {path} is a training that has no checkpoint yet; wait for its first "
-            "one, or evaluate a file of weights in a --workdir of its own."
+            f"work directory {path} holds a training that has no checkpoint yet; wait for the "
+            "first one, or evaluate a weights file in a --workdir of its own."
         )
-    changes = _differences(held["config"], config) if held else []
+    changes = _differences(previous["config"], config) if previous else []
     strict = [change for change in changes if not _is_free(change[0])]
     if strict and holds_checkpoint(path):
         raise ValueError(
-            f"work directory {path} holds a run of another configuration:\n"
-            + "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in strict)
-            + "\nUse the same configuration to continue it, or another --workdir."
+            f"work directory {path} holds a run with another configuration:\n"
+            + "\n".join(f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in strict)
+            + "\nUse the same configuration to resume it, or another --workdir."
         )
-    if strict:  # nothing has been learned yet: begin anew
-        held, changes = None, []
+    if strict:
+        # Without a checkpoint there is no progress to keep: start over.
+        previous, changes = None, []
         for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "graphs", ignore_errors=True)
@@ -121,10 +125,10 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"work directory {path} cannot be made: {error.strerror}; use another --workdir."
+            f"work directory {path} cannot be created: {error.strerror}; use another --workdir."
         ) from error
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
-    settings, runs = (held["config"], held["runs"]) if held else (config, [])
+    settings, runs = (previous["config"], previous["runs"]) if previous else (config, [])
     write_json(record, {"config": settings, "seed": settings["seed"], "runs": [*runs, start]})
 
 
@@ -132,18 +136,19 @@ def _read(record: pathlib.Path) -> dict[str, Any] | None:
     if not record.exists():
         return None
     try:
-        held = json.loads(record.read_text())
+        content = json.loads(record.read_text())
     except ValueError:
-        held = None
-    if not isinstance(held, dict) or not held.keys() >= {"config", "seed", "runs"}:
+        content = None
+    if not isinstance(content, dict) or not content.keys() >= {"config", "seed", "runs"}:
         raise ValueError(
-            f"{record} is not one of ours, or damaged; use another --workdir, or repair it."
+            f"{record} is not a jaxreid run record, or is damaged; use another --workdir, or "
+            "repair it."
         )
-    return held
+    return content
 
 
 def environment() -> dict[str, Any]:
-    """When, with which code, packages and devices."""
+    """Return the start time, code revision, package versions and devices."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "started": now,
@@ -160,7 +165,8 @@ def environment() -> dict[str, Any]:
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # TFDS comes with jaxreid[train]
+    except importlib.metadata.PackageNotFoundError:
+        # TFDS is installed by jaxreid[train] only.
         return None
 
 
@@ -173,7 +179,8 @@ def _git_revision() -> str | None:
 
     try:
         if pathlib.Path(git("rev-parse", "--show-toplevel")) != root:
-            return None  # installed into the environment of some other repository
+            # Installed inside another repository, such as in its virtual environment.
+            return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -185,9 +192,9 @@ def _is_free(key: str) -> bool:
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        differences = []
         for name in sorted(old.keys() | new.keys()):
             inner = f"{key}.{name}" if key else name
-            found += _differences(old.get(name), new.get(name), inner)
-        return found
+            differences += _differences(old.get(name), new.get(name), inner)
+        return differences
     return [] if old == new else [(key, old, new)]

@@ -40,7 +40,7 @@ WRONG = [
     ({"optim__lr": float("nan")}, "optim.lr is nan"),
     ({"optim__betas": (0.9,)}, r"expected a tuple of 2 numbers from 0 to 1, as in \(0.9, 0.999\)"),
     ({"optim__nesterov": 1}, "optim.nesterov is 1; expected True or False"),
-    ({"augment__hue": (0.1, -0.1)}, "augment.hue is .*; expected a tuple of 2 rising numbers"),
+    ({"augment__hue": (0.1, -0.1)}, "augment.hue is .*; expected a tuple of 2 ascending numbers"),
     ({"data__test": "market1501"}, r"data.test is 'market1501'; expected a tuple of names, as in"),
     ({"data__train": (1,)}, r"data.train is \(1,\)"),
     ({"data__root": "/data"}, "unknown setting 'data.root'; valid: data.dir"),
@@ -69,7 +69,7 @@ def test_what_is_missing_is_named():
         for name in path[:-1]:
             section = section[name]
         del section[path[-1]]
-        with pytest.raises(ValueError, match=f"has no {'.'.join(path)}; start from that of a rec"):
+        with pytest.raises(ValueError, match=f"has no {'.'.join(path)}; start from a rec"):
             resolved(held)
     with pytest.raises(ValueError, match="expected a dictionary of settings"):
         resolved("qaconv")
