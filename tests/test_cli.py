@@ -108,7 +108,7 @@ def test_an_evaluation_needs_nothing_but_the_run(images, capsys):
 
 def test_a_run_becomes_a_file_of_weights(images, tmp_path, capsys):
     out = tmp_path / "weights.safetensors"
-    assert "use it: --config.init_from=" in said(capsys, "weights", "run", out).out
+    assert "start from it with --config.init_from=" in said(capsys, "weights", "run", out).out
     assert out.exists()
 
 
@@ -122,7 +122,7 @@ def test_data_sets_are_listed_measured_and_drawn(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     sheet = ["data", "sheet", "market1501", *folders, "--people", 2, "--out", out]
     assert "2 of 3 people" in said(capsys, *sheet).out
-    assert "passes over all 3" in said(capsys, *sheet, "--first=9", status=1).err
+    assert "skips all 3 people" in said(capsys, *sheet, "--first=9", status=1).err
 
 
 def test_recipes_are_listed_and_explained(capsys):
@@ -145,14 +145,14 @@ def test_every_verb_explains_itself_with_an_example(capsys):
 
 MISTAKES = [
     (["compare", "run", "nothing.png", "other.png"], 1, "no file nothing.png"),
-    (["rank", "run", "{images}/a.png", "{images}/.."], 1, "holds no images (.jpg"),
+    (["rank", "run", "{images}/a.png", "{images}/.."], 1, "contains no images (.jpg"),
     (["embed", "run", "{images}", "--out=features.csv"], 1, "must end in .npz"),
     (["explain", "run", "a.png", "b.png", "--out=/nowhere/why.png"], 1, "no folder /nowhere"),
     (["weights", "run", "out.pth"], 1, "out.pth must end in .safetensors"),
     (["convert", "nothing.pth", "--arch=resnet18", "--out=out.safetensors"], 1, "no file nothing"),
     (["data", "info", "market1510"], 1, "valid: market1501"),
     (["data", "build", "market1501", "--option", "x"], 1, "write NAME=VALUE"),
-    (["rank", "run", "a.png", "b.png", "--top=0"], 2, "0 is not a whole number of at least 1"),
+    (["rank", "run", "a.png", "b.png", "--top=0"], 2, "a whole number of at least 1, got 0"),
     (["convert", "a.pth", "--arch=x", "--out=b", "--input-size=384"], 2, "such as 384x128"),
     (["evaluate", "run", "--jsn"], 2, "unknown arguments: --jsn"),
     (["explain", "run", "a.png", "b.png"], 2, "--out"),

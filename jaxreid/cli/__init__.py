@@ -1,8 +1,8 @@
-"""The command `jaxreid VERB`: each verb is a few lines on the public face of the package.
+"""The command line `jaxreid VERB`: each verb is a few lines on top of the public API.
 
-argparse, not typer: nothing more to install, an answer to --help in a tenth of a second, and every
-message and exit status (0 done, 1 failed, 2 not understood) in our hands. What a verb needs is
-imported when it runs, so that --help and `recipes` need neither JAX nor TensorFlow.
+Built on argparse rather than typer: no extra dependency, --help within a tenth of a second, and
+full control over messages and exit statuses (0 success, 1 failure, 2 usage error). Verbs import
+their dependencies when they run, so --help and `recipes` need neither JAX nor TensorFlow.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ from jaxreid.cli.arguments import make_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
-        arguments: command line without the program's name; the process's own if None.
+        arguments: command line without the program name; None for `sys.argv`.
 
     Returns:
-        Exit status: 0 done, 1 failed; of `train` 75 or 130 as well, stopped and ready to go on.
-        Arguments that are not understood end the process with 2.
+        Exit status: 0 success, 1 failure, 130 interrupted. `train` and usage errors end the process
+        instead: `train` additionally with 75 for a stopped run that can be resumed, usage errors
+        with 2.
     """
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # as in: jaxreid recipes | head -1
+    except BrokenPipeError:  # e.g. jaxreid recipes | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
@@ -47,6 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.traceback or fault:
             traceback.print_exc()
         else:
-            print(f"error: {error}\n(--traceback shows where it arose)", file=sys.stderr)
+            print(f"error: {error}\n(--traceback shows the stack trace)", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""python -m jaxreid.cli."""
+"""Entry point of `python -m jaxreid.cli`."""
 
 import sys
 

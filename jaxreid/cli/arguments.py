@@ -1,4 +1,4 @@
-"""The arguments of every verb."""
+"""Command-line arguments of all verbs."""
 
 import argparse
 import pathlib
@@ -11,69 +11,75 @@ SPLITS = ("train", "query", "gallery", "test")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The arguments of all verbs."""
+    """Build the argument parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="jaxreid",
-        description="Find the same person across cameras that a model has never seen.",
+        description="Find the same person across cameras that the model has never seen.",
         epilog="example: jaxreid train qaconv --workdir=runs/qaconv",
     )
-    parser.add_argument("--version", action="store_true", help="print the version, and end")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.set_defaults(
         run=verbs.version, parser=parser, json=False, traceback=False, passes_on=False
     )
-    places = parser.add_subparsers(metavar="VERB", title="verbs (jaxreid VERB --help explains one)")
+    commands = parser.add_subparsers(
+        metavar="VERB", title="verbs (jaxreid VERB --help explains one)"
+    )
 
     verb = _verb(
-        places,
+        commands,
         "train",
         verbs.train,
-        "train a model, or continue a training",
+        "train a model or resume a run",
         "jaxreid train qaconv:market1501,small --workdir=runs/market --config.data.dir=/data",
-        "Settings follow as --config.PATH=VALUE; --print_config lists them.",
+        "Override settings with --config.PATH=VALUE; --print_config lists them.",
     )
-    verb.add_argument("recipe", help="recipe, or path of one, with its argument after a colon")
-    verb.add_argument("--workdir", help="directory of the run")
+    verb.add_argument("recipe", help="recipe or path of a recipe file, optionally with :ARGUMENT")
+    verb.add_argument("--workdir", help="work directory of the run")
     verb.set_defaults(passes_on=True)
 
     verb = _verb(
-        places,
+        commands,
         "evaluate",
         verbs.evaluate,
-        "metrics of a model on test sets",
+        "evaluate a model on test sets",
         "jaxreid evaluate runs/qaconv --test synthetic_people/mall --rerank",
-        "The results of a run are written into its work directory as well.",
+        "Results of a run are also written to its work directory.",
     )
     _add_model(verb)
     verb.add_argument(
         "--test",
         action="append",
         metavar="NAME",
-        help="test set, as data set or data set/domain (default: those of the run); repeatable",
+        help="test set, as DATASET or DATASET/DOMAIN (default: those of the run); repeatable",
     )
-    verb.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking as well")
-    verb.add_argument("--tlift", action="store_true", help="with TLift as well")
-    verb.add_argument("--flip", action="store_true", help="features of both mirror images")
+    verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
+    verb.add_argument("--tlift", action="store_true", help="also report TLift")
+    verb.add_argument(
+        "--flip",
+        action="store_true",
+        help="average the features of each image and its mirror image",
+    )
     _add_folders(verb)
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "embed",
         verbs.embed,
-        "features of images",
+        "compute features of images",
         "jaxreid embed runs/qaconv photographs/ --out=features.npz",
         "The file holds `features` [N, ...] float32 and `names` [N].",
     )
     _add_model(verb)
-    _add_images(verb, "images", "image files, or folders of them")
+    _add_images(verb, "images", "image files or folders of images")
     verb.add_argument("--out", type=_path, metavar="FILE.npz", help="file to write")
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "compare",
         verbs.compare,
-        "score of two images; larger is more alike",
+        "score a pair of images; larger means more similar",
         "jaxreid compare runs/qaconv a.jpg b.jpg",
     )
     _add_model(verb)
@@ -82,37 +88,39 @@ def make_parser() -> argparse.ArgumentParser:
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "rank",
         verbs.rank,
-        "the images of a gallery that are most like a query",
+        "rank gallery images by similarity to a query",
         "jaxreid rank runs/qaconv query.jpg photographs/ --top=5 --out=page.png",
     )
     _add_model(verb)
     verb.add_argument("query", type=_path, help="image file")
-    _add_images(verb, "gallery", "image files, or folders of them")
+    _add_images(verb, "gallery", "image files or folders of images")
     verb.add_argument("--top", type=_count, default=10, help="length of the list (default: 10)")
     verb.add_argument("--out", type=_path, metavar="FILE.png", help="picture to write")
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "explain",
         verbs.explain,
-        "draw the matches that make the score of two images",
+        "draw the matches behind the score of a pair",
         "jaxreid explain runs/qaconv a.jpg b.jpg --out=why.png",
     )
     _add_model(verb)
     verb.add_argument("a", type=_path, help="image file")
     verb.add_argument("b", type=_path, help="image file")
-    verb.add_argument("--out", type=_path, required=True, metavar="FILE.png", help="picture")
+    verb.add_argument(
+        "--out", type=_path, required=True, metavar="FILE.png", help="picture to write"
+    )
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "weights",
         verbs.weights,
-        "write a run as one file of weights",
+        "export a model to a single weight file",
         "jaxreid weights runs/qaconv qaconv.safetensors",
     )
     _add_model(verb)
@@ -120,19 +128,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_json(verb)
 
     verb = _verb(
-        places,
+        commands,
         "convert",
         verbs.convert,
-        "convert a PyTorch checkpoint to a file of weights",
+        "convert a PyTorch checkpoint to a weight file",
         "jaxreid convert resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=resnet50_ibn_b.safetensors",
-        "Reads .pth, .pth.tar, .pt and .safetensors of official names: ImageNet weights of "
-        "torchvision and IBN-Net, OSNet of torchreid, models of QAConv 1.0 to 2.1. Code in a "
-        "checkpoint is never run. Start from the result with --config.init_from=FILE.",
+        "Reads .pth, .pth.tar, .pt and .safetensors files with the original parameter names: "
+        "ImageNet weights of torchvision and IBN-Net, torchreid's OSNet, models of QAConv 1.0 to "
+        "2.1. Code in a checkpoint is never run. Start from the result with "
+        "--config.init_from=FILE.",
     )
     _add_convert(verb)
     _add_json(verb)
 
-    verb = places.add_parser("data", help="data sets: info, sheet, build")
+    verb = commands.add_parser("data", help="data sets: info, sheet, build")
     verb.set_defaults(
         run=lambda args: args.parser.error("expected info, sheet or build"), parser=verb
     )
@@ -141,10 +150,10 @@ def make_parser() -> argparse.ArgumentParser:
         actions,
         "info",
         verbs.data_info,
-        "the data sets there are, or the sizes of one",
+        "list data sets or show the sizes of one",
         "jaxreid data info synthetic_people/plaza",
     )
-    action.add_argument("name", nargs="?", help="data set or data set/domain (default: list them)")
+    action.add_argument("name", nargs="?", help="DATASET or DATASET/DOMAIN (default: list all)")
     _add_data(action)
     _add_json(action)
     action = _verb(
@@ -153,59 +162,61 @@ def make_parser() -> argparse.ArgumentParser:
         verbs.data_info,
         "prepare a data set ahead of a run",
         "jaxreid data build market1501 --dir=/data/market1501",
-        "A run prepares what it needs by itself. This does it earlier, and checks that a folder is "
-        "complete and that its images can be read.",
+        "Runs prepare missing data sets automatically. This verb does so in advance and checks "
+        "that the folder is complete and its images are readable.",
     )
-    action.add_argument("name", help="data set or data set/domain")
+    action.add_argument("name", help="DATASET or DATASET/DOMAIN")
     _add_data(action)
     _add_json(action)
     action = _verb(
         actions,
         "sheet",
         verbs.data_sheet,
-        "draw a contact sheet: a row for each person",
+        "draw a contact sheet with one row per person",
         "jaxreid data sheet market1501 --dir=/data/market1501 --split=gallery --people=12",
-        "The images of a person are ordered by camera and time. A data set that was not used "
-        "before is prepared first, which takes a while.",
+        "Images of a person are ordered by camera and time. On first use, the data set is "
+        "prepared, which takes a while.",
     )
-    action.add_argument("name", help="data set or data set/domain")
+    action.add_argument("name", help="DATASET or DATASET/DOMAIN")
     _add_data(action)
     action.add_argument("--out", type=_path, help="PNG to write (default: NAME_SPLIT.png)")
     action.add_argument(
         "--split",
         default="train",
         choices=SPLITS,
-        help="test is query and gallery together, queries framed (default: train)",
+        help="test shows query and gallery together, queries framed (default: train)",
     )
     action.add_argument("--people", type=_count, default=16, help="rows (default: 16)")
-    action.add_argument("--first", type=_least(0), default=0, help="people to pass over")
-    action.add_argument("--columns", type=_count, default=14, help="images in a row (default: 14)")
-    action.add_argument("--height", type=_count, default=160, help="of an image (default: 160)")
+    action.add_argument("--first", type=_least(0), default=0, help="people to skip (default: 0)")
+    action.add_argument("--columns", type=_count, default=14, help="images per row (default: 14)")
+    action.add_argument(
+        "--height", type=_count, default=160, help="image height in pixels (default: 160)"
+    )
     _add_json(action)
 
     verb = _verb(
-        places,
+        commands,
         "recipes",
         verbs.recipes,
-        "the recipes there are, or what one of them takes",
+        "list recipes or explain one",
         "jaxreid recipes qaconv",
     )
-    verb.add_argument("name", nargs="?", help="recipe (default: list them)")
+    verb.add_argument("name", nargs="?", help="recipe (default: list all)")
     _add_json(verb)
     return parser
 
 
 def _verb(
-    places: Any, name: str, run: Callable[..., Any], title: str, example: str, more: str = ""
+    commands: Any, name: str, run: Callable[..., Any], title: str, example: str, more: str = ""
 ) -> argparse.ArgumentParser:
-    verb = places.add_parser(
+    verb = commands.add_parser(
         name,
         help=title,
         description=f"{title[0].upper()}{title[1:]}. {more}",
         epilog=f"example: {example}",
         allow_abbrev=False,
     )
-    verb.add_argument("--traceback", action="store_true", help="show where an error arose")
+    verb.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
     verb.set_defaults(run=run, parser=verb, json=False, passes_on=False)
     return verb
 
@@ -213,8 +224,8 @@ def _verb(
 def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "model",
-        help="work directory of a run, a step of it (RUN/checkpoints/500), or a file of "
-        "weights (.safetensors)",
+        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
+        "(.safetensors)",
     )
 
 
@@ -223,13 +234,15 @@ def _add_images(verb: argparse.ArgumentParser, name: str, title: str) -> None:
 
 
 def _add_json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print the result as JSON alone")
+    verb.add_argument("--json", action="store_true", help="print only the result, as JSON")
 
 
 def _add_folders(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--dir", help="folder of a data set that is read from files")
+    verb.add_argument("--dir", help="source folder of a data set that is read from files")
     verb.add_argument(
-        "--prepared-dir", "--prepared_dir", help="where prepared copies are kept (default: TFDS's)"
+        "--prepared-dir",
+        "--prepared_dir",
+        help="folder of prepared copies (default: that of TFDS)",
     )
 
 
@@ -240,7 +253,7 @@ def _add_data(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="option of the data set, for example seed=3 or time_rule=corrected; repeatable",
+        help="option of the data set, such as seed=3 or time_rule=corrected; repeatable",
     )
 
 
@@ -250,7 +263,7 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
         "--arch",
         required=True,
         metavar="NAME",
-        help="its backbone, such as resnet50_ibn_b; a wrong name lists them",
+        help="its backbone, such as resnet50_ibn_b; an unknown name lists the valid ones",
     )
     verb.add_argument(
         "--out", required=True, type=_path, metavar="FILE.safetensors", help="file to write"
@@ -259,13 +272,13 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
         "--input-size",
         type=_size,
         metavar="HxW",
-        help="of its images, in pixels (default: 384x128 for QAConv, 256x128 for OSNet, 224x224 "
-        "for ImageNet weights of a ResNet)",
+        help="input size in pixels (default: 384x128 for QAConv, 256x128 for OSNet, 224x224 for "
+        "ImageNet weights of a ResNet)",
     )
     verb.add_argument(
         "--normalisation",
         choices=("imagenet", "none"),
-        help="of its pixels, which are in [0, 1] before (default: none for QAConv, else imagenet)",
+        help="normalisation of pixels in [0, 1] (default: none for QAConv, else imagenet)",
     )
     verb.add_argument(
         "--cut",
@@ -277,14 +290,14 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PREFIX",
-        help="leave out what begins with this, in the names that the report prints: criterion, "
+        help="skip parameters with this prefix, in the names printed by the report: criterion, "
         "neck_, classifier, base.layer4, ...; repeatable",
     )
     verb.add_argument(
         "--memory", action="store_true", help="keep the class memory of a QAConv 1.x model"
     )
-    verb.add_argument("--source", default="", help="where the file is from, for the record")
-    verb.add_argument("--verbose", action="store_true", help="list every name")
+    verb.add_argument("--source", default="", help="origin of the file, recorded in the output")
+    verb.add_argument("--verbose", action="store_true", help="list every parameter name")
 
 
 def _path(text: str) -> pathlib.Path:
@@ -294,7 +307,9 @@ def _path(text: str) -> pathlib.Path:
 def _least(low: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.strip("+").isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {low}, got {text}"
+            )
         return int(text)
 
     return number
@@ -304,13 +319,13 @@ _count = _least(1)
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Height and width from text like "384x128"."""
+    """Parse height and width from text such as "384x128"."""
     try:
         height, width = (int(number) for number in text.lower().split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a HEIGHTxWIDTH such as 384x128"
+            f"expected HEIGHTxWIDTH such as 384x128, got {text!r}"
         ) from None
     if min(height, width) < 32:
-        raise argparse.ArgumentTypeError(f"{text} is too small; both must be at least 32")
+        raise argparse.ArgumentTypeError(f"expected height and width of at least 32, got {text}")
     return height, width

@@ -1,4 +1,4 @@
-"""The verbs: what each does with its arguments, and returns for --json."""
+"""Implementation of the verbs; each returns its result for --json."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains, as `python -m jaxreid.main` does."""
+    """Train, as `python -m jaxreid.main` does."""
     from absl import app
 
     from jaxreid import main as program
@@ -25,14 +25,16 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates a model; returns metrics by test set."""
+    """Evaluate a model; return metrics by test set."""
     reid = _load(args)
     if not args.test and reid.step is None:
-        raise ValueError(f"{args.model} names no test sets: give one, as in --test market1501.")
-    ways = {name: True for name in ("rerank", "tlift", "flip") if getattr(args, name)}
+        raise ValueError(
+            f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
+        )
+    options = {name: True for name in ("rerank", "tlift", "flip") if getattr(args, name)}
     workdir = reid.path if reid.step is not None else None
     folders = {"dir": args.dir, "prepared_dir": args.prepared_dir}
-    results = reid.evaluate(args.test, workdir=workdir, **folders, **ways)
+    results = reid.evaluate(args.test, workdir=workdir, **folders, **options)
     if workdir is None:
         for name, result in results.items():
             print(f"{name}: {result}")
@@ -40,7 +42,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def embed(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes the features of images; returns their names and shape."""
+    """Compute the features of images and save them if --out is given."""
     import numpy as np
 
     _check_out(args.out, ".npz")
@@ -49,28 +51,28 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     names = [str(path) for path in paths]
     if args.out:
         np.savez(args.out, features=features, names=np.array(names))
-    saved = f", in {args.out}" if args.out else " (--out=FILE.npz keeps them)"
+    saved = f", written to {args.out}" if args.out else " (save them with --out=FILE.npz)"
     print(f"{len(paths)} images: features {list(features.shape)} float32{saved}")
     return {"images": names, "shape": list(features.shape), "out": args.out and str(args.out)}
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints the score of two images."""
+    """Print the score of a pair of images."""
     paths = _images([args.a, args.b])
     reid = _load(args)
     features = reid.embed(paths)
     score = float(reid.score(features[:1], features[1:])[0, 0])
-    print(f"{score:+.3f}  (a score of this model; larger is more alike)")
+    print(f"{score:+.3f}  (score of this model; larger means more similar)")
     return {"a": str(args.a), "b": str(args.b), "score": score}
 
 
 def rank(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints the best of a gallery."""
+    """Print the best matches of a query in a gallery."""
     _check_out(args.out, ".png")
     (query,), gallery = _images([args.query]), _images(args.gallery)
     hits = _load(args).rank(query, gallery, top=args.top)
-    for place, hit in enumerate(hits, 1):
-        print(f"{place:3}. {hit.score:+8.3f}  {hit.image}")
+    for position, hit in enumerate(hits, 1):
+        print(f"{position:3}. {hit.score:+8.3f}  {hit.image}")
     if args.out:
         hits.save(args.out)
         print(f"wrote {args.out}")
@@ -79,7 +81,7 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def explain(args: argparse.Namespace) -> dict[str, Any]:
-    """Draws the matches of two images."""
+    """Draw the matches of a pair of images."""
     _check_out(args.out, ".png")
     explanation = _load(args).explain(*_images([args.a, args.b]))
     explanation.save(args.out)
@@ -88,16 +90,16 @@ def explain(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def weights(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes a model as a file of weights."""
+    """Export a model to a weight file."""
     _check_out(args.out, ".safetensors")
     reid = _load(args)
     reid.save(args.out)
-    print(f"wrote {args.out}\nuse it: --config.init_from={args.out}")
+    print(f"wrote {args.out}\nstart from it with --config.init_from={args.out}")
     return {"model": str(args.model), "step": reid.step, "out": str(args.out)}
 
 
 def convert(args: argparse.Namespace) -> dict[str, Any]:
-    """Converts a PyTorch checkpoint."""
+    """Convert a PyTorch checkpoint."""
     from jaxreid.weights.torch_checkpoint import Misfit, convert_file, report_lines
 
     names = ("input_size", "normalisation", "cut", "skip", "memory", "source")
@@ -113,12 +115,12 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
         f"{made.path}: {card['backbone']['name']}, neck {card['neck']['name']}, matcher "
         f"{card['matcher']['name']}, {card['height']}x{card['width']}, mean {card['mean']}"
     )
-    print(f"use it: --config.init_from={made.path}")
+    print(f"start from it with --config.init_from={made.path}")
     return {"out": str(made.path), "model": card, "loaded": len(made.report.loaded)}
 
 
 def data_info(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints the sizes of a data set, which is prepared where that has not been done."""
+    """List data sets, or print the sizes of one, preparing it if needed."""
     from jaxreid.data import sets
 
     if args.name is None:
@@ -140,7 +142,7 @@ def data_info(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
-    """Draws a contact sheet."""
+    """Draw a contact sheet."""
     from jaxreid.pictures.canvas import save
     from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
 
@@ -150,7 +152,7 @@ def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
     people = people_of(splits, args.split)
     chosen = people[args.first : args.first + args.people]
     if not chosen:
-        raise ValueError(f"--first={args.first} passes over all {len(people)} of {args.split}.")
+        raise ValueError(f"--first={args.first} skips all {len(people)} people of {args.split}.")
     title = sheet_title(args.name, splits, args.split)
     save(sheet_picture(title, chosen, columns=args.columns, height=args.height), out)
     print(f"wrote {out} ({len(chosen)} of {len(people)} people)")
@@ -158,28 +160,28 @@ def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipes(args: argparse.Namespace) -> dict[str, Any]:
-    """Lists the recipes, or prints what one of them takes."""
+    """List the recipes, or explain one."""
     from jaxreid import configs
     from jaxreid.names import check_name
 
-    def words(name: str) -> str:
+    def docstring(name: str) -> str:
         return ast.get_docstring(ast.parse((configs.FOLDER / f"{name}.py").read_text())) or ""
 
     if args.name is None:
-        lines = {name: words(name).partition("\n")[0] for name in configs.recipes()}
+        lines = {name: docstring(name).partition("\n")[0] for name in configs.recipes()}
         print("\n".join(f"{name:<14}{line}" for name, line in lines.items()))
         print(
             "\njaxreid recipes NAME explains one; jaxreid train NAME --print_config lists its "
             "settings."
         )
         return lines
-    text = words(check_name(args.name, configs.recipes(), "recipe"))
+    text = docstring(check_name(args.name, configs.recipes(), "recipe"))
     print(text)
     return {args.name: text}
 
 
 def version(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints the version."""
+    """Print the version; without --version, report the missing verb."""
     import jaxreid
 
     if not args.version:
@@ -189,7 +191,7 @@ def version(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    """The model, after it is clear that there is a device."""
+    """Load the model, after checking that JAX finds a device."""
     import jaxreid
     from jaxreid.mesh import check_devices, remember_compiled
 
@@ -199,32 +201,37 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """The image files among some paths; folders stand for the images in them, by name."""
-    found = []
+    """List image files; a folder stands for its images, sorted by name."""
+    images = []
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not inside:
-                raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
-            found += inside
+                raise ValueError(f"{path} contains no images ({', '.join(SUFFIXES)}).")
+            images += inside
         elif path.is_file():
-            found.append(path)
+            images.append(path)
         else:
-            raise FileNotFoundError(f"no file {path}; expected an image, or a folder of images.")
-    return found
+            raise FileNotFoundError(f"no file {path}; expected an image or a folder of images.")
+    return images
 
 
 def _check_out(path: pathlib.Path | None, suffix: str) -> None:
-    """Raises before any work where a result could not be written."""
+    """Raise an error if the result could not be written, before any work is done.
+
+    Raises:
+        ValueError: the path has the wrong suffix.
+        OSError: the folder does not exist or is not writable, or the path is a folder.
+    """
     if path is None:
         return
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path} must end in {suffix}.")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, in which to write {path.name}.")
+        raise FileNotFoundError(f"no folder {folder} to write {path.name} to.")
     if path.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"{path} cannot be written.")
+        raise OSError(f"cannot write {path}.")
 
 
 def _splits(args: argparse.Namespace) -> Any:
