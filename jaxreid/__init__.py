@@ -1,9 +1,9 @@
-"""Generalizable person re-identification in JAX: the same person, across cameras never seen.
+"""Generalizable person re-identification in JAX: the same person, across unseen cameras.
 
     reid = jaxreid.load("runs/qaconv")
     hits = reid.rank("query.jpg", gallery_paths, top=10)
 
-Importing the package is instant: what it offers is imported when it is first used.
+Importing the package is cheap: public names are imported on first use.
 """
 
 import importlib

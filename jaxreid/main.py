@@ -1,13 +1,13 @@
-"""Trains or evaluates a person re-identification model.
+"""Train or evaluate a person re-identification model.
 
 python -m jaxreid.main --config=qaconv --workdir=runs/qaconv
 
---config names a recipe, or a file such as configs/qaconv.py; the text after a colon chooses data
-set and options (qaconv:market1501,debug). Any setting can be set by its path
-(--config.optim.lr=0.01); --print_config lists them. The same command continues an interrupted run.
---mode=evaluate evaluates the newest checkpoint of the work directory again, with the settings of
-the run where --config is left out, or, where there is none, the file of weights that
---config.init_from names.
+--config is a recipe or a file such as configs/qaconv.py, optionally followed by a colon and an
+argument that selects data set and options (qaconv:market1501,debug). Override any setting by its
+path (--config.optim.lr=0.01); --print_config lists them. Repeat the command to resume an
+interrupted run. --mode=evaluate evaluates the newest checkpoint in the work directory, with the
+settings of the run if --config is omitted. Without a checkpoint it evaluates the weight file
+--config.init_from.
 """
 
 import os
@@ -27,40 +27,44 @@ from jaxreid.runs import settings
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe, or path of one, with its argument after a colon.", lock_config=True
+    "config", None, "Recipe or path of a recipe file, optionally with :ARGUMENT.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: its results and checkpoints."
+    "workdir", None, "Work directory of the run, for results and checkpoints."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-_TEST = flags.DEFINE_list("test", None, "Other test sets than the recipe's: NAME,NAME,...")
-_PRINT = flags.DEFINE_bool("print_config", False, "Print every setting with its comment, and end.")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train or evaluate.")
+_TEST = flags.DEFINE_list("test", None, "Test sets that replace the recipe's: NAME,NAME,...")
+_PRINT = flags.DEFINE_bool("print_config", False, "Print every setting with its comment and exit.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the stack trace of an error.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Initialise jax.distributed from the cluster (TPU pod, Slurm)."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Several processes without such a cluster: HOST:PORT of process 0."
+    "coordinator", None, "HOST:PORT of process 0, for several processes without such a cluster."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: number of processes."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: index of this process, from 0."
+)
 
 EXPLAINED = (ValueError, OSError, FloatingPointError)
 KINDS = {"float": "a number", "int": "a whole number", "bool": "True or False"}
 
 
 class RecipeParser(flags.ArgumentParser):
-    """A recipe by name or path, with its argument; settings that it does not have are refused."""
+    """Parser of --config: a recipe by name or path; rejects overrides of unknown settings."""
 
     def parse(self, argument: str) -> Any:
-        """The configuration, locked."""
+        """Return the locked configuration."""
         config = configs.get(argument)
         for path in overridden(sys.argv):
             check_path(config, path)
         return config
 
     def flag_type(self) -> str:
-        """For --help."""
+        """Return the type shown by --help."""
         return "recipe"
 
 
@@ -68,39 +72,41 @@ FLAGS["config"].parser = RecipeParser()
 
 
 def overridden(argv: list[str]) -> list[str]:
-    """The paths of the settings that a command line sets."""
-    found = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in argv)
-    return [match[1] for match in found if match]
+    """List the paths of the settings overridden on a command line."""
+    matches = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in argv)
+    return [match[1] for match in matches if match]
 
 
 def check_path(config: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError if there is no setting `path` ("optim.lr") in a configuration."""
-    section, place = config, ""
+    """Raise ValueError if the configuration has no setting `path` ("optim.lr")."""
+    section, parent = config, ""
     for name in path.split("."):
         if not hasattr(section, "keys"):
-            raise ValueError(f"unknown setting {path}: {place} is {section!r} and has no settings.")
+            raise ValueError(
+                f"unknown setting {path}: {parent} is {section!r} and has no settings."
+            )
         names = list(section.keys())
         if name not in names:
             last = path.rpartition(".")[2]
-            alike = [
+            candidates = [
                 other for other, _ in settings.leaves(config) if other.rpartition(".")[2] == last
             ]
-            if alike:
-                named = " or ".join(f"--config.{other}" for other in alike)
-                raise ValueError(f"unknown setting {path}; did you mean {named}?")
-            if place not in settings.RULES:
-                inside = f"{place}." if place else ""
-                check_name(f"{inside}{name}", [f"{inside}{n}" for n in names], "setting")
+            if candidates:
+                suggestion = " or ".join(f"--config.{other}" for other in candidates)
+                raise ValueError(f"unknown setting {path}; did you mean {suggestion}?")
+            if parent not in settings.RULES:
+                prefix = f"{parent}." if parent else ""
+                check_name(f"{prefix}{name}", [f"{prefix}{n}" for n in names], "setting")
             raise ValueError(
-                f"unknown setting {path}: {place} is {section.get('name')!r} here and has "
-                f"{', '.join(names)}. Give one with other options as a whole: "
-                f"--config.{place}=\"{{'name': ..., '{name}': ...}}\"."
+                f"unknown setting {path}: {parent} is {section.get('name')!r} and has "
+                f"{', '.join(names)}. To select another one with its options, set the whole "
+                f"section: --config.{parent}=\"{{'name': ..., '{name}': ...}}\"."
             )
-        section, place = section[name], f"{place}.{name}" if place else name
+        section, parent = section[name], f"{parent}.{name}" if parent else name
 
 
 def start_jax() -> None:
-    """Joins the other processes; finds the devices."""
+    """Connect to the other processes and check that JAX finds a device."""
     import jax
 
     from jaxreid.mesh import check_devices, remember_compiled
@@ -112,7 +118,11 @@ def start_jax() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit status: 0 done, 1 failed, 75 or 130 stopped and ready to be continued."""
+    """Run the program; return the exit status.
+
+    Returns:
+        0 success; 1 failure; 75 or 130 stopped, resumable with the same command.
+    """
     logging.set_verbosity(logging.WARNING)
     try:
         config = configuration(argv)
@@ -135,9 +145,11 @@ def main(argv: list[str]) -> int:
 
         return 0 if train(config, _WORKDIR.value) else 75
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
+        print(
+            "interrupted; repeat the command to resume from the newest checkpoint", file=sys.stderr
+        )
         return leave(130)
-    except BrokenPipeError:  # as in: --print_config | head
+    except BrokenPipeError:  # e.g. --print_config | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return leave(1)
     except Exception as error:
@@ -148,7 +160,7 @@ def main(argv: list[str]) -> int:
 
 
 def configuration(argv: list[str]) -> dict[str, Any]:
-    """The settings of the command line, checked, before JAX or TensorFlow are imported."""
+    """Check the command line and return its settings; imports neither JAX nor TensorFlow."""
     if len(argv) > 1:
         raise ValueError(
             f"unknown arguments: {' '.join(argv[1:])}; expected --FLAG=VALUE (--config.optim.lr=1)."
@@ -159,12 +171,12 @@ def configuration(argv: list[str]) -> dict[str, Any]:
     config = _CONFIG.value.to_dict()
     several = _NUM_PROCESSES.value, _PROCESS_ID.value
     if _COORDINATOR.value is None and several != (None, None):
-        raise ValueError("--num_processes and --process_id belong to --coordinator=HOST:PORT.")
+        raise ValueError("--num_processes and --process_id require --coordinator=HOST:PORT.")
     if _COORDINATOR.value is not None and (
         not re.fullmatch(r".+:\d+", _COORDINATOR.value) or None in several
     ):
         raise ValueError(
-            f"--coordinator={_COORDINATOR.value}: expected HOST:PORT of process 0, and with it "
+            f"--coordinator={_COORDINATOR.value}: expected HOST:PORT of process 0, together with "
             "--num_processes and --process_id."
         )
     if _TEST.value is not None:
@@ -173,13 +185,16 @@ def configuration(argv: list[str]) -> dict[str, Any]:
 
 
 def explained(error: Exception) -> bool:
-    """True for the mistakes of a user; others are faults of the program, shown with a traceback."""
+    """Return True for user errors; other errors are bugs and are shown with a stack trace."""
     missing = isinstance(error, ModuleNotFoundError) and "pip install" in str(error)
     return missing or isinstance(error, EXPLAINED)
 
 
 def leave(status: int) -> int:
-    """Ends one of several processes at once: an orderly end would wait for the others for ever."""
+    """Return the exit status; exit at once if this is one of several processes.
+
+    A regular shutdown of JAX would wait forever for the other processes.
+    """
     if "jax" in sys.modules and (_COORDINATOR.value or _DISTRIBUTED.value):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -188,17 +203,17 @@ def leave(status: int) -> int:
 
 
 def fail(error: Exception) -> int:
-    """Prints an error in words; returns the exit status."""
+    """Print an error message; return the exit status."""
     while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps them
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-    text = re.sub(r"^flag --config=[^ ]*: ", "", text)  # absl's introduction to what a recipe says
-    print(f"error: {text}\n(--help explains, --traceback shows where it arose)", file=sys.stderr)
+    text = re.sub(r"^flag --config=[^ ]*: ", "", text)  # prefix that absl adds to recipe errors
+    print(f"error: {text}\n(see --help; --traceback shows the stack trace)", file=sys.stderr)
     return 1
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses as absl does, but a mistake on the command line is explained in a sentence."""
+    """Parse flags like absl, with readable messages for command-line errors."""
     try:
         argv[:] = with_recipe(argv)
         if {"--help", "-h", "-help", "--helpfull", "-helpfull"} & set(argv):
@@ -224,18 +239,18 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def with_recipe(argv: list[str]) -> list[str]:
-    """The command line with --config first, as its settings are those of a recipe.
+    """Move --config to the front, because the overrides refer to settings of the recipe.
 
-    An evaluation without it takes the settings of the run in the work directory.
+    An evaluation without --config takes the settings of the run in the work directory.
     """
     name, *rest = argv
-    places = [i for i, a in enumerate(rest) if re.match(r"--?config(=|$)", a)]
-    if len(places) > 1:
+    indices = [i for i, a in enumerate(rest) if re.match(r"--?config(=|$)", a)]
+    if len(indices) > 1:
         raise ValueError("--config is given more than once; give it once.")
-    if places:
-        size = 1 if "=" in rest[places[0]] else 2
-        recipe = rest[places[0] : places[0] + size]
-        return [name, *recipe, *rest[: places[0]], *rest[places[0] + size :]]
+    if indices:
+        size = 1 if "=" in rest[indices[0]] else 2
+        recipe = rest[indices[0] : indices[0] + size]
+        return [name, *recipe, *rest[: indices[0]], *rest[indices[0] + size :]]
     workdir, mode = flag_value(rest, "workdir"), flag_value(rest, "mode")
     if mode == "evaluate" and (pathlib.Path(workdir).expanduser() / "config.json").exists():
         return [name, f"--config={workdir}", *rest]
@@ -246,7 +261,7 @@ def with_recipe(argv: list[str]) -> list[str]:
 
 
 def flag_value(argv: list[str], name: str) -> str:
-    """The value of a flag, given as --NAME=VALUE or --NAME VALUE; "" if it is not given."""
+    """Return the last value of a flag, given as --NAME=VALUE or --NAME VALUE, or ""."""
     value = ""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.match(rf"--?{name}(?:=(.*))?$", argument, re.DOTALL):
@@ -255,25 +270,25 @@ def flag_value(argv: list[str], name: str) -> str:
 
 
 def unknown_flag(error: flags.UnrecognizedFlagError, argv: list[str]) -> str:
-    """A message that finds the setting which was meant."""
+    """Format an error message that suggests the intended setting or the nearest flags."""
     name = error.flagname.partition("=")[0]
     value = flag_value(argv, re.escape(name)) or "..."
     known = dict.fromkeys(path for path, _ in settings.leaves(configs.get("qaconv")))
-    alike = [path for path in known if path == name or path.endswith(f".{name}")]
-    if alike:
-        named = " or ".join(f"--config.{path}={value}" for path in alike)
-        return f"unknown flag --{name}; settings are given by their path: {named}"
+    candidates = [path for path in known if path == name or path.endswith(f".{name}")]
+    if candidates:
+        suggestion = " or ".join(f"--config.{path}={value}" for path in candidates)
+        return f"unknown flag --{name}; settings are given by their path: {suggestion}"
     return f"unknown flag --{name}; valid: {', '.join(nearest_flags(name))}, --config.SETTING=..."
 
 
 def nearest_flags(name: str) -> list[str]:
-    """The flags of this program, the nearest first."""
+    """List the flags of this program, nearest match first."""
     own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
     return [f"--{flag}" for flag in nearest(name, own)]
 
 
 def illegal_value(error: flags.IllegalFlagValueError) -> str:
-    """A message that says which kind of value a setting takes."""
+    """Format an error message that states the values a setting accepts."""
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)
@@ -287,13 +302,13 @@ def illegal_value(error: flags.IllegalFlagValueError) -> str:
 
 
 def print_help(*, full: bool) -> None:
-    """Prints the flags; with `full` also those of the libraries, and the settings."""
+    """Print the flags; with `full`, also the libraries' flags and all settings."""
     app.usage(shorthelp=not full, writeto_stdout=True)
     if full:
         recipe = flag_value(sys.argv, "config") or "qaconv"
-        print(f"settings of {recipe}, each of which can be set with --config.NAME=VALUE:\n")
+        print(f"settings of {recipe}; set each with --config.NAME=VALUE:\n")
         print(configs.commented(configs.get(recipe), recipe))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, suggestionparser=parse_flags)

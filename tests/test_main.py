@@ -516,7 +516,7 @@ MISTAKES = [
     (["--config.seed=-1"], "seed is -1; expected a whole number from 0 to 2147483647."),
     (["--config.precision=float16"], "expected one of default, high, highest"),
     (["--config.freeze_epochs=99"], "freeze_epochs is 99 of 10 epochs"),
-    (["--config.objective.margin=3"], "objective is 'class_memory' here and has name, valid_flags"),
+    (["--config.objective.margin=3"], "objective is 'class_memory' and has name, valid_flags"),
     (["--config.objective=triplet"], "expected a dictionary with a name"),
     (["--config.objective.valid_flags=3"], "objective.valid_flags is '3'; expected True or False."),
     (["--config.data.root=/data"], "unknown setting 'data.root'; valid: data.dir"),
@@ -552,7 +552,7 @@ MISTAKES = [
     (["--wrkdir=/tmp/x"], "unknown flag --wrkdir; valid: --workdir, "),
     (["--workdir="], "--workdir is missing"),
     (["--mode=eval"], "value should be one of <train|evaluate>"),
-    (["--num_processes=2"], "belong to --coordinator=HOST:PORT"),
+    (["--num_processes=2"], "require --coordinator=HOST:PORT"),
     (["--coordinator=there", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
     (["train"], "unknown arguments: train; expected --FLAG=VALUE"),
     (["--config=qaconf"], "unknown recipe 'qaconf'; valid: qaconv"),
@@ -570,8 +570,8 @@ MISTAKES = [
 
 REFUSALS = [
     (["--config.init_from=/nowhere.safetensors"], "/nowhere.safetensors"),
-    (["--config.init_from=README.md"], "README.md is no safetensors file"),
-    (["--config.init_from=README.md", "--mode=evaluate"], "README.md is no safetensors file"),
+    (["--config.init_from=README.md"], "README.md is not a safetensors file"),
+    (["--config.init_from=README.md", "--mode=evaluate"], "README.md is not a safetensors file"),
     (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
     (["--config.data.prepared_dir=README.md"], "README.md, a file; expected a folder"),
     (["--workdir=README.md"], "README.md exists and is not a jaxreid run"),

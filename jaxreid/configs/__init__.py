@@ -1,7 +1,7 @@
-"""Recipes by name: the files of the folder `configs`.
+"""Recipes by name: the files in the folder `configs`.
 
-In a checkout, also an editable one, they are in the folder `configs` at its top; an installed
-package holds them beside this file (see `setup.py`).
+A checkout (or editable install) has this folder at its top; an installed package has the recipes
+next to this file (see `setup.py`).
 """
 
 import ast
@@ -30,26 +30,27 @@ SHARED = ("__init__", "common")  # files that are not recipes
 
 
 def recipes() -> list[str]:
-    """The names of the recipes."""
+    """List the names of the recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 
 
 def load(name: str) -> types.ModuleType:
-    """The module of a recipe.
+    """Import the module of a recipe.
 
     Args:
-        name: a recipe, or the path of a Python file that has a function `get_config`.
+        name: a recipe, or the path of a Python file that defines `get_config`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no such recipe, or a file that is not one.
+        ValueError: unknown recipe, or a file that is not a recipe.
     """
     path = pathlib.Path(name).expanduser()
     if path.suffix != ".py" and "/" not in name:
         return importlib.import_module(f"{__name__}.{check_name(name, recipes(), 'recipe')}")
     if not path.is_file():
         raise FileNotFoundError(
-            f"no file {name}; expected a recipe ({', '.join(recipes())}) or the path of one."
+            f"no file {name}; expected a recipe ({', '.join(recipes())}) or the path of a recipe "
+            "file."
         )
     spec = importlib.util.spec_from_loader(
         path.stem, importlib.machinery.SourceFileLoader(path.stem, str(path))
@@ -58,21 +59,21 @@ def load(name: str) -> types.ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"cannot import {name}: {type(error).__name__}: {error}.") from error
     if not callable(getattr(module, "get_config", None)):
-        raise ValueError(f"{name} is not a recipe: expected a function get_config in it.")
+        raise ValueError(f"{name} is not a recipe: expected a function get_config.")
     return module
 
 
 def get(recipe: str) -> ConfigDict:
-    """The settings of a recipe, locked.
+    """Return the locked settings of a recipe, or of a run.
 
     Args:
-        recipe: as for `load`, with an argument after a colon ("qaconv:market1501,small"); or the
-            work directory of a run, whose settings they then are.
+        recipe: as for `load`, optionally with an argument after a colon
+            ("qaconv:market1501,small"); or the work directory of a run.
 
     Raises:
-        FileNotFoundError, ValueError: as `load`; an argument that the recipe does not take.
+        FileNotFoundError, ValueError: as in `load`, or the recipe rejects its argument.
     """
     name, colon, argument = recipe.partition(":")
     record = pathlib.Path(recipe).expanduser() / "config.json"
@@ -82,31 +83,33 @@ def get(recipe: str) -> ConfigDict:
     try:
         config = get_config(argument) if colon else get_config()
     except ValueError:
-        raise  # explains itself
+        raise  # the message of a recipe is meant for the user
     except Exception as error:
         raise ValueError(f"get_config of {name}: {type(error).__name__}: {error}.") from error
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"get_config of {name} returns {config!r}; expected a ConfigDict.")
+        raise ValueError(f"get_config of {name}: expected a ConfigDict, got {config!r}.")
     return config.lock()
 
 
 def _recorded(record: pathlib.Path) -> ConfigDict:
-    """The settings of a run; new ones, which an older run did not have, as `common` has them."""
+    """Load the settings of a run; settings newer than the run take the defaults of `common`."""
     try:
-        held = json.loads(record.read_text())["config"]
+        recorded = json.loads(record.read_text())["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{record} is not the record of a run, or damaged ({error}).") from error
+        raise ValueError(
+            f"{record} is damaged or is not the configuration of a run ({error})."
+        ) from error
     common = importlib.import_module(f"{__name__}.common")
     config = common.base("synthetic")
     for path in ("model.backbone", "model.neck", "model.matcher", "objective"):
         section, _, part = path.rpartition(".")
         (config[section] if section else config)[part] = ConfigDict()
-    _update(config, held)
+    _update(config, recorded)
     return config.lock()
 
 
-def _update(config: ConfigDict, held: Mapping[str, Any]) -> None:
-    for name, value in held.items():
+def _update(config: ConfigDict, recorded: Mapping[str, Any]) -> None:
+    for name, value in recorded.items():
         if isinstance(value, dict):
             if name not in config:
                 config[name] = ConfigDict()
@@ -117,33 +120,39 @@ def _update(config: ConfigDict, held: Mapping[str, Any]) -> None:
 
 
 def commented(config: ConfigDict | Mapping[str, Any], recipe: str) -> str:
-    """Every setting of a configuration with its comment, a line each.
+    """Format every setting with its comment, one per line.
 
     Args:
         config: settings.
-        recipe: as for `get`; where the comments are read.
+        recipe: as for `get`; the source of the comments.
     """
-    explained = comments(recipe)
-    places = {rule: i for i, rule in enumerate(RULES)}
+    explanations = comments(recipe)
+    order = {rule: i for i, rule in enumerate(RULES)}
 
-    def place(path: str) -> int:
-        while path and path not in places:
+    def rank(path: str) -> int:
+        while path and path not in order:
             path = path.rpartition(".")[0]
-        return places.get(path, len(places))
+        return order.get(path, len(order))
 
     lines = []
-    by_place = sorted(leaves(config), key=lambda leaf: (place(leaf[0]), leaf[0][-5:] != ".name"))
-    for path, value in by_place:
+    ordered = sorted(leaves(config), key=lambda leaf: (rank(leaf[0]), leaf[0][-5:] != ".name"))
+    for path, value in ordered:
         section, _, name = path.rpartition(".")
-        # A section that is chosen by its name is explained there.
-        comment = explained.get(path) or (explained.get(section, "") if name == "name" else "")
+        # A section that is selected by name has its comment on the section, not on the name.
+        comment = explanations.get(path) or (
+            explanations.get(section, "") if name == "name" else ""
+        )
         setting = f"{path} = {value!r}"
         lines.append(f"{setting:<46}  # {comment}" if comment else setting)
     return "\n".join(lines)
 
 
 def comments(recipe: str) -> dict[str, str]:
-    """The comments on settings, by path, in `common.py` and in the source of a recipe."""
+    """Collect the comments on settings, by path, from `common.py` and all recipes.
+
+    Of several comments on a setting the first counts, in the order `common.py`, `recipe`, the other
+    recipes. Comments in dictionaries take precedence over comments on assignments.
+    """
     name = recipe.partition(":")[0]
     path = pathlib.Path(name).expanduser()
     files = [FOLDER / f"{name}.py" for name in ("common", *recipes())]
@@ -153,15 +162,15 @@ def comments(recipe: str) -> dict[str, str]:
         files.insert(1, FOLDER / f"{name}.py")
     defined: dict[str, str] = {}
     assigned: dict[str, str] = {}
-    for file in files:  # what an earlier one says counts
+    for file in files:
         first, second = _comments(file.read_text())
         defined, assigned = first | defined, second | assigned
     return assigned | defined
 
 
 def _comments(source: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The comments in the dictionaries of a recipe, and those on its assignments."""
-    behind, above = {}, {}  # by line
+    """Return the comments in the dictionaries of a recipe and those on its assignments."""
+    behind, above = {}, {}  # comments by line number
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             lines = behind if token.line[: token.start[1]].strip() else above
@@ -176,7 +185,7 @@ def _comments(source: str) -> tuple[dict[str, str], dict[str, str]]:
 
     defined: dict[str, str] = {}
     assigned: dict[str, str] = {}
-    names = {"config": ""}  # of sections: data = config.data = ...
+    names = {"config": ""}  # local names of sections, as in: data = config.data = ...
     assignments = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign))
     for node in sorted(assignments, key=lambda node: node.lineno):
         targets = [one for t in node.targets for one in (t.elts if hasattr(t, "elts") else [t])]
@@ -193,7 +202,7 @@ def _comments(source: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _path(target: ast.expr, names: Mapping[str, str]) -> str:
-    """The setting that is assigned to, such as config.optim.lr; else ""."""
+    """Return the path of the assigned setting ("optim.lr" for config.optim.lr), or ""."""
     parts = []
     while isinstance(target, ast.Attribute):
         parts.insert(0, target.attr)
