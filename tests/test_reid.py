@@ -154,7 +154,7 @@ def test_a_matcher_without_local_matches_says_which_have_them(place, images):
         (lambda reid, images: reid.evaluate(["market"]), "unknown data set"),
         (lambda reid, images: jaxreid.load("/nowhere/at/all"), "no model in /nowhere"),
         (lambda reid, images: jaxreid.load(images[0].parent), "holds no checkpoint"),
-        (lambda reid, images: jaxreid.load(images[0]), "is no safetensors file"),
+        (lambda reid, images: jaxreid.load(images[0]), "is not a safetensors file"),
         (lambda reid, images: jaxreid.load(reid.path, step=3), "has no steps"),
         (lambda reid, images: jaxreid.train({}, "x"), "the configuration has no"),
     ],
@@ -178,7 +178,7 @@ def test_a_run_is_trained_loaded_and_evaluated(place, run, tmp_path):
     step = jaxreid.load(run / "checkpoints" / str(row["step"]))
     assert step.path == run
     with pytest.raises(
-        FileNotFoundError, match=f"no checkpoint of step 3.*there are steps.*{reid.step}"
+        FileNotFoundError, match=f"no checkpoint of step 3.*available steps: .*{reid.step}"
     ):
         jaxreid.load(run, step=3)
     more = reid.evaluate(["market1501"], rerank=True, rerank_options={"k1": 5})

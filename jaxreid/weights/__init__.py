@@ -1,1 +1,1 @@
-"""Weights on disk: files of weights, PyTorch checkpoints, checkpoints of a run."""
+"""Weights on disk: weights files, PyTorch checkpoints, checkpoints of a run."""

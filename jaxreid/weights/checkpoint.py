@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that knows Orbax."""
+"""Checkpoints of a run. The only module that imports Orbax."""
 
 import dataclasses
 import json
@@ -23,8 +23,8 @@ class Run:
 
     Attributes:
         card: keywords of `make_model`.
-        variables: {"params", "batch_stats"}, whole on every device.
-        step: updates.
+        variables: {"params", "batch_stats"}, replicated on every device.
+        step: updates so far.
     """
 
     card: dict[str, Any]
@@ -33,19 +33,19 @@ class Run:
 
 
 def read_run(workdir: pathlib.Path, step: int | None = None) -> Run:
-    """Reads the model of a run, by its own card.
+    """Load the model of a run, built from the card in its checkpoint.
 
     Args:
-        workdir: the work directory.
-        step: of the checkpoint; the newest if None.
+        workdir: work directory.
+        step: step of the checkpoint; None for the newest.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: no such checkpoint.
     """
     if not holds_checkpoint(workdir):
         raise FileNotFoundError(
             f"{workdir} holds no checkpoint; expected the work directory of a run (with a folder "
-            "checkpoints), a step of it (RUN/checkpoints/500), or a file of weights (.safetensors)."
+            "checkpoints), a step of it (RUN/checkpoints/500), or a weights file (.safetensors)."
         )
     with Checkpoints(workdir, {}, every_steps=1) as checkpoints:
         step = checkpoints.check_step(step)
@@ -57,16 +57,16 @@ def read_run(workdir: pathlib.Path, step: int | None = None) -> Run:
 class Checkpoints:
     """The checkpoints of one work directory; a context manager.
 
-    A checkpoint is written beside its final name and renamed when it is whole: a run that is killed
-    while it writes leaves the one before untouched.
+    A checkpoint is written under a temporary name and renamed once complete, so that a run killed
+    while writing leaves the previous checkpoint intact.
 
     Args:
-        workdir: the work directory; checkpoints are in its folder `checkpoints`.
-        card: what the model is and what it learns from, as plain data; it travels with the
+        workdir: work directory; checkpoints are in its folder `checkpoints`.
+        card: description of the model and its training data, as plain data. It is stored with the
             weights, and a state is restored only under an equal card.
-        every_steps: how often the caller is told to save.
-        keep: how many of the newest to keep.
-        keep_every: keep those at multiples of this many steps for ever as well; 0 keeps none.
+        every_steps: save every N steps.
+        keep: number of newest checkpoints to keep.
+        keep_every: also keep checkpoints at multiples of this many steps permanently; 0 for none.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Checkpoints:
         keep_every: int = 0,
     ) -> None:
         if every_steps < 1:
-            raise ValueError(f"checkpoint.every_steps is {every_steps}; needed is at least 1.")
+            raise ValueError(f"checkpoint.every_steps is {every_steps}; expected at least 1.")
         self._card, self._every = json.loads(json.dumps(card)), every_steps
         policies = [preservation.LatestN(max(keep, 1))]
         if keep_every:
@@ -95,22 +95,23 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()  # waits for a write that is under way
+        # Waits for a write in progress.
+        self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, or None."""
+        """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def due(self, step: int) -> bool:
-        """True if a checkpoint is to be written after this step."""
+        """Return whether to save a checkpoint after this step."""
         return step % self._every == 0
 
     def save(self, parts: Mapping[str, Any], step: int) -> None:
-        """Writes a checkpoint in the background; every process calls it.
+        """Write a checkpoint in the background; every process must call it.
 
         Args:
-            parts: trees by name; "variables" is what `restore_variables` reads alone.
+            parts: trees by name; `restore_variables` reads "variables" alone.
             step: updates so far.
         """
         if self._manager.latest_step() == step:
@@ -120,10 +121,10 @@ class Checkpoints:
         self._manager.save(step, args=args, force=True)
 
     def check_step(self, step: int | None) -> int:
-        """A step that has a checkpoint: the one asked for, or the newest for None.
+        """Return `step` if it has a checkpoint, or the newest step for None.
 
         Raises:
-            FileNotFoundError: there is none; lists those there are.
+            FileNotFoundError: no such checkpoint; the message lists the available steps.
         """
         steps = sorted(self._manager.all_steps())
         if not steps:
@@ -133,32 +134,33 @@ class Checkpoints:
             )
         if step is not None and step not in steps:
             raise FileNotFoundError(
-                f"no checkpoint of step {step} in {self._manager.directory}; there are steps "
+                f"no checkpoint of step {step} in {self._manager.directory}; available steps: "
                 f"{', '.join(map(str, steps))}."
             )
         return steps[-1] if step is None else step
 
     def card(self, step: int | None = None) -> dict[str, Any]:
-        """The card of a checkpoint, by default of the newest.
+        """Read the card of a checkpoint, by default of the newest.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
+            FileNotFoundError: no such checkpoint.
         """
         return self._restore(step, card=ocp.args.JsonRestore())["card"]
 
     def restore(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
-        """The newest checkpoint, on any number of devices.
+        """Restore the newest checkpoint, on any number of devices.
 
         Args:
-            abstract: trees by name, with leaves of the shapes, types and shardings wanted.
+            abstract: trees by name, whose leaves have the target shapes, types and shardings.
 
         Raises:
-            FileNotFoundError: there is no checkpoint.
-            ValueError: it belongs to another model or to other training data.
+            FileNotFoundError: no checkpoint.
+            ValueError: the checkpoint has another card, that is another model or other training
+                data.
         """
         if (card := self.card()) != self._card:
             raise ValueError(
-                f"the checkpoint in {self._manager.directory} is of {card}, and now asked for is "
+                f"the checkpoint in {self._manager.directory} is of {card}, expected "
                 f"{self._card}; use the same model and training data, or another --workdir."
             )
         return self._restore(
@@ -168,7 +170,7 @@ class Checkpoints:
     def restore_variables(
         self, abstract: dict[str, Any], mesh: Mesh, step: int | None = None
     ) -> dict[str, Any]:
-        """Only what using the model needs: {"params", "batch_stats"}, whole on every device."""
+        """Restore {"params", "batch_stats"} alone, replicated on every device."""
         everywhere = shardings(mesh, P())
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract
@@ -181,9 +183,9 @@ class Checkpoints:
         return {name: restored[name] for name in args}
 
     def preempted(self, step: int) -> str | None:
-        """A reason to stop, given to every process at the same step, or None.
+        """Return a reason to stop, at the same step on every process, or None.
 
-        Needs `jax.distributed`; a lone process is told by its own signal handler.
+        Requires `jax.distributed`; a single process uses its own signal handler.
         """
         if jax.process_count() > 1 and self._manager.reached_preemption(step):
             return "preemption"

@@ -1,6 +1,6 @@
-"""Weights in a file: one safetensors file holds a model's variables and says what the model is.
+"""Weights files: one safetensors file with the variables of a model and its card.
 
-Such files are written by `tools/convert_torch.py`; `--config.init_from=FILE` starts from one.
+`tools/convert_torch.py` writes such files; `--config.init_from=FILE` starts from one.
 """
 
 import json
@@ -27,13 +27,13 @@ PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
 def save_weights(
     path: pathlib.Path, variables: Mapping[str, Any], card: Mapping[str, Any], *, source: str
 ) -> None:
-    """Writes a file of weights.
+    """Write a weights file.
 
     Args:
-        path: of the file; its directory exists.
-        variables: {"params", "batch_stats"}, and perhaps {"memory"}; NumPy arrays.
+        path: path of the file; its directory must exist.
+        variables: {"params", "batch_stats"}, and optionally {"memory"}; NumPy arrays.
         card: keywords of `make_model`.
-        source: where the weights come from, in words.
+        source: origin of the weights, as a sentence for people.
     """
     tensors = {
         "/".join(key): np.asarray(value, order="C")
@@ -52,10 +52,10 @@ def save_weights(
 
 
 def read_card(path: str | pathlib.Path) -> dict[str, Any]:
-    """The model in a file of weights, as keywords of `make_model`.
+    """Read the keywords of `make_model` from a weights file.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is not one of ours.
+        FileNotFoundError, ValueError: the file does not exist or is not a weights file of jaxreid.
     """
     with _open(path) as file:
         return _card(file, path)
@@ -68,107 +68,114 @@ def load_weights(
     skip: Sequence[str] = (),
     whole: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The variables of a file that a model can start from.
+    """Load the variables of a weights file that fit a model.
 
     Args:
-        path: of the file; None loads nothing.
+        path: path of the file; None loads nothing.
         model: keywords of `make_model`.
         skip: parts of the file to leave out: "neck", "matcher", "classifier", "memory".
-        whole: every variable of the model must be in the file; else parts other than the backbone
-            may start as they would without it.
+        whole: require every variable of the model; otherwise parts other than the backbone may
+            keep their initial values.
 
     Returns:
         A tree {"params", "batch_stats"} with some of the model's variables, and {"memory"} if the
-        file holds one; and sentences about what was taken and what was not.
+        file holds one; messages on what was loaded and what was not.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, not one of ours, or not for this model.
+        FileNotFoundError, ValueError: the file does not exist, is not a weights file of jaxreid,
+            or does not fit the model.
     """
     if path is None:
         return {}, []
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
-        raise ValueError(f"init_skip names {sorted(unknown)}; parts are {', '.join(PARTS[1:])}.")
+        raise ValueError(f"init_skip names {sorted(unknown)}; valid: {', '.join(PARTS[1:])}.")
     path = pathlib.Path(path).expanduser()
-    if not path.is_dir():  # runs lie where all processes see them
+    # A work directory is on a file system that all processes share.
+    if not path.is_dir():
         check_same_file(path)
     with _open(path) as file:
         card = _card(file, path)
-        if (there := card["backbone"]["name"]) != (here := model["backbone"]["name"]):
-            raise ValueError(f"{path} holds the backbone {there}; the model asked for has {here}.")
-        theirs, ours = make_model(**card), make_model(**model)
-        for option in ours.backbone.IDENTITY:  # a name can be given others
-            there, here = (getattr(m.backbone, option) for m in (theirs, ours))
-            if there != here:
-                raise ValueError(f"{path} has {option} {there}; the model asked for has {here}.")
-        abstract = jax.eval_shape(lambda: init_variables(ours, 0))
-        needed = {
+        if (stored := card["backbone"]["name"]) != (requested := model["backbone"]["name"]):
+            raise ValueError(f"{path} holds the backbone {stored}, expected {requested}.")
+        stored_model, requested_model = make_model(**card), make_model(**model)
+        # Options may override the architecture that the backbone's name implies.
+        for option in requested_model.backbone.IDENTITY:
+            stored, requested = (
+                getattr(m.backbone, option) for m in (stored_model, requested_model)
+            )
+            if stored != requested:
+                raise ValueError(f"{path} has {option} {stored}, expected {requested}.")
+        abstract = jax.eval_shape(lambda: init_variables(requested_model, 0))
+        expected = {
             key: leaf.shape
             for key, leaf in traverse_util.flatten_dict(abstract).items()
             if key[1] not in skip
         }
-        offered = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        # A part of another kind is none: OSNet's neck says nothing to that of QAConv.
-        foreign = {p for p in ("neck", "matcher") if card[p]["name"] != model[p]["name"]}
+        tensors = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        # Parts of another kind do not fit: OSNet's neck cannot initialise QAConv's.
+        incompatible = {p for p in ("neck", "matcher") if card[p]["name"] != model[p]["name"]}
         if card.get("classes", 0) != model.get("classes", 0):
-            foreign.add("classifier")
-        offered = {key: x for key, x in offered.items() if _part(key) not in foreign.union(skip)}
-        given = {key: offered[key] for key in needed if key in offered}
-        missing = {key for key in needed if key not in offered}
-        absent = {_part(key) for key in missing} - {_part(key) for key in given}
+            incompatible.add("classifier")
+        tensors = {
+            key: x for key, x in tensors.items() if _part(key) not in incompatible.union(skip)
+        }
+        matched = {key: tensors[key] for key in expected if key in tensors}
+        missing = {key for key in expected if key not in tensors}
+        absent = {_part(key) for key in missing} - {_part(key) for key in matched}
         problems = [
-            f"{'/'.join(key)} is {shape} there and {needed[key]} here"
-            for key, part in given.items()
-            if (shape := tuple(part.get_shape())) != needed[key]
+            f"{'/'.join(key)} is {shape} in the file, expected {expected[key]}"
+            for key, part in matched.items()
+            if (shape := tuple(part.get_shape())) != expected[key]
         ] + [
-            f"{'/'.join(key)} is not in it"
+            f"{'/'.join(key)} is not in the file"
             for key in sorted(missing)
             if whole or _part(key) == "backbone" or _part(key) not in absent
         ]
         if problems:
             raise ValueError(_misfit(path, problems, card, model, whole=whole))
-        memory = {key: part for key, part in offered.items() if key[0] == "memory"}
-        variables = {key: file.get_tensor("/".join(key)) for key in given | memory}
-    unused = [key for key in offered if key not in variables]
+        memory = {key: part for key, part in tensors.items() if key[0] == "memory"}
+        variables = {key: file.get_tensor("/".join(key)) for key in matched | memory}
+    unused = [key for key in tensors if key not in variables]
     messages = [f"{path}: {_summary(variables)} loaded"]
     if missing:
-        messages.append(f"not in it, and new: {', '.join(sorted(absent))}")
+        messages.append(f"not in the file, newly initialised: {', '.join(sorted(absent))}")
     if unused:
-        messages.append(f"in it, and not used: {_summary(dict.fromkeys(unused))}")
+        messages.append(f"in the file, not used: {_summary(dict.fromkeys(unused))}")
     messages += [
-        f"its {p} is of another kind ({card[p]['name']}), and not used"
-        for p in sorted(foreign - {"classifier"})
+        f"{p} not loaded, because it is of another kind ({card[p]['name']})"
+        for p in sorted(incompatible - {"classifier"})
     ]
     if classes := card.get("classes"):
-        if "classifier" in foreign:
-            messages.append(f"its classifier is of {classes} classes, and not used")
+        if "classifier" in incompatible:
+            messages.append(f"classifier not loaded, because it has {classes} classes")
         elif any(_part(key) == "classifier" for key in variables):
-            messages.append(f"its classifier is used, since it is of as many classes ({classes})")
-    for what in ("height", "width", "mean", "std", "interpolation"):
-        there = card.get(what, "bicubic")
-        here = model.get(what, there)
-        if np.any(np.asarray(there) != np.asarray(here)):
-            messages.append(f"{what} of its images was {there}, here it is {here}")
+            messages.append(f"classifier loaded, because the number of classes matches ({classes})")
+    for setting in ("height", "width", "mean", "std", "interpolation"):
+        stored = card.get(setting, "bicubic")
+        requested = model.get(setting, stored)
+        if np.any(np.asarray(stored) != np.asarray(requested)):
+            messages.append(f"{setting} of its images was {stored}, is now {requested}")
     for part in sorted({"neck", "matcher"} & {_part(key) for key in variables}):
-        for option, here in json.loads(json.dumps(dict(model[part]))).items():
-            if (there := card[part].get(option, here)) != here:
-                messages.append(f"{part}.{option} was {there}, here it is {here}")
+        for option, requested in json.loads(json.dumps(dict(model[part]))).items():
+            if (stored := card[part].get(option, requested)) != requested:
+                messages.append(f"{part}.{option} was {stored}, is now {requested}")
     return traverse_util.unflatten_dict(variables), messages
 
 
 class _Shaped:
-    """An array that knows its shape as a slice of a safetensors file does."""
+    """An array with the shape method of a safetensors slice."""
 
     def __init__(self, array: np.ndarray) -> None:
         self._shape = array.shape
 
     def get_shape(self) -> list[int]:
-        """The shape."""
+        """Return the shape."""
         return list(self._shape)
 
 
 class _RunAsFile:
-    """The newest checkpoint of a run, read as a file of weights is."""
+    """The newest checkpoint of a run, with the interface of an open safetensors file."""
 
     def __init__(self, path: pathlib.Path) -> None:
         run = read_run(path)
@@ -179,19 +186,19 @@ class _RunAsFile:
         }
 
     def metadata(self) -> dict[str, str]:
-        """As `save_weights` writes them, as far as they are read."""
+        """Return the metadata of `save_weights`, as far as `load_weights` reads them."""
         return {"format": FORMAT, "model": json.dumps(self._card)}
 
     def keys(self) -> list[str]:
-        """The names of the tensors."""
+        """Return the names of the tensors."""
         return list(self._arrays)
 
     def get_slice(self, name: str) -> _Shaped:
-        """The shape of a tensor."""
+        """Return an object with the shape of a tensor."""
         return _Shaped(self._arrays[name])
 
     def get_tensor(self, name: str) -> np.ndarray:
-        """A tensor."""
+        """Return a tensor."""
         return self._arrays[name]
 
 
@@ -203,22 +210,24 @@ def _open(path: str | pathlib.Path) -> Iterator[Any]:
         return
     if not path.is_file():
         raise FileNotFoundError(
-            f"no file {path}; init_from is a file that `jaxreid convert` or `jaxreid weights` has "
-            "written, or the work directory of a run."
+            f"no file {path}; expected a file written by `jaxreid convert` or `jaxreid weights`, "
+            "or the work directory of a run (init_from)."
         )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or not all of one: {error}.") from error
+        raise ValueError(f"{path} is not a safetensors file, or is incomplete: {error}.") from error
 
 
 def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
     metadata = file.metadata() or {}
-    if (known := metadata.get("format")) != FORMAT:
-        found = f"is in the format {known!r}" if known else "does not say what model it holds"
+    if (declared := metadata.get("format")) != FORMAT:
+        problem = (
+            f"is in the format {declared!r}" if declared else "does not say what model it holds"
+        )
         raise ValueError(
-            f"{path} {found}; needed is a file ({FORMAT!r}) written by tools/convert_torch.py, "
+            f"{path} {problem}; expected a file ({FORMAT!r}) written by tools/convert_torch.py, "
             "which also reads .safetensors files."
         )
     try:
@@ -226,7 +235,7 @@ def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
         make_model(**card)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not describe its model as it should ({error}); convert it again."
+            f"{path} has an invalid description of its model ({error}); convert it again."
         ) from error
     return card
 
@@ -248,21 +257,21 @@ def _misfit(
     *,
     whole: bool,
 ) -> str:
-    there, here = (
+    stored, requested = (
         traverse_util.flatten_dict(json.loads(json.dumps(dict(keywords))), sep=".")
         for keywords in (card, model)
     )
-    differ = [
-        f"model.{key} is {there[key]} there and {here[key]} here"
-        for key in there
-        if key in here and there[key] != here[key]
+    differences = [
+        f"model.{key} is {stored[key]} in the file, expected {requested[key]}"
+        for key in stored
+        if key in requested and stored[key] != requested[key]
     ]
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    reason = "; ".join(differ) or "no setting differs: something was skipped in its conversion"
+    reason = "; ".join(differences) or "no setting differs: something was skipped in the conversion"
     parts = sorted({problem.split("/")[1] for problem in problems})
-    todo = "Use the file's settings"
+    advice = "Use the file's settings"
     if whole:
-        todo = "Convert it again as a whole; as it is, it can only start a training"
+        advice = "Convert the whole checkpoint again; this file can only start a training"
     elif "backbone" not in parts:
-        todo += f', or leave out what does not fit: --config.init_skip="{tuple(parts)}"'
-    return f"{path} does not fit the model: {problems[0]}{more}. ({reason}.) {todo}."
+        advice += f', or leave out what does not fit: --config.init_skip="{tuple(parts)}"'
+    return f"{path} does not fit the model: {problems[0]}{more}. ({reason}.) {advice}."

@@ -1,8 +1,8 @@
-"""From the originals' PyTorch weights to ours: names, layouts, and an account of every tensor.
+"""Conversion of the original PyTorch weights: names, layouts, and a report on every tensor.
 
-A checkpoint is a mapping from official names to NumPy arrays; reading its file is the business of
-`tools/convert_torch.py`. Understood are the ImageNet weights of torchvision and of IBN-Net,
-torchreid's OSNet, and the models of QAConv 1.0 to 2.1.
+A checkpoint is a mapping from official names to NumPy arrays; `torch_checkpoint` reads the files.
+Supported are the ImageNet weights of torchvision and of IBN-Net, torchreid's OSNet, and the models
+of QAConv 1.0 to 2.1.
 """
 
 import dataclasses
@@ -19,25 +19,29 @@ from jaxreid.models.model import feature_shape, init_variables, make_model
 from jaxreid.names import check_name
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pixels in [0, 1]: QAConv
+# QAConv uses pixels in [0, 1] without normalisation.
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MEMORY = ("criterion.class_memory", "criterion.valid_class")
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
-ARCHITECTURES = (*resnet.FAMILY, *osnet.FAMILY)  # those whose official names are known here
+# Backbones whose official names are known here.
+ARCHITECTURES = (*resnet.FAMILY, *osnet.FAMILY)
 
-Path = tuple[str, ...]  # of one of our variables: ("backbone", "layer1_0", "conv1", "kernel")
+# Path of a variable, such as ("backbone", "layer1_0", "conv1", "kernel").
+Path = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of the tensors of a checkpoint, by their official names.
+    """Conversion report: the tensors of a checkpoint, by official name.
 
     Attributes:
-        loaded: those that were taken.
-        missing: needed, and not in the checkpoint.
-        unexpected: in the checkpoint, and not known.
-        mismatched: (name, shape in the checkpoint, shape needed).
-        unused: known, and of no use here: counters, ImageNet's classes, layers after the cut.
+        loaded: converted.
+        missing: required by the model, but not in the checkpoint.
+        unexpected: in the checkpoint, but unknown.
+        mismatched: (name, shape in the checkpoint, expected shape).
+        unused: known, but not needed: counters, ImageNet classes, layers after the cut, skipped
+            names.
     """
 
     loaded: list[str]
@@ -48,18 +52,18 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """True if everything that is needed was taken, and everything there is was known."""
+        """True if every required tensor was loaded and every tensor was known."""
         return not (self.missing or self.unexpected or self.mismatched)
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """The result of `convert`.
+    """Result of `convert`.
 
     Attributes:
-        variables: {"params", "batch_stats"}, and {"memory"} if wanted and there.
+        variables: {"params", "batch_stats"}, and {"memory"} if requested and present.
         card: keywords of `make_model`.
-        report: what became of each tensor.
+        report: outcome for each tensor.
     """
 
     variables: dict[str, Any]
@@ -68,12 +72,12 @@ class Converted:
 
 
 def official_name(path: Path, arch: str, *, prefix: str = "") -> str:
-    """The name of one of our variables in the original's `state_dict`.
+    """Return the name of a variable in the original's `state_dict`.
 
     Args:
-        path: of the variable, without its collection.
+        path: path of the variable, without its collection.
         arch: name of the backbone.
-        prefix: what stands before the names of the backbone: "base." in QAConv, else nothing.
+        prefix: prefix of the backbone's names: "base." in QAConv, otherwise "".
     """
     part, *modules, leaf = path
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -114,18 +118,20 @@ def _osnet_module(name: str, *, ain: bool) -> str:
 
 
 def official_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of one of our variables in PyTorch's layout."""
-    if path[0] == "matcher":  # our weights by direction and position, theirs in one row
+    """Return the shape of a variable in PyTorch's layout."""
+    if path[0] == "matcher":
+        # Weights by direction and position are one row in PyTorch.
         return (1, int(np.prod(shape))) if path[-1] == "weight" else (1,)
     if path[-1] != "kernel":
         return tuple(shape)
     inverse = (3, 2, 0, 1) if len(shape) == 4 else (1, 0)
-    ones = (1, 1) if "gate" in path else ()  # the gate's linear layers are 1x1 convolutions there
+    # The gate's linear layers are 1x1 convolutions in PyTorch.
+    ones = (1, 1) if "gate" in path else ()
     return tuple(shape[axis] for axis in inverse) + ones
 
 
 def from_official(path: Path, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A tensor in PyTorch's layout (`official_shape`) as one of our variables."""
+    """Convert a tensor in PyTorch's layout (`official_shape`) to a variable."""
     if path[-1] == "kernel":
         tensor = tensor.reshape(tensor.shape[:2]) if "gate" in path else tensor
         tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
@@ -142,24 +148,24 @@ def convert(
     skip: Sequence[str] = (),
     memory: bool = False,
 ) -> Converted:
-    """Our variables from the tensors of a checkpoint.
+    """Convert the tensors of a checkpoint to variables.
 
     Args:
         checkpoint: arrays by official name. Names of QAConv's backbone begin with "base.", those
             of its matcher with "criterion.".
-        arch: the backbone, one of `ARCHITECTURES`.
-        cut: of a QAConv model without a neck; with one, the neck's weights tell.
+        arch: backbone, one of `ARCHITECTURES`.
+        cut: cut of a QAConv model without a neck; with a neck, it follows from the neck's weights.
         input_size: (height, width) of the images; default 384x128 for QAConv, 256x128 for OSNet,
             224x224 for ImageNet weights of a ResNet.
-        normalisation: {"mean", "std"} of the pixels; default none for QAConv, else ImageNet's.
-        skip: official names, or beginnings of them, to leave out.
-        memory: take the class memory of QAConv 1.x as well, whatever `skip` says.
+        normalisation: {"mean", "std"} of the pixels; default none for QAConv, otherwise ImageNet's.
+        skip: official names, or prefixes of them, to leave out.
+        memory: include the class memory of QAConv 1.x, regardless of `skip`.
 
     Returns:
-        What was found. Whether the report is good enough is the caller's to judge.
+        The variables that could be converted. The caller decides whether the report is acceptable.
 
     Raises:
-        ValueError: an unknown name; a cut that is not the one of the neck.
+        ValueError: an unknown architecture, or a cut that contradicts the neck.
     """
     check_name(arch, ARCHITECTURES, "architecture")
     skip = tuple(skip)
@@ -167,13 +173,13 @@ def convert(
     card = _card(checkpoint, arch, prefix, cut, input_size) | dict(normalisation or {})
     if "classes" in card and "classifier.weight".startswith(skip):
         card["classes"] = 0
-    found: dict[tuple[str, ...], np.ndarray] = {}
-    loaded, missing, mismatched, needed = [], [], [], set()
+    variables: dict[tuple[str, ...], np.ndarray] = {}
+    loaded, missing, mismatched, expected = [], [], [], set()
     model = make_model(**card)
     abstract = jax.eval_shape(lambda: init_variables(model, 0))
     for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
         name, shape = official_name(path, arch, prefix=prefix), official_shape(path, leaf.shape)
-        needed.add(name)
+        expected.add(name)
         if name.startswith(skip):
             continue
         if name not in checkpoint:
@@ -182,28 +188,28 @@ def convert(
             mismatched.append((name, checkpoint[name].shape, shape))
         else:
             loaded.append(name)
-            found[collection, *path] = from_official(path, checkpoint[name], leaf.shape)
+            variables[collection, *path] = from_official(path, checkpoint[name], leaf.shape)
     if memory:
-        needed |= {name for name in MEMORY if name in checkpoint}
+        expected |= {name for name in MEMORY if name in checkpoint}
         h, w, d = feature_shape(model, abstract)
         feature = checkpoint.get("criterion.class_memory")
         if feature is None:
             missing.append("criterion.class_memory")
         elif feature.shape[1:] != (d, h, w):
-            wanted = (len(feature), d, h, w)
-            mismatched.append(("criterion.class_memory", feature.shape, wanted))
+            expected_shape = (len(feature), d, h, w)
+            mismatched.append(("criterion.class_memory", feature.shape, expected_shape))
         else:
             loaded += [name for name in MEMORY if name in checkpoint]
             valid = checkpoint.get("criterion.valid_class", np.ones(len(feature)))
-            found["memory", "feature"] = np.asarray(feature.transpose(0, 2, 3, 1), order="C")
-            found["memory", "valid"] = valid > 0
-    taken = {*loaded, *(name for name in needed if not name.startswith(skip))}
+            variables["memory", "feature"] = np.asarray(feature.transpose(0, 2, 3, 1), order="C")
+            variables["memory", "valid"] = valid > 0
+    taken = {*loaded, *(name for name in expected if not name.startswith(skip))}
     rest = [name for name in checkpoint if name not in taken]
-    useless = (*MEMORY, f"{prefix}fc.", *_after(card, prefix), *skip)
-    unused = [n for n in rest if n.endswith("num_batches_tracked") or n.startswith(useless)]
+    ignorable = (*MEMORY, f"{prefix}fc.", *_after(card, prefix), *skip)
+    unused = [n for n in rest if n.endswith("num_batches_tracked") or n.startswith(ignorable)]
     unexpected = [name for name in rest if name not in unused]
     report = Report(loaded, missing, unexpected, mismatched, unused)
-    return Converted(traverse_util.unflatten_dict(found), card, report)
+    return Converted(traverse_util.unflatten_dict(variables), card, report)
 
 
 def _card(
@@ -213,7 +219,7 @@ def _card(
     cut: str | None,
     input_size: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """Keywords of `make_model`, read off the checkpoint as far as it tells."""
+    """Derive the keywords of `make_model` from the checkpoint, as far as possible."""
     if prefix:
         height, width = input_size or (384, 128)
         neck: dict[str, Any] = {"name": "map", "channels": 0, "norm": "none"}
@@ -224,12 +230,12 @@ def _card(
             wide = 4 if resnet.FAMILY.get(arch, {"depth": 50})["depth"] >= 50 else 1
             after = {128: "layer2", 256: "layer3", 512: "layer4"}.get(inputs // wide, cut)
             if cut not in (None, after):
-                raise ValueError(f"cut {cut} was given, and the neck in the file is after {after}.")
+                raise ValueError(f"cut is {cut}, but the neck in the file is after {after}.")
             cut = after
         cut = cut or "layer3"
         positions = -(-height // STRIDES[cut]) * -(-width // STRIDES[cut])
         weights = checkpoint.get("criterion.fc.weight", np.zeros((1, 0))).shape[-1]
-        # Version 2.1 gave up the neck's normalisation and the second half of the head.
+        # Version 2.1 dropped the neck's normalisation and the second half of the head.
         old = neck["norm"] == "batch" if neck["channels"] else weights == 2 * positions
         return {
             "backbone": {"name": arch, "cut": cut} if arch in resnet.FAMILY else {"name": arch},
@@ -255,7 +261,7 @@ def _card(
     return {
         "backbone": {"name": arch},
         "neck": {"name": "linear"},
-        # Their published results: cosine distance for OSNet-AIN, Euclidean for the others.
+        # As for the published results: cosine distance for OSNet-AIN, otherwise Euclidean.
         "matcher": {"name": "embedding", "metric": "cosine" if "_ain_" in arch else "euclidean"},
         "classes": 0 if classifier is None else len(classifier),
         "height": height,
@@ -266,17 +272,17 @@ def _card(
 
 
 def _after(card: Mapping[str, Any], prefix: str) -> list[str]:
-    """Beginnings of the names of the layers that the cut leaves out."""
+    """Return the name prefixes of the layers after the cut."""
     cut = card["backbone"].get("cut", "layer4")
     return [f"{prefix}{layer}." for layer in STRIDES if layer > cut]
 
 
 def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
-    """The architectures that a checkpoint fits, for a helpful error; takes some seconds.
+    """List the architectures that a checkpoint fits, for an error message; takes seconds.
 
     Args:
         checkpoint: as for `convert`.
-        **options: of `convert`.
+        **options: as for `convert`.
     """
     like = resnet if any("layer1." in name for name in checkpoint) else osnet
     names = like.FAMILY

@@ -1,4 +1,4 @@
-"""Where weights come from: a file of weights, the work directory of a run, or a step of it."""
+"""Loading a model from a weights file, a work directory, or one step of a run."""
 
 import dataclasses
 import json
@@ -11,15 +11,15 @@ from jaxreid.weights.file import load_weights, read_card
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A model's variables, and what they are.
+    """Variables of a model, with their origin.
 
     Attributes:
         card: keywords of `make_model`.
         variables: {"params", "batch_stats"}.
-        path: the file or the work directory.
+        path: weights file or work directory.
         step: updates of a run; None for a file.
-        settings: the resolved configuration of a run; {} for a file.
-        messages: sentences about what was read.
+        settings: resolved configuration of a run; {} for a file.
+        messages: messages on what was loaded.
     """
 
     card: dict[str, Any]
@@ -31,14 +31,14 @@ class Weights:
 
 
 def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weights:
-    """Reads a model.
+    """Load a model.
 
     Args:
-        path: a .safetensors file, a work directory, or `checkpoints/STEP` in one.
-        step: of a run; the newest checkpoint if None.
+        path: .safetensors file, work directory, or `checkpoints/STEP` in one.
+        step: step of a run; None for the newest checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: no model is there, or it cannot be read.
+        FileNotFoundError, ValueError: there is no model at `path`, or it cannot be loaded.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
@@ -50,10 +50,10 @@ def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weight
     if not path.exists():
         raise FileNotFoundError(
             f"no model in {path}: expected the work directory of a run, a step of it "
-            "(RUN/checkpoints/500), or a file of weights (.safetensors)."
+            "(RUN/checkpoints/500), or a weights file (.safetensors)."
         )
     if step is not None:
-        raise ValueError(f"{path} is a file of weights and has no steps; leave out step={step}.")
+        raise ValueError(f"{path} is a weights file and has no steps; leave out step={step}.")
     card = read_card(path)
     variables, messages = load_weights(path, card, skip=("memory",), whole=True)
     return Weights(card, variables, path, None, {}, tuple(messages))
@@ -63,4 +63,5 @@ def _settings(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((path / "config.json").read_text())["config"]
     except (OSError, ValueError, KeyError):
-        return {}  # a copy of the checkpoints alone can be used as well
+        # A copy of the checkpoints without config.json is usable, too.
+        return {}

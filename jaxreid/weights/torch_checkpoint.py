@@ -1,7 +1,7 @@
-"""PyTorch checkpoints: reading them, and converting one to a file of weights.
+"""Reading of PyTorch checkpoints, and their conversion to weights files.
 
-This is the only file of the package that imports PyTorch, and only while it reads a file that
-`torch.save` has written; nothing else needs PyTorch, and a .safetensors file does not either.
+This is the only module of the package that imports PyTorch, and only while it reads a file written
+by `torch.save`. A .safetensors file needs no PyTorch.
 """
 
 import dataclasses
@@ -23,15 +23,17 @@ from jaxreid.weights.file import save_weights
 from jaxreid.weights.pytorch import IMAGENET, RAW, Report, convert, fitting
 
 NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
-SAFE = (2, 10)  # before, weights_only could be got around: CVE-2025-32434, CVE-2026-24747
-LISTED = 6  # names of a kind in the report, unless every name is wanted
+# Before this version, weights_only could be bypassed: CVE-2025-32434, CVE-2026-24747.
+SAFE = (2, 10)
+# Names of each kind in a report, unless every name is requested.
+LISTED = 6
 
 
 class Misfit(ValueError):
-    """A checkpoint that is not of the architecture.
+    """A checkpoint does not fit the architecture.
 
     Attributes:
-        report: of the conversion.
+        report: report of the conversion.
     """
 
     def __init__(self, message: str, report: Report) -> None:
@@ -41,12 +43,12 @@ class Misfit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A file of weights that was made of a checkpoint.
+    """A weights file converted from a checkpoint.
 
     Attributes:
-        path: of the file.
-        card: the model in it, as keywords of `make_model`.
-        report: what became of each tensor.
+        path: path of the file.
+        card: keywords of `make_model`.
+        report: outcome for each tensor.
     """
 
     path: pathlib.Path
@@ -66,29 +68,29 @@ def convert_file(
     memory: bool = False,
     source: str = "",
 ) -> Conversion:
-    """Converts a PyTorch checkpoint to a file that training and evaluation start from.
+    """Convert a PyTorch checkpoint to a weights file for training and evaluation.
 
     Args:
         checkpoint: as for `read_checkpoint`.
         out: file to write (.safetensors).
-        arch: its backbone, one of `pytorch.ARCHITECTURES`.
-        input_size: height and width of its images in pixels; default: that of the family.
-        normalisation: a key of `NORMALISATIONS`; default: that of the family.
+        arch: backbone, one of `pytorch.ARCHITECTURES`.
+        input_size: image height and width in pixels; default: the family's.
+        normalisation: a key of `NORMALISATIONS`; default: the family's.
         cut: last layer of a QAConv model without a neck.
         skip: prefixes of names to leave out.
         memory: keep the class memory of a QAConv 1.x model.
-        source: where the checkpoint is from, for the record.
+        source: origin of the checkpoint, stored in the file.
 
     Raises:
-        FileNotFoundError, ValueError, ModuleNotFoundError: as `read_checkpoint`; `out` cannot be
-            written.
-        Misfit: the checkpoint is not of this architecture; says what it fits.
+        FileNotFoundError, ValueError, ModuleNotFoundError: as for `read_checkpoint`, or `out`
+            cannot be written.
+        Misfit: the checkpoint does not fit the architecture; the message says what it fits.
     """
     checkpoint, out = pathlib.Path(checkpoint), pathlib.Path(out)
     if out.suffix != ".safetensors":
         raise ValueError(f"--out={out} must end in .safetensors.")
     if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out={out}: there is no directory {out.parent}.")
+        raise FileNotFoundError(f"--out={out}: directory {out.parent} does not exist.")
     if normalisation is not None:
         check_name(normalisation, NORMALISATIONS, "normalisation")
     tensors = read_checkpoint(checkpoint)
@@ -105,44 +107,44 @@ def convert_file(
         )
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     origin = f" from {source}" if source else ""
-    words = f"{checkpoint.name}{origin}, sha256 {digest}"
-    save_weights(out, converted.variables, card, source=words)
+    provenance = f"{checkpoint.name}{origin}, sha256 {digest}"
+    save_weights(out, converted.variables, card, source=provenance)
     return Conversion(out, card, report)
 
 
 def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint by official name, in float32; nothing in it is run.
+    """Read all tensors of a checkpoint by official name, in float32, without running its code.
 
     Args:
-        path: of a file that `torch.save` or safetensors has written. A training checkpoint is a
-            dictionary with the model under "state_dict" (torchreid) or "model" (QAConv, which has
-            its matcher under "criterion").
+        path: file written by `torch.save` or safetensors. A training checkpoint is a dictionary
+            with the model under "state_dict" (torchreid) or "model" (QAConv, which has its matcher
+            under "criterion").
 
     Returns:
-        Arrays by name; "module." of data-parallel training is taken off, and the names of
-        "criterion" begin so.
+        Arrays by name, without the prefix "module." of data-parallel training; names of the
+        section "criterion" get the prefix "criterion.".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than tensors and plain values, or no weights.
-        ModuleNotFoundError: it is a PyTorch file and PyTorch is not installed.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, holds more than tensors and plain values, or no weights.
+        ModuleNotFoundError: the file needs PyTorch, which is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}.")
-    held = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if not isinstance(held, Mapping):
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(content, Mapping):
         raise ValueError(
-            f"{path} holds a {type(held).__name__}; needed is a dictionary of weights "
+            f"{path} holds a {type(content).__name__}; expected a dictionary of weights "
             "(torch.save(model.state_dict(), ...))."
         )
-    sections = [held.get(name) for name in ("state_dict", "model", "criterion")]
-    model = next((section for section in sections[:2] if isinstance(section, Mapping)), held)
-    criterion = None if model is held else sections[2]
+    sections = [content.get(name) for name in ("state_dict", "model", "criterion")]
+    model = next((section for section in sections[:2] if isinstance(section, Mapping)), content)
+    criterion = None if model is content else sections[2]
     tensors = dict(_tensors(model, ""))
     if isinstance(criterion, Mapping):
         tensors |= _tensors(criterion, "criterion.")
     if not tensors:
-        raise ValueError(f"{path} holds no weights, only {', '.join(map(str, list(held)[:8]))}.")
+        raise ValueError(f"{path} holds no weights, only {', '.join(map(str, list(content)[:8]))}.")
     return tensors
 
 
@@ -153,7 +155,8 @@ def _tensors(section: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, np.
                 continue
             value = value.detach().cpu().to_dense().float().numpy()
         name = str(name).removeprefix("module.")
-        # Losses of QAConv hold their matcher under this name; the first versions are the matcher.
+        # QAConv's losses hold their matcher under this name; in early versions, the loss is the
+        # matcher.
         name = name.removeprefix("matcher.") if prefix else name
         yield prefix + name, np.asarray(value, np.float32)
 
@@ -162,7 +165,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or not all of one: {error}.") from error
+        raise ValueError(f"{path} is not a safetensors file, or is incomplete: {error}.") from error
 
 
 def _read_torch(path: pathlib.Path) -> Any:
@@ -171,60 +174,64 @@ def _read_torch(path: pathlib.Path) -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             f"{path.name} is a PyTorch file and PyTorch is not installed: "
-            "pip install 'jaxreid[torch]', or give a .safetensors file."
+            "pip install 'jaxreid[torch]', or use a .safetensors file."
         ) from None
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < SAFE:
         raise ValueError(
-            f"PyTorch {torch.__version__} can be made to run code by a file; reading one needs "
-            f"{SAFE[0]}.{SAFE[1]} or newer: pip install -U torch, or give a .safetensors file."
+            f"a malicious file can make PyTorch {torch.__version__} run code; reading one requires "
+            f"{SAFE[0]}.{SAFE[1]} or newer: pip install -U torch, or use a .safetensors file."
         )
-    # Training checkpoints of torchreid hold NumPy scalars (rank-1 so far), which build nothing but
-    # numbers. NumPy 1 wrote their maker under another name.
+    # Training checkpoints of torchreid hold NumPy scalars (rank-1 so far), which can only construct
+    # numbers. NumPy 1 stored their constructor under another name.
     scalar = np._core.multiarray.scalar
     numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
     numbers += map(type, map(np.dtype, ("f4", "f8", "i8")))
     problem: Exception
     try:
         with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of a format
-            # The encoding is for files that Python 2 has written.
+            # Warnings about old file formats.
+            warnings.simplefilter("ignore")
+            # The encoding is for files written by Python 2.
             return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError as error:
-        if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} is damaged, or holds more than tensors and plain values: it asks for "
-                f"{wanted[1]}, and reading it could run code. It is refused. If you trust its "
-                "origin, save its state_dict alone with torch.save, and convert that."
+                f"{path} is damaged, or holds more than tensors and plain values: it requests "
+                f"{forbidden[1]}, and loading that could run code. The file is refused. If you "
+                "trust its origin, save only its state_dict with torch.save, and convert that."
             ) from error
         if "Weights only load failed" in str(error):
             raise ValueError(
                 f"{path} is not in the format of torch.save: a damaged file, or a pickle, which "
-                "could run code when it is read. It is refused."
+                "could run code when loaded. The file is refused."
             ) from error
         problem = error
-    except Exception as error:  # whatever a damaged file does to the reader
+    except Exception as error:
+        # A damaged file can raise anything.
         problem = error
     raise ValueError(
-        f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint, or not all of one; "
+        f"{path} ({path.stat().st_size:,} bytes) is not a PyTorch checkpoint, or is incomplete; "
         "download it again."
     ) from problem
 
 
 def report_lines(report: Report, *, every_name: bool = False) -> list[str]:
-    """What became of each tensor, for people.
+    """Format a report as lines of text.
 
     Args:
-        report: of a conversion.
-        every_name: list all names; else the first few of those that are wrong.
+        report: report of a conversion.
+        every_name: list all names; otherwise only the first few of each kind of problem.
     """
     wrong = {
         "missing": report.missing,
         "unexpected": report.unexpected,
-        "mismatched": [f"{n} {there} there, {here} needed" for n, there, here in report.mismatched],
+        "mismatched": [
+            f"{n} is {shape}, expected {expected}" for n, shape, expected in report.mismatched
+        ],
     }
-    fine = {"loaded": report.loaded, "unused": report.unused}
+    accepted = {"loaded": report.loaded, "unused": report.unused}
     lines = []
-    for kind, names in (fine | wrong).items():
+    for kind, names in (accepted | wrong).items():
         listed = len(names) if every_name else LISTED if kind in wrong else 0
         lines += [f"{kind}: {len(names)} tensors", *(f"  {name}" for name in names[:listed])]
         if kind in wrong and len(names) > listed:
@@ -241,22 +248,22 @@ def advice(
     input_size: tuple[int, int] | None,
     skip: Sequence[str],
 ) -> str:
-    """What a checkpoint fits, if not what was asked for.
+    """Say which architecture or size a checkpoint fits instead of the requested one.
 
     Args:
-        checkpoint: its tensors.
-        arch: the architecture that was asked for.
-        report: of that conversion.
-        cut: as for `convert_file`; so are input_size and skip.
-        input_size: see cut.
-        skip: see cut.
+        checkpoint: tensors of the checkpoint.
+        arch: requested architecture.
+        report: report of that conversion.
+        cut: as for `convert_file`.
+        input_size: as for `convert_file`.
+        skip: as for `convert_file`.
     """
     matcher = [shapes for name, *shapes in report.mismatched if name == "criterion.fc.weight"]
     if matcher and not input_size and len(report.mismatched) == 1:
-        (there,), (here,) = ([shape[1]] for shape in matcher[0])
+        (actual,), (expected,) = ([shape[1]] for shape in matcher[0])
         return (
-            f"Its matcher has {there} weights, and images of this size need {here}: give the size "
-            "it was trained with, as in --input-size=256x128."
+            f"Its matcher has {actual} weights, but images of this size need {expected}: pass the "
+            "size it was trained with, as in --input-size=256x128."
         )
     if input_size:
         usual = convert(checkpoint, arch, cut=cut, skip=skip)
@@ -264,4 +271,4 @@ def advice(
             return f"It fits at {usual.card['height']}x{usual.card['width']}."
     if others := fitting(checkpoint, cut=cut, skip=skip, input_size=input_size):
         return f"It fits --arch={others[0]}."
-    return "No architecture fits it whole; leave parts out with --skip=PREFIX."
+    return "No architecture fits all of it; leave parts out with --skip=PREFIX."

@@ -157,7 +157,7 @@ def test_parts_from_outside_train_and_are_kept_in_a_file(names, tmp_path):
     loaded, _ = load_weights(path, model, whole=True)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
     other = card(names, backbone={"name": names["backbone"], "order": "bgr"})
-    with pytest.raises(ValueError, match="has order rgb; the model asked for has bgr"):
+    with pytest.raises(ValueError, match="has order rgb, expected bgr"):
         load_weights(path, other)
 
 

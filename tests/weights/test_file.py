@@ -94,8 +94,8 @@ def test_parts_that_are_not_there_start_at_random_and_it_is_said(variables, tmp_
     save_weights(path, without(variables, "matcher"), MODEL, source="a test")
     loaded, messages = load_weights(path, MODEL)
     assert "matcher" not in loaded["params"]
-    assert any("new: matcher" in sentence for sentence in messages)
-    with pytest.raises(ValueError, match="matcher/.* is not in it.*something was skipped"):
+    assert any("newly initialised: matcher" in sentence for sentence in messages)
+    with pytest.raises(ValueError, match="matcher/.* is not in the file.*something was skipped"):
         load_weights(path, MODEL, whole=True)
 
 
@@ -108,13 +108,13 @@ def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
     save_weights(path, variables, model, source="a test")
     loaded, messages = load_weights(path, model)
     assert loaded["params"]["classifier"]["kernel"].shape == (8, 5)
-    assert "its classifier is used, since it is of as many classes (5)" in messages
+    assert "classifier loaded, because the number of classes matches (5)" in messages
     for classes, new in ((7, ["classifier"]), (0, [])):
         loaded, messages = load_weights(path, model | {"classes": classes})
         assert loaded["params"].keys() == {"backbone", "neck"}
-        assert "its classifier is of 5 classes, and not used" in messages
-        assert [line.split(": ")[1] for line in messages if "and new" in line] == new
-    with pytest.raises(ValueError, match="classifier/bias is not in it"):
+        assert "classifier not loaded, because it has 5 classes" in messages
+        assert [line.split(": ")[1] for line in messages if "newly initialised" in line] == new
+    with pytest.raises(ValueError, match="classifier/bias is not in the file"):
         load_weights(path, model | {"classes": 7}, whole=True)
 
 
@@ -127,13 +127,13 @@ def test_another_architecture_of_the_same_name_is_refused(tmp_path):
     save_weights(path, variables, model, source="a test")
     load_weights(path, model)
     for option in ({"stem": "instance"}, {"blocks": ["sum"] * 6}):
-        with pytest.raises(ValueError, match=f"has {next(iter(option))} .* the model asked for"):
+        with pytest.raises(ValueError, match=f"has {next(iter(option))} .*, expected "):
             load_weights(path, model | {"backbone": {"name": "osnet_x0_25", **option}})
 
 
 def test_images_resized_another_way_are_told(file):
     _, messages = load_weights(file, MODEL | {"interpolation": "bilinear"})
-    assert "interpolation of its images was bicubic, here it is bilinear" in messages
+    assert "interpolation of its images was bicubic, is now bilinear" in messages
 
 
 def test_what_the_model_has_not_is_not_used_and_it_is_said(file):
@@ -141,19 +141,20 @@ def test_what_the_model_has_not_is_not_used_and_it_is_said(file):
     loaded, messages = load_weights(file, shorter | {"height": 32, "width": 16})
     assert "layer3_0" not in loaded["params"]["backbone"]
     assert any("not used: backbone" in sentence and "neck" in sentence for sentence in messages)
-    assert any("height of its images was 64, here it is 32" in sentence for sentence in messages)
+    assert any("height of its images was 64, is now 32" in sentence for sentence in messages)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (with_part("backbone", name="resnet34"), "holds the backbone resnet18; .* has resnet34"),
-        (MODEL | {"height": 128}, r"matcher/weight is \(1, 4, 2\) there and \(1, 8, 2\) here.*"
-         r"model.height is 64 there and 128 here.*init_skip=\"\('matcher',\)\""),
-        (with_part("backbone", width=16), "model.backbone.width is 8 there and 16 here"),
-        (with_part("backbone", cut="layer4"), "model.backbone.cut is layer3 there"),
-        (with_part("neck", norm="batch"), "neck/bn/mean is not in it.*neck.norm is none there"),
-        (with_part("matcher", head="v1"), "model.matcher.head is v2.1 there and v1 here"),
+        (with_part("backbone", name="resnet34"), "holds the backbone resnet18, expected resnet34"),
+        (MODEL | {"height": 128}, r"matcher/weight is \(1, 4, 2\) in the file, expected \(1, 8, 2\)"
+         r".*model.height is 64 in the file, expected 128.*init_skip=\"\('matcher',\)\""),
+        (with_part("backbone", width=16), "model.backbone.width is 8 in the file, expected 16"),
+        (with_part("backbone", cut="layer4"), "model.backbone.cut is layer3 in the file"),
+        (with_part("neck", norm="batch"),
+         "neck/bn/mean is not in the file.*neck.norm is none in the file"),
+        (with_part("matcher", head="v1"), "model.matcher.head is v2.1 in the file, expected v1"),
     ],
 )  # fmt: skip
 def test_a_model_that_differs_is_refused(file, model, message):
@@ -162,12 +163,14 @@ def test_a_model_that_differs_is_refused(file, model, message):
 
 
 def test_damaged_and_foreign_files_are_refused(file, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.safetensors; init_from"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*nothing\.safetensors; expected .*init_from"
+    ):
         read_card(tmp_path / "nothing.safetensors")
     whole = file.read_bytes()
     for length in (0, 5, 200, len(whole) - 1):
         file.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="no safetensors file, or not all of one"):
+        with pytest.raises(ValueError, match="not a safetensors file, or is incomplete"):
             load_weights(file, MODEL)
     safetensors.numpy.save_file({"x": np.zeros(3)}, file)
     with pytest.raises(ValueError, match="does not say what model it holds"):
@@ -178,10 +181,10 @@ def test_damaged_and_foreign_files_are_refused(file, tmp_path):
     ("metadata", "message"),
     [
         ({"format": "jaxreid 2", "model": "{}"}, "is in the format 'jaxreid 2'"),
-        ({"format": "jaxreid 1"}, "does not describe its model as it should .*'model'"),
-        ({"format": "jaxreid 1", "model": "{"}, "does not describe its model"),
-        ({"format": "jaxreid 1", "model": "[]"}, "does not describe its model"),
-        ({"format": "jaxreid 1", "model": "{}"}, "does not describe its model"),
+        ({"format": "jaxreid 1"}, "an invalid description of its model .*'model'"),
+        ({"format": "jaxreid 1", "model": "{"}, "an invalid description of its model"),
+        ({"format": "jaxreid 1", "model": "[]"}, "an invalid description of its model"),
+        ({"format": "jaxreid 1", "model": "{}"}, "an invalid description of its model"),
     ],
 )
 def test_files_that_do_not_say_what_they_hold_are_refused(tmp_path, metadata, message):
@@ -192,6 +195,6 @@ def test_files_that_do_not_say_what_they_hold_are_refused(tmp_path, metadata, me
 
 
 def test_unknown_parts_to_skip_are_refused(file):
-    with pytest.raises(ValueError, match=r"init_skip names \['mather'\]; parts are neck, matcher"):
+    with pytest.raises(ValueError, match=r"init_skip names \['mather'\]; valid: neck, matcher"):
         load_weights(file, MODEL, skip=("mather",))
     assert load_weights(None, MODEL) == ({}, [])
