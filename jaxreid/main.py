@@ -311,4 +311,4 @@ def print_help(*, full: bool) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, suggestionparser=parse_flags)
+    app.run(main, flags_parser=parse_flags)
