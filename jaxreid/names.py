@@ -1,4 +1,4 @@
-"""Choosing things by name, with an error that helps."""
+"""Look up components by name, with helpful errors."""
 
 import contextlib
 import dataclasses
@@ -14,15 +14,15 @@ _LINEN = ("parent", "name")  # fields of every Linen module
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> str:
-    """Returns `name` if it is valid.
+    """Return `name` if it is valid.
 
     Args:
-        name: what the user wrote.
-        valid: the names there are.
-        what: what is being named, for the message ("backbone").
+        name: name to check.
+        valid: all valid names.
+        what: kind of thing, for the message ("backbone").
 
     Raises:
-        ValueError: the name is unknown; lists the valid ones, the nearest first.
+        ValueError: unknown name; the message lists the valid ones, nearest first.
     """
     valid = list(valid)
     if name in valid:
@@ -31,42 +31,42 @@ def check_name(name: str, valid: Iterable[str], what: str) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> list[str]:
-    """The valid names, those first that are most like `name`."""
+    """Sort the valid names by similarity to `name`."""
     valid = list(valid)
     near = difflib.get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return near + [other for other in valid if other not in near]
 
 
 def check_at_least(given: Mapping[str, Any], least: Mapping[str, int], what: str) -> None:
-    """Refuses numbers that are too small, or no whole numbers.
+    """Check that settings are whole numbers with a lower bound.
 
     Args:
-        given: settings; only those in `least` are looked at.
-        least: the smallest valid value of each.
-        what: they are of, for the message ("neck").
+        given: settings; only those in `least` are checked.
+        least: smallest valid value of each.
+        what: section of the settings, for the message ("neck").
 
     Raises:
-        ValueError: says which, and what is needed.
+        ValueError: a value is too small or not a whole number.
     """
     for name, smallest in least.items():
         value = given.get(name, smallest)
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
             raise ValueError(
-                f"{what}.{name} is {value}; needed is a whole number of at least {smallest}."
+                f"{what}.{name} is {value}; expected a whole number of at least {smallest}."
             )
 
 
 class Table:
-    """Things by name: the project's own, registered ones, and any importable one.
+    """Registry of classes or functions by name: built-in, registered, or any importable one.
 
-    A name is looked up among the entries, then in the entry points of installed packages (group
-    `jaxreid.<kind>`), and may be `package.module:attribute` instead. An entry is imported when it
-    is asked for. The thing alone knows its options: they are its keywords.
+    A name is looked up among the entries, then among the entry points of installed packages (group
+    `jaxreid.<kind>`). A name `package.module:attribute` is imported directly. Entries are imported
+    on lookup. The options of a class or function are its keywords.
 
     Args:
-        kind: what is named, for messages and for the group of entry points ("matcher").
+        kind: kind of thing, for messages and the entry point group ("matcher").
         entries: "package.module:attribute" by name.
-        base: "package.module:Class" of which all things are subclasses, or None.
+        base: required base class, as "package.module:Class".
     """
 
     def __init__(self, kind: str, entries: Mapping[str, str], *, base: str | None = None) -> None:
@@ -76,25 +76,27 @@ class Table:
         }
 
     def add(self, names: Mapping[str, Mapping[str, Any]], thing: Any) -> None:
-        """Adds a family: one thing under several names, each with options that the name implies.
+        """Add a family: one class or function under several names that imply options.
 
         Args:
-            names: the options of each name.
-            thing: "package.module:attribute", or the thing itself.
+            names: options implied by each name.
+            thing: "package.module:attribute", or the class or function itself.
         """
         self._entries |= {name: (thing, dict(implied)) for name, implied in names.items()}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: makes a class or function available under a name, for this process.
+        """Return a decorator that registers a class or function under a name in this process.
+
+        Registering the same class or function twice is allowed.
 
         Raises:
-            ValueError: the name is taken by something else.
+            ValueError: the name is taken.
         """
 
         def decorate(thing: T) -> T:
-            held = self._entries.get(name, (thing,))[0]
-            if held is not thing and _address(held) != _address(thing):
-                raise ValueError(f"{self.kind} {name!r} exists already: {_address(held)}.")
+            existing = self._entries.get(name, (thing,))[0]
+            if existing is not thing and _address(existing) != _address(thing):
+                raise ValueError(f"{self.kind} {name!r} already exists: {_address(existing)}.")
             self._entries[name] = (thing, {})
             return thing
 
@@ -102,26 +104,29 @@ class Table:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, the project's own first; without `package.module:attribute`."""
+        """All names, entries before entry points; excludes names `package.module:attribute`."""
         return (*self._entries, *(p.name for p in self._points() if p.name not in self._entries))
 
     def names_where(self, condition: Callable[[Any], bool]) -> list[str]:
-        """Names of the things for which a condition holds; one that cannot be asked is left out.
+        """List the names whose class or function satisfies a condition.
+
+        Names that cannot be imported, or for which the condition fails with AttributeError,
+        TypeError or ValueError, are left out.
 
         Args:
-            condition: of a thing, such as a class.
+            condition: function of the class or function.
         """
-        found = []
+        matching = []
         for name in self.names:
             with contextlib.suppress(AttributeError, TypeError, ValueError):
-                found += [name] if condition(self.find(name)[0]) else []
-        return found
+                matching += [name] if condition(self.find(name)[0]) else []
+        return matching
 
     def find(self, name: str) -> tuple[Any, dict[str, Any]]:
-        """The thing of a name, and the options that the name implies.
+        """Return the class or function of a name and the options that the name implies.
 
         Raises:
-            ValueError: an unknown name, or one that cannot be imported.
+            ValueError: the name is unknown or cannot be imported.
         """
         if name in self._entries:
             thing, implied = self._entries[name]
@@ -132,43 +137,43 @@ class Table:
         if ":" in str(name):
             return _imported(name, self.kind), {}
         check_name(name, self.names, self.kind)
-        raise AssertionError  # check_name has refused the name
+        raise AssertionError  # unreachable: check_name has raised
 
     def make(self, name: str, options: Mapping[str, Any], **context: Any) -> Any:
-        """A thing by name, with its options.
+        """Construct a component by name, with its options.
 
         Args:
             name: as for `find`.
-            options: attributes of the thing; lists stand for tuples, as in JSON.
-            **context: what the thing gets beside its options, if it has attributes of these names.
+            options: keywords; lists, as from JSON, become tuples.
+            **context: further keywords, passed if the component has them; not valid as options.
 
         Raises:
-            ValueError: an unknown name, an option that the thing does not have, or one that its
-                `validate` refuses.
+            ValueError: unknown name, wrong base class, unknown or missing option, wrong type, or a
+                value rejected by the component's `validate`.
         """
         thing, implied = self.find(name)
         if self._base and not (isinstance(thing, type) and issubclass(thing, self._of_base())):
             raise ValueError(f"{self.kind} {name!r} is not a subclass of {self._base}.")
         fields = keywords_of(thing)
-        fixed = getattr(thing, "IMPLIED", ())  # attributes that the name decides alone
+        fixed = getattr(thing, "IMPLIED", ())  # attributes set only by the name
         valid = [f for f in fields if f not in fixed and f not in context]
         if unknown := sorted(options.keys() - set(valid)):
             has = f"it has {', '.join(valid)}" if valid else "it has none"
             section = self.kind if self.kind == "objective" else f"model.{self.kind}"
             keywords = ", ".join([f"'name': {name!r}", *(f"'{o}': ..." for o in valid[:2])])
             raise ValueError(
-                f"{self.kind} {name!r} has no option {', '.join(unknown)}; {has}. With another "
-                f'name, give the section as a whole, as in --config.{section}="{{{keywords}}}".'
+                f"{self.kind} {name!r} has no option {', '.join(unknown)}; {has}. To change the "
+                f'name, set the whole section, as in --config.{section}="{{{keywords}}}".'
             )
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        _check_types(thing, given, self.kind)
-        keywords = implied | given | {k: v for k, v in context.items() if k in fields}
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        _check_types(thing, options, self.kind)
+        keywords = implied | options | {k: v for k, v in context.items() if k in fields}
         if missing := [name for name in required_by(thing) if name not in keywords]:
             raise ValueError(f"{self.kind} {name!r} needs the option {', '.join(missing)}.")
-        made = thing(**keywords)
-        if hasattr(made, "validate"):
-            made.validate()
-        return made
+        component = thing(**keywords)
+        if hasattr(component, "validate"):
+            component.validate()
+        return component
 
     def _of_base(self) -> type:
         return _imported(self._base, self.kind)
@@ -178,7 +183,7 @@ class Table:
 
 
 def keywords_of(thing: Any) -> list[str]:
-    """The attributes of a dataclass (such as a Linen module), or the keywords of a function."""
+    """List the init fields of a dataclass (such as a Linen module) or keywords of a function."""
     if dataclasses.is_dataclass(thing):
         return [f.name for f in dataclasses.fields(thing) if f.init and f.name not in _LINEN]
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -187,21 +192,24 @@ def keywords_of(thing: Any) -> list[str]:
 
 
 def required_by(thing: Any) -> list[str]:
-    """Those of `keywords_of` that have no default."""
+    """List those of `keywords_of` without a default."""
     if dataclasses.is_dataclass(thing):
-        kept = dataclasses.MISSING
+        missing = dataclasses.MISSING
         fields = {f.name: f for f in dataclasses.fields(thing)}
-        has = {n: f.default is not kept or f.default_factory is not kept for n, f in fields.items()}
+        has = {
+            n: f.default is not missing or f.default_factory is not missing
+            for n, f in fields.items()
+        }
         return [name for name in keywords_of(thing) if not has[name]]
     parameters = inspect.signature(thing).parameters
     return [n for n in keywords_of(thing) if parameters[n].default is inspect.Parameter.empty]
 
 
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 
 
 def _check_types(thing: Any, options: Mapping[str, Any], kind: str) -> None:
-    """Raises ValueError for a value that the annotation of an attribute excludes."""
+    """Raise ValueError if a value contradicts the annotation of its field."""
     if not dataclasses.is_dataclass(thing):
         return
     annotated = {field.name: field.type for field in dataclasses.fields(thing)}

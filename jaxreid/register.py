@@ -1,11 +1,12 @@
-"""Decorators that make a part of one's own available under a name, for this process.
+"""Decorators that register custom components under a name, in this process.
 
     @jaxreid.register.matcher("mine")
     class Mine(Matcher): ...
 
-`--config.model.matcher.name=mine` and `{"name": "mine"}` then choose it. Without registration, any
-importable one has the name "package.module:Class"; a package can offer names for good by an entry
-point in the group `jaxreid.matcher` (and so on). Tables are imported when they are needed.
+Select it with `--config.model.matcher.name=mine` or `{"name": "mine"}`. Any importable component
+can also be used without registration, under the name "package.module:Class". A package provides
+names permanently through entry points in the group `jaxreid.matcher` (`jaxreid.backbone`, ...).
+Tables are imported on first use.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,10 @@ Decorator = Callable[[T], T]
 
 
 def backbone(name: str) -> Decorator:
-    """Registers a `models.backbones.backbone.Backbone`: images to a feature map.
+    """Register a `models.backbones.backbone.Backbone`: images to a feature map.
 
     Raises:
-        ValueError: the name is taken by something else.
+        ValueError: the name is taken.
     """
     from jaxreid.models.backbones import BACKBONES
 
@@ -27,10 +28,10 @@ def backbone(name: str) -> Decorator:
 
 
 def neck(name: str) -> Decorator:
-    """Registers a `models.necks.neck.Neck`: feature maps to features.
+    """Register a `models.necks.neck.Neck`: feature maps to features.
 
     Raises:
-        ValueError: the name is taken by something else.
+        ValueError: the name is taken.
     """
     from jaxreid.models.necks import NECKS
 
@@ -38,10 +39,10 @@ def neck(name: str) -> Decorator:
 
 
 def matcher(name: str) -> Decorator:
-    """Registers a `models.matchers.matcher.Matcher`: features to scores.
+    """Register a `models.matchers.matcher.Matcher`: features to scores.
 
     Raises:
-        ValueError: the name is taken by something else.
+        ValueError: the name is taken.
     """
     from jaxreid.models.matchers import MATCHERS
 
@@ -49,10 +50,10 @@ def matcher(name: str) -> Decorator:
 
 
 def objective(name: str) -> Decorator:
-    """Registers a `training.objectives.Objective`: scores and labels to a loss.
+    """Register a `training.objectives.Objective`: scores and labels to a loss.
 
     Raises:
-        ValueError: the name is taken by something else.
+        ValueError: the name is taken.
     """
     from jaxreid.training.objectives import OBJECTIVES
 
@@ -60,10 +61,10 @@ def objective(name: str) -> Decorator:
 
 
 def dataset(name: str) -> Decorator:
-    """Registers a data set, as `data.sets.SETS` holds them.
+    """Register a data set; see `data.sets.SETS`.
 
     Raises:
-        ValueError: the name is taken by something else.
+        ValueError: the name is taken.
     """
     from jaxreid.data.sets import SETS
 

@@ -36,7 +36,7 @@ def test_a_name_an_address_and_a_registered_thing_are_found(table):
         assert table.make(name, {"size": 3}, axis="data", other=1) == Part(3, axis="data")
     table.register("mine")(Part)  # the same again, as when a module is loaded twice
     assert table.names == ("own", "mine")
-    with pytest.raises(ValueError, match="part 'own' exists already: parts_of_a_test:Part"):
+    with pytest.raises(ValueError, match="part 'own' already exists: parts_of_a_test:Part"):
         table.register("own")(dict)
 
 

@@ -164,7 +164,7 @@ def test_parts_from_outside_train_and_are_kept_in_a_file(names, tmp_path):
 def test_what_does_not_fit_is_refused_in_the_same_words(names):
     with pytest.raises(ValueError, match="has no option chanels; it has channels, order"):
         make_model(**card(names, backbone={"name": names["backbone"], "chanels": 4}))
-    with pytest.raises(ValueError, match="backbone.channels is 0; needed is a whole number"):
+    with pytest.raises(ValueError, match="backbone.channels is 0; expected a whole number"):
         make_model(**card(names, backbone={"name": names["backbone"], "channels": 0}))
     with pytest.raises(ValueError, match=r"makes maps in parts; use neck 'map'"):
         make_model(**card(names, matcher={"name": "qaconv"}))

@@ -311,5 +311,5 @@ def test_what_does_not_fit_is_refused(net):
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match=r"'perceptrn'; valid: perceptron"):
         make_matcher("metric_network", net="perceptrn")
-    with pytest.raises(ValueError, match=r"matcher.hidden is 0; needed is a whole"):
+    with pytest.raises(ValueError, match=r"matcher.hidden is 0; expected a whole"):
         make_matcher("metric_network", hidden=0)
