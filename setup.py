@@ -1,4 +1,4 @@
-"""Copies the recipes, at the top of the checkout, into the package; the rest: pyproject.toml."""
+"""Build step that copies the recipes in `configs/` into the package; see also pyproject.toml."""
 
 import pathlib
 
@@ -7,10 +7,10 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithRecipes(build_py):
-    """Installs `configs/*.py` as modules of `jaxreid.configs`."""
+    """Install `configs/*.py` as modules of `jaxreid.configs`."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        """The modules of a package: (package, name, file)."""
+        """List the modules of a package as (package, name, file)."""
         modules = super().find_package_modules(package, package_dir)
         if package == "jaxreid.configs":
             files = sorted(pathlib.Path("configs").glob("*.py"))
