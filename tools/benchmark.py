@@ -1,4 +1,4 @@
-"""Measures this package against the obvious alternative, on the same cores and in the same run.
+"""Benchmark this package against the obvious alternatives, on the same cores in the same run.
 
     python tools/benchmark.py scoring
     python tools/benchmark.py step --json speed.jsonl
@@ -7,8 +7,8 @@
     python tools/benchmark.py ranking --repeats 3
     python tools/benchmark.py table speed.jsonl
 
-Absolute times say little about another machine. What counts is the ratio of the medians of
-contenders that take turns. Keep the machine otherwise idle.
+Absolute times do not transfer to other machines. Compare the ratios of the medians: contenders run
+alternately. Keep the machine otherwise idle.
 """
 
 import argparse
@@ -33,29 +33,29 @@ import benchmark_tables
 import numpy as np
 from tqdm import tqdm
 
-# JAX and PyTorch are imported in functions, here and in the modules above: they count the cores
-# when they are, see `use_cores`.
+# JAX and PyTorch count the cores when they are imported. They are therefore imported inside
+# functions, here and in the modules above, after `use_cores`.
 
 PACKAGES = ("jaxreid", "jax", "jaxlib", "flax", "numpy", "torch")
-PAUSE = 0.02  # seconds before each run: threads of the one before may still be spinning
-BUSY = 0.1  # distance between quartiles, relative to the median, of which to warn
-WARM_UP = 2  # runs that do not count
+PAUSE = 0.02  # seconds before each run, because threads of the previous one may still be spinning
+BUSY = 0.1  # warn above this interquartile range, relative to the median
+WARM_UP = 2  # discarded runs
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Returns the command line; `run` in it is the function of the benchmark."""
+    """Parse the command line; its attribute `run` is the function of the benchmark."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--repeats", type=_positive, default=20, help="timed runs of each contender (default: 20)"
     )
     common.add_argument(
-        "--threads", type=_positive, help="cores to use, the same for all (default: all)"
+        "--threads", type=_positive, help="cores used by all contenders (default: all)"
     )
     common.add_argument(
         "--json",
         type=pathlib.Path,
         metavar="FILE",
-        help="append the results, and what they were measured on, to a file of JSON lines",
+        help="append results, settings and machine description to a JSON lines file",
     )
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,40 +63,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     matching = argparse.ArgumentParser(add_help=False)
     matching.add_argument(
-        "--maps", type=_sizes, metavar="HxWxD", default=(24, 8, 128), help="(default: 24x8x128)"
+        "--maps",
+        type=_sizes,
+        metavar="HxWxD",
+        default=(24, 8, 128),
+        help="size of the feature maps (default: 24x8x128)",
     )
     matching.add_argument(
         "--contenders",
         nargs="+",
         choices=benchmark_matching.CONTENDERS,
         default=list(benchmark_matching.CONTENDERS),
-        help="ours; the original formulation and our tiles in PyTorch; the plain form in JAX "
-        "(default: all)",
+        help="our implementation; the original formulation and our tiling in PyTorch; the plain "
+        "formulation in JAX (default: all)",
     )
     matching.add_argument(
         "--types",
         nargs="+",
         choices=benchmark_matching.TYPES,
         default=list(benchmark_matching.TYPES),
-        help="of the maps (default: both)",
+        help="types of the maps (default: both)",
     )
-    for name, images, what in (
-        ("scoring", (64, 128), "scores all pairs of query and gallery maps, in evaluation mode"),
+    for name, images, work in (
+        ("scoring", (64, 128), "scores of all query-gallery pairs of maps, in evaluation mode"),
         (
             "step",
             (64, 64),
-            "a loss on all scores, in training mode, with gradients of the matcher "
-            "and of both maps (a batch with itself) or of the queries alone (a class memory)",
+            "a loss on all scores, in training mode, with gradients for the matcher "
+            "and both maps (a batch with itself) or only the queries (a class memory)",
         ),
     ):
         parser_of = benchmarks.add_parser(
             name,
             parents=[common, matching],
-            help=f"QAConv's matching: {what.split(',')[0]}",
-            description=f"Times {what}, against the original formulation written plainly in "
-            "PyTorch, the same tiles in PyTorch, and the plain formulation in JAX; with a large "
-            "matrix product as the limit, and the memory each needs."
-            + (" Then other matchers, against QAConv." if name == "scoring" else ""),
+            help=f"QAConv's matching: {work.split(',')[0]}",
+            description=f"Time {work}. Contenders: this package, the original formulation in plain "
+            "PyTorch, our tiling in PyTorch, and the plain formulation in JAX. Reports memory use "
+            "and the rate relative to a large matrix product."
+            + (" Then time other matchers against QAConv." if name == "scoring" else ""),
         )
         parser_of.add_argument(
             "--images",
@@ -104,7 +108,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             nargs=2,
             metavar=("QUERIES", "GALLERY"),
             default=images,
-            help="how many (default: {} {})".format(*images),
+            help="number of images (default: {} {})".format(*images),
         )
         if name == "scoring":
             parser_of.add_argument(
@@ -112,18 +116,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                 nargs="*",
                 choices=benchmark_matchers.NAMES,
                 default=list(benchmark_matchers.NAMES),
-                help="other matchers of this package, against its QAConv; none if no name follows "
-                "(default: all)",
+                help="other matchers of this package to compare with its QAConv; pass no name for "
+                "none (default: all)",
             )
         parser_of.set_defaults(run=compare_matching)
     embeddings = benchmarks.add_parser(
         "embeddings",
         parents=[common],
-        help="GMN's scores of pairs of embeddings, against PyTorch",
-        description="Times the scores of all pairs of query and gallery embeddings, in evaluation "
-        "mode, by both readings of GMN's metric network, against the same in PyTorch, all pairs at "
-        "once, and the product of the first layer taken apart; with a large matrix product as the "
-        "limit, and the memory each needs.",
+        help="GMN's scores of embedding pairs, against PyTorch",
+        description="Time the scores of all query-gallery pairs of embeddings, in evaluation mode, "
+        "for both readings of GMN's metric network. Contenders: this package, plain PyTorch, JAX "
+        "with all pairs at once, and JAX with the first layer's product expanded. Reports memory "
+        "use and the rate relative to a large matrix product.",
     )
     embeddings.add_argument(
         "--images",
@@ -131,10 +135,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         metavar=("QUERIES", "GALLERY"),
         default=(64, 512),
-        help="how many (default: 64 512)",
+        help="number of images (default: 64 512)",
     )
     embeddings.add_argument(
-        "--channels", type=_positive, default=2048, help="of an embedding (default: 2048)"
+        "--channels",
+        type=_positive,
+        default=2048,
+        help="dimensions of an embedding (default: 2048)",
     )
     embeddings.set_defaults(run=compare_embeddings)
     for name, passes in (
@@ -145,10 +152,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             name,
             parents=[common],
             help=f"{' and '.join(f'{p} passes' for p in passes)} of backbones, against PyTorch",
-            description="Times forward passes (evaluation mode) and, if not `encode`, forward and "
-            "backward passes (training mode, gradients of all weights) of backbones, with the same "
-            "weights in this package and in eager PyTorch. A ResNet gives QAConv's maps, OSNet its "
-            "embeddings.",
+            description="Time forward passes (evaluation mode) and, except for `encode`, forward "
+            "and backward passes (training mode, gradients of all weights) of backbones with the "
+            "same weights in this package and in eager PyTorch. A ResNet outputs QAConv's maps, "
+            "OSNet its embeddings.",
         )
         _add_networks(backbones)
         backbones.set_defaults(run=compare_backbones, passes=passes)
@@ -156,34 +163,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "ranking",
         parents=[common],
         help="CMC and mAP, re-ranking and TLift, against plain loops",
-        description="Times the ranking of scores against the algorithms as they are usually "
-        "written, and measures how much memory each needs beyond its input.",
+        description="Time the ranking of scores against straightforward implementations, and "
+        "measure the memory each needs beyond its input.",
     )
     ranking.add_argument(
         "--what",
         nargs="+",
         choices=list(benchmark_ranking.SIZES),
         default=list(benchmark_ranking.SIZES),
-        help="what to measure (default: everything)",
+        help="algorithms to measure (default: all)",
     )
     ranking.add_argument(
         "--images",
         type=_positive,
         nargs=2,
         metavar=("QUERIES", "GALLERY"),
-        help="how many (default: 3368 19732, those of Market-1501; 1000 10000 for rerank, whose "
-        "plain form holds them all)",
+        help="number of images (default: 3368 19732, as in Market-1501; 1000 10000 for rerank, "
+        "whose plain implementation holds the full distance matrix)",
     )
     ranking.set_defaults(run=compare_rankings)
     shown = benchmarks.add_parser(
-        "table", help="the newest results of each benchmark in a file, as Markdown"
+        "table", help="print the newest results of each benchmark in a file as Markdown"
     )
-    shown.add_argument("file", type=pathlib.Path, help="of JSON lines, from --json")
+    shown.add_argument("file", type=pathlib.Path, help="JSON lines file written by --json")
     shown.set_defaults(run=show_tables, threads=None, json=None)
-    given = parser.parse_args(arguments)
-    if given.json and not given.json.absolute().parent.is_dir():
-        parser.error(f"--json: there is no folder {given.json.absolute().parent}.")
-    return given
+    args = parser.parse_args(arguments)
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json: no folder {args.json.absolute().parent}.")
+    return args
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
@@ -192,68 +199,72 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=benchmark_networks.NAMES,
         metavar="NAME",
-        help=f"names of backbones, or all (default: {' '.join(benchmark_networks.NAMES)})",
+        help=f"backbones, or all (default: {' '.join(benchmark_networks.NAMES)})",
     )
     parser.add_argument(
         "--size",
         type=_size,
         metavar="HxW",
-        help="of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
+        help="size of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
     )
     parser.add_argument(
-        "--batch", type=_positive, help="images (default: 8 for ResNets, 16 for OSNets)"
+        "--batch", type=_positive, help="batch size (default: 8 for ResNets, 16 for OSNets)"
     )
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is a whole number of at least 1.")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}.")
     return int(text)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     parts = text.split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is HxWxD, for example 24x8x128.")
+        raise argparse.ArgumentTypeError(f"expected HxWxD, for example 24x8x128, got {text!r}.")
     return tuple(map(int, parts))
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is HEIGHTxWIDTH, for example 256x128.")
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH, for example 256x128, got {text!r}."
+        )
     return int(height), int(width)
 
 
 def use_cores(count: int | None) -> None:
-    """Confines the process to the first cores it has, and JAX to the CPU; before JAX is imported.
+    """Pin the process to its first cores and JAX to the CPU. Call it before importing JAX.
 
     Args:
-        count: of the cores; None for all.
+        count: number of cores; None for all.
 
     Raises:
-        ValueError: there are fewer, or the system cannot do it.
+        ValueError: there are fewer cores, or the system does not support pinning.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     if count is None:
         return
     if not hasattr(os, "sched_setaffinity"):
-        raise ValueError(f"--threads={count}: this system cannot confine a process; leave it out.")
+        raise ValueError(
+            f"--threads={count}: this system cannot pin a process to cores; omit --threads."
+        )
     cores = sorted(os.sched_getaffinity(0))
     if count > len(cores):
-        raise ValueError(f"--threads={count}: the process has {len(cores)} cores; ask for fewer.")
+        raise ValueError(f"--threads={count}: expected at most {len(cores)}, the available cores.")
     os.sched_setaffinity(0, cores[:count])
 
 
 def take_turns(
     contenders: Mapping[str, Callable[[], Any]], repeats: int, progress: tqdm
 ) -> dict[str, dict[str, float]]:
-    """Times functions in turn, so that a slow minute of the machine is everyone's.
+    """Time functions alternately, so that a slowdown of the machine affects all of them.
 
     Args:
-        contenders: by name, functions that return when their work is done.
-        repeats: runs of each after the warm-up.
-        progress: moves on by one for each run.
+        contenders: functions by name; they must block until their work is done.
+        repeats: timed runs of each after the warm-up.
+        progress: advanced by one per run.
 
     Returns:
         By name, in milliseconds: "median", "lower" and "upper" quartile.
@@ -274,7 +285,7 @@ def take_turns(
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what the measurements are made."""
+    """Describe the machine and the package versions of the measurements."""
     model = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():
@@ -300,13 +311,16 @@ def machine() -> dict[str, Any]:
 
 
 def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Scores, or losses with gradients, of many pairs of maps: a record for each kind and type.
+    """Benchmark scores, or losses with gradients, of many pairs of maps.
+
+    Returns:
+        One record per task and type.
 
     Raises:
-        ValueError: PyTorch is missing, where it is a contender.
+        ValueError: PyTorch is a contender and is not installed.
     """
-    given_names = benchmark_matching.CONTENDERS
-    names = [name for short, name in given_names.items() if short in given.contenders]
+    all_names = benchmark_matching.CONTENDERS
+    names = [name for short, name in all_names.items() if short in given.contenders]
     if {"original", "tiled"} & set(given.contenders):
         _need_torch(given.threads)
     tasks = ("scores",) if given.benchmark == "scoring" else benchmark_matching.TASKS
@@ -335,7 +349,7 @@ def _one_by_one(
     work: list[tuple[Callable[..., dict[str, Any]], benchmark_matching.Problem, Sequence[str]]],
     given: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """The records of comparisons: what compares, the problem, and names of contenders."""
+    """Run comparisons (compare function, problem, contenders) and return their records."""
     runs = sum(1 + len(compared) for _, _, compared in work) * (WARM_UP + given.repeats)
     records = []
     with tqdm(total=runs, unit="run") as progress:
@@ -348,15 +362,15 @@ def _one_by_one(
 
 
 def compare_embeddings(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Scores of many pairs of embeddings: a record for each reading of the metric network.
+    """Benchmark scores of many pairs of embeddings: one record per reading of the metric network.
 
     Raises:
-        ValueError: PyTorch is missing.
+        ValueError: PyTorch is not installed.
     """
     _need_torch(given.threads)
-    alone = benchmark_matching.Problem(*given.images, height=1, width=1, channels=given.channels)
+    problem = benchmark_matching.Problem(*given.images, height=1, width=1, channels=given.channels)
     work = [
-        (benchmark_embeddings.compare, dataclasses.replace(alone, task=task), names)
+        (benchmark_embeddings.compare, dataclasses.replace(problem, task=task), names)
         for task, names in benchmark_embeddings.TASKS.items()
     ]
     return _one_by_one(work, given)
@@ -367,28 +381,25 @@ def _need_torch(threads: int | None) -> None:
         import torch
     except ModuleNotFoundError as error:
         raise ValueError(
-            "the baseline, PyTorch, is not installed: pip install 'jaxreid[torch]'"
+            "the baseline needs PyTorch, which is not installed: pip install 'jaxreid[torch]'"
         ) from error
     if threads:
         torch.set_num_threads(threads)
 
 
 def compare_rankings(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Metrics, re-ranking and TLift here and as they are usually written."""
+    """Benchmark metrics, re-ranking and TLift against straightforward implementations."""
     return benchmark_ranking.compare(given.what, given.images, given.repeats, take_turns)
 
 
 def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Forward and backward passes of backbones here and in PyTorch.
-
-    Args:
-        given: the command line.
+    """Benchmark forward and backward passes of backbones against PyTorch.
 
     Returns:
-        A record for each network and pass.
+        One record per network and pass.
 
     Raises:
-        ValueError: PyTorch is missing, or a network is unknown.
+        ValueError: PyTorch is not installed, or a network is unknown.
     """
     _need_torch(given.threads)
     import torch_networks
@@ -419,22 +430,22 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show_tables(given: argparse.Namespace) -> None:
-    """Prints the newest results of each benchmark in a file, as Markdown.
+    """Print the newest results of each benchmark in a file as Markdown.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: the file does not exist or does not contain results.
     """
     if not given.file.is_file():
-        raise ValueError(f"there is no file {given.file}.")
+        raise ValueError(f"no file {given.file}.")
     print(benchmark_tables.markdown(given.file))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; returns its exit status."""
-    given = parse(arguments)
+    """Run the tool; return its exit status."""
+    args = parse(arguments)
     try:
-        use_cores(given.threads)
-        results = given.run(given)
+        use_cores(args.threads)
+        results = args.run(args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -442,17 +453,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from jaxreid.runs.log import table
 
-    print(table(*benchmark_tables.rows(given.benchmark, results)))
+    print(table(*benchmark_tables.rows(args.benchmark, results)))
     if max(benchmark_tables.spread(record["ms"]) for record in results) > BUSY:
-        print("The spread between quartiles is wide: the machine was busy. Measure again.")
-    if given.json:
+        print("The interquartile range is large: the machine was busy. Measure again.")
+    if args.json:
         from jaxreid.runs.files import replace_file
 
-        settings = {k: v for k, v in vars(given).items() if k not in ("run", "json")}
+        settings = {k: v for k, v in vars(args).items() if k not in ("run", "json")}
         record = {"settings": settings, "machine": machine(), "results": results}
-        before = given.json.read_text() if given.json.exists() else ""
-        replace_file(given.json, (before + json.dumps(record) + "\n").encode())
-        print(f"appended to {given.json}")
+        before = args.json.read_text() if args.json.exists() else ""
+        replace_file(args.json, (before + json.dumps(record) + "\n").encode())
+        print(f"appended to {args.json}")
     return 0
 
 
