@@ -1,1 +1,1 @@
-"""Training: the step, its state, and the loop around it."""
+"""Training: loop, step, state, objectives, optimizers and schedules."""

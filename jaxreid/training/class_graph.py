@@ -1,4 +1,4 @@
-"""The class graph of an epoch: which training identities the model takes for each other."""
+"""Class graph of an epoch: the most similar training identities of each identity."""
 
 import dataclasses
 import io
@@ -14,16 +14,17 @@ from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import progress
 
-DRAWN = 12  # classes in the picture, with at most as many of their neighbours
+# Maximum number of classes in the picture, and of neighbours of each.
+DRAWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassGraph:
-    """Each class, seen in one image of it, with the classes most like it.
+    """Nearest classes of each class, each represented by one image.
 
     Attributes:
-        neighbours: [C, count] int32, the most alike first.
-        scores: [C, count] float32, of those; larger is more alike.
+        neighbours: [C, count] int32, most similar first.
+        scores: [C, count] float32, scores of the neighbours; larger is more similar.
     """
 
     neighbours: np.ndarray
@@ -31,12 +32,12 @@ class ClassGraph:
 
 
 def build_class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
-    """Scores one image of every class against those of all others, on all devices.
+    """Score one image of every class against all others, on all devices.
 
     Args:
-        scorer: of the model, with its variables.
-        anchors: C images, one of each class.
-        count: neighbours of each class, below C.
+        scorer: model with its variables.
+        anchors: C images, one per class.
+        count: neighbours per class, below C.
 
     Source: Liao and Shao, CVPR 2022, arXiv 2104.01546, Section 3.
     """
@@ -44,27 +45,28 @@ def build_class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
     with progress("graph features", total=classes) as bar:
         features = scorer.encode(anchors.image, anchors.name, bar)
     with progress("graph scores", total=classes**2, unit="pair") as bar:
-        found, scores = scorer.nearest(features, features, count + 1, bar)
-    # An image is usually the most like itself; where it is not even among the best, the last goes.
-    others = found != np.arange(classes)[:, None]
+        indices, scores = scorer.nearest(features, features, count + 1, bar)
+    # An image is usually its own nearest neighbour, which is removed. If it is not among the
+    # nearest, the last of them is removed instead.
+    others = indices != np.arange(classes)[:, None]
     others[others.all(1), count] = False
-    neighbours, scores = (x[others].reshape(classes, count) for x in (found, scores))
+    neighbours, scores = (x[others].reshape(classes, count) for x in (indices, scores))
     return ClassGraph(neighbours.astype(np.int32), scores)
 
 
 def nearest_classes(
     scorer: Scorer, anchors: Split, count: int, *, save_as: pathlib.Path | None = None
 ) -> np.ndarray:
-    """The training classes that the model finds most alike.
+    """Return the nearest training classes of each class, and optionally save the graph.
 
     Args:
-        scorer: of the model, with its variables.
-        anchors: C images, one of each class.
-        count: neighbours of each class.
-        save_as: as for `save_graph`, or None.
+        scorer: model with its variables.
+        anchors: C images, one per class.
+        count: neighbours per class.
+        save_as: path for `save_graph`, or None.
 
     Returns:
-        [C, count] int32, the most alike first.
+        [C, count] int32, most similar first.
     """
     graph = build_class_graph(scorer, anchors, count)
     if save_as is not None and jax.process_index() == 0:
@@ -73,12 +75,12 @@ def nearest_classes(
 
 
 def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:
-    """Writes a graph as numbers (.npz) and as a picture (.png).
+    """Write a graph as numbers (.npz) and as a picture (.png).
 
     Args:
-        path: without an ending; its directory is made if it is not there.
-        graph: the graph.
-        anchors: the image of each class.
+        path: without suffix; its directory is created if necessary.
+        graph: class graph.
+        anchors: image of each class.
     """
     path.parent.mkdir(exist_ok=True)
     file = io.BytesIO()
@@ -91,7 +93,7 @@ def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:
         anchor=np.array(anchors.name),
     )
     replace_file(path.with_suffix(".npz"), file.getvalue())
-    # From the class that is most confused with another to the one that is least.
+    # Evenly spaced from the most to the least confused class.
     order = np.argsort(-graph.scores[:, 0], kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, DRAWN).round().astype(int))]
     rows = [
@@ -107,5 +109,5 @@ def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:
         )
         for c in chosen
     ]
-    title = "Identities and those most like them; from the most to the least confused"
+    title = "Identities and their most similar identities, from the most to the least confused"
     save(ranking_picture([(title, rows)]), path.with_suffix(".png"))

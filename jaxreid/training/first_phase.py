@@ -1,8 +1,8 @@
-"""The first phase of a training, in which only the classifier learns.
+"""First phase of a training, in which only the classifier learns.
 
-A new classifier has large gradients at first, which would spoil a pretrained network. While the
-phase lasts, features are those of evaluation and have no gradient (`features`), the optimizer holds
-every other parameter and its moments (`groups` and `hold`), and another step is compiled
+The large initial gradients of a new classifier would spoil a pretrained network. During the phase,
+features are computed in evaluation mode without gradient (`features`), the optimizer freezes all
+other parameters and their moments (`groups` and `hold`), and a separate step is compiled
 (`FirstPhase.step_of`).
 
 Source: torchreid's `fixbase_epoch` with `open_layers=["classifier"]`.
@@ -18,16 +18,17 @@ import optax
 
 from jaxreid.training.objectives import OBJECTIVES
 
-LEARNS = "classifier"  # the part of the model that is not held
+# The only part of the model that is trained.
+LEARNS = "classifier"
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstPhase:
-    """How long it lasts.
+    """Length of the first phase.
 
     Attributes:
-        epochs: at the start of the training; 0 for no first phase.
-        steps_per_epoch: updates in each.
+        epochs: epochs at the start of the training; 0 for no first phase.
+        steps_per_epoch: updates per epoch.
     """
 
     epochs: int
@@ -35,86 +36,82 @@ class FirstPhase:
 
     @property
     def steps(self) -> int:
-        """Updates that belong to it: `freeze_steps` of `make_optimizer`."""
+        """Updates of the phase: `freeze_steps` of `make_optimizer`."""
         return self.epochs * self.steps_per_epoch
 
     def step_of(self, make: Callable[..., Any]) -> Callable[[int], Any]:
-        """The training step of each epoch.
+        """Return a function from the epoch, counted from 0, to its training step.
 
         Args:
-            make: `make(frozen=...)` gives a step, as `make_train_step` does.
-
-        Returns:
-            A function of the epoch, from 0.
+            make: `make(frozen=...)` returns a step, as `make_train_step` does.
         """
         steps = {frozen: make(frozen=frozen) for frozen in (False, True)}
         return lambda epoch: steps[epoch < self.epochs]
 
     def warnings(self, *, pretrained: bool) -> list[str]:
-        """Sentences for the log.
+        """Return warnings for the log.
 
         Args:
-            pretrained: the network starts from weights of a file.
+            pretrained: the network starts from loaded weights.
         """
         if pretrained or not self.epochs:
             return []
         return [
-            "freeze_epochs: the classifier learns first, on a network of random weights; give it "
-            "others with --config.init_from=FILE, or set --config.freeze_epochs=0"
+            "freeze_epochs: the first phase trains only the classifier, on a network of random "
+            "weights; load weights with --config.init_from=FILE, or set --config.freeze_epochs=0"
         ]
 
 
 def features(
     encode: Callable[..., tuple[jax.Array, jax.Array]], image: jax.Array, *, frozen: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Features of a training batch, in or after the first phase.
+    """Compute the features of a training batch, in or after the first phase.
 
     Args:
         encode: `Model.encode_with_before`.
         image: [b, H, W, 3] uint8.
         frozen: in the first phase.
     """
-    found = encode(image, train=not frozen)
-    return jax.lax.stop_gradient(found) if frozen else found
+    encoded = encode(image, train=not frozen)
+    return jax.lax.stop_gradient(encoded) if frozen else encoded
 
 
 def groups(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter groups where a first phase holds all but the classifier.
+    """Return the parameter groups of a training with a first phase.
 
     Args:
-        parts: the group of every parameter without a first phase, by part of the model: "new" or
-            "backbone".
+        parts: tree of the groups without a first phase, "new" or "backbone", by part of the model.
 
     Returns:
-        A tree of the same shape: "waiting" for "new" parameters outside the classifier.
+        A tree of the same structure, with "waiting" for "new" parameters outside the classifier.
 
     Raises:
-        ValueError: there is no classifier.
+        ValueError: the model has no classifier.
     """
     if LEARNS not in parts:
-        able = OBJECTIVES.names_where(lambda objective: objective.classifies)
+        suitable = OBJECTIVES.names_where(lambda objective: objective.classifies)
         raise ValueError(
-            f"nothing would learn in the first phase: the parts of the model are {sorted(parts)}, "
-            "and no classifier; set freeze_epochs to 0, or take the objective "
-            f"{' or '.join(map(repr, able))}."
+            f"nothing would learn in the first phase: the model has the parts {sorted(parts)}, but "
+            "no classifier; set freeze_epochs to 0, or use the objective "
+            f"{' or '.join(map(repr, suitable))}."
         )
-    held = {"new": "waiting", "backbone": "backbone"}
+    group_of = {"new": "waiting", "backbone": "backbone"}
     return {
-        part: tree if part == LEARNS else jax.tree.map(held.__getitem__, tree)
+        part: tree if part == LEARNS else jax.tree.map(group_of.__getitem__, tree)
         for part, tree in parts.items()
     }
 
 
 def hold(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Leaves parameters and the state of `tx` as they are for the first updates.
+    """Freeze parameters and the state of `tx` during the first updates.
 
-    Its state is a pair: [] int32, the updates so far, at most those held; and the state of `tx`.
+    The state is a pair: [] int32, the updates so far, at most `steps`; and the state of `tx`.
 
     Args:
-        tx: begins after them, as if they had not been: its count starts then.
-        steps: updates.
+        tx: transformation applied after the phase; its own step count starts then.
+        steps: updates of the phase.
 
-    Source: PyTorch's optimizers pass over parameters that have no gradient.
+    Source: PyTorch's optimizers skip parameters without gradient.
     """
 
     def init(params: Any) -> tuple[jax.Array, Any]:
@@ -124,7 +121,7 @@ def hold(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransfor
         count, old = state
         held = count < steps
         updates, new = tx.update(grads, old, params)
-        # Chosen and not multiplied: a gradient that is not finite is passed over as well.
+        # where(), not a product with 0, which is NaN for a gradient that is not finite.
         updates = jax.tree.map(lambda u: jnp.where(held, jnp.zeros_like(u), u), updates)
         inner = jax.tree.map(lambda old, new: jnp.where(held, old, new), old, new)
         return updates, (count + held, inner)

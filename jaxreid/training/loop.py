@@ -1,4 +1,4 @@
-"""Training: restore, step, log, evaluate, save."""
+"""Training loop: restore, step, log, evaluate, save."""
 
 import functools
 import os
@@ -34,22 +34,23 @@ from jaxreid.training.step import make_train_step
 from jaxreid.weights.checkpoint import Checkpoints
 from jaxreid.weights.file import load_weights
 
-Section = Mapping[str, Any]  # keywords, grouped as in the configuration
+# One section of the configuration, as keywords.
+Section = Mapping[str, Any]
 
 
 def train(config: Any, workdir: str | os.PathLike) -> bool:
-    """Trains a model, or continues an interrupted training.
+    """Train a model, or resume an interrupted training.
 
     Args:
-        config: a recipe's configuration (`get_config`), or a dictionary of the same sections.
-        workdir: the work directory; it is made if it does not exist.
+        config: configuration of a recipe (`get_config`), or a dictionary of the same sections.
+        workdir: work directory; created if it does not exist.
 
     Returns:
-        True at the end of the training, False if a signal asked to stop before it; the same call
-        continues.
+        True at the end of the training, False if a signal stopped it before; the same call resumes
+        it.
 
     Raises:
-        ValueError, OSError: a setting, a file or a work directory that cannot work.
+        ValueError, OSError: an invalid setting, file or work directory.
         FloatingPointError: the loss is not finite.
     """
     check_tensorflow()
@@ -80,23 +81,23 @@ def fit(
     checkpoint: Section,
     log: Section,
 ) -> bool:
-    """Trains to the end, from the newest checkpoint of the work directory if there is one.
+    """Train to the end, from the newest checkpoint in the work directory if there is one.
 
     Args:
-        workdir: exists; everything is left here.
-        seed: of weights, data order and augmentation.
-        precision: of float32 products in training, as for `make_train_step`.
-        init_from: a file of weights or a work directory to start from, or None.
+        workdir: work directory for all output; must exist.
+        seed: seed of weights, data order and augmentation.
+        precision: precision of float32 products in training, as for `make_train_step`.
+        init_from: weights file or work directory to start from, or None.
         init_skip: parts of it to leave out.
-        init_expects: the weights that the recipe starts from, "" for random ones; without
-            `init_from` a warning is logged.
+        init_expects: name of the weights that the recipe starts from, "" for random weights; a
+            warning is logged if it is set and `init_from` is not.
         data: keywords of `load_sets`.
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
         batch_size: images per step, over all devices.
-        epochs: passes of the sampler, at most.
-        freeze_epochs: the first of them, in which only the classifier learns.
-        sampler: keywords of `make_sampler`; "save_graph" keeps the graphs of its epochs.
+        epochs: maximum number of epochs of the sampler.
+        freeze_epochs: first epochs, in which only the classifier learns.
+        sampler: keywords of `make_sampler`; "save_graph" saves the class graphs of its epochs.
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
         augment: as for `Feed`.
@@ -105,10 +106,10 @@ def fit(
         log: keywords of `Meter`.
 
     Returns:
-        True at the end of the training, False if a signal asked to stop before it.
+        True at the end of the training, False if a signal stopped it before.
 
     Raises:
-        ValueError, OSError: a setting or a file that cannot work.
+        ValueError, OSError: an invalid setting or file.
         FloatingPointError: the loss is not finite.
     """
     mesh = make_mesh()
@@ -119,15 +120,15 @@ def fit(
     images, tests = load_sets(**data)
     objective = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
     model = {**model, "classes": images.num_classes} if objective.classifies else model
-    lone_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)
-    size = {"batch_size": batch_size, **lone_model.image_format}
+    local_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)
+    size = {"batch_size": batch_size, **local_model.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
     steps_per_epoch = feed.steps_per_epoch
     first_phase = FirstPhase(freeze_epochs, steps_per_epoch)
     tx = make_optimizer(**optim, freeze_steps=first_phase.steps)
     schedule = make_schedule(**schedule, epochs=epochs, steps_per_epoch=steps_per_epoch)
     shape = {"num_classes": images.num_classes if objective.uses_memory else None, "epochs": epochs}
-    abstract = abstract_state(lone_model, tx, **shape)
+    abstract = abstract_state(local_model, tx, **shape)
     source = None if holds_checkpoint(workdir) else init_from
     weights, messages = load_weights(source, model, skip=init_skip)
     messages += first_phase.warnings(pretrained=bool(source))
@@ -142,7 +143,7 @@ def fit(
     initial = "loaded" if init_from else "untrained"
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:
-            state = create_state(lone_model, tx, seed=seed, mesh=mesh, weights=weights, **shape)
+            state = create_state(local_model, tx, seed=seed, mesh=mesh, weights=weights, **shape)
         else:
             parts = checkpoints.restore(abstract_parts(abstract, mesh, feed.state()))
             state, order = state_from_parts(parts)
@@ -184,7 +185,8 @@ def fit(
                         leave = stop.name or checkpoints.preempted(step)
                         save = leave or step == last * steps_per_epoch or checkpoints.due(step)
                         if save or step % steps_per_epoch == 0 or meter.due(step):
-                            values = meter.read(step)  # also: nothing that is not finite is saved
+                            # Also raises before a state that is not finite could be saved.
+                            values = meter.read(step)
                             writer.write("train", step, values)
                             left = (last * steps_per_epoch - step) * batch_size
                             show(bar, values, images_left=left)
@@ -192,7 +194,9 @@ def fit(
                             checkpoints.save(checkpoint_parts(state, feed.state()), step)
                         if leave:
                             where = f"step {step} of {last * steps_per_epoch}"
-                            writer.say(f"stopped by {leave} at {where}; the same command continues")
+                            writer.say(
+                                f"stopped by {leave} at {where}; the same command resumes training"
+                            )
                             return False
                 epoch, first = epoch + 1, 0
             table = {"step": step, "steps_per_epoch": steps_per_epoch, "tell": True}

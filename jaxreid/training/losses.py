@@ -1,6 +1,6 @@
-"""Losses that several objectives share: pure functions of scores and labels.
+"""Losses shared by several objectives: pure functions of scores and labels.
 
-Where rows are divided over devices, a function that sums over all of them names the mesh axis.
+Functions that reduce over rows divided among devices take the mesh axis.
 """
 
 import jax
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 
 def hardest(logit: jax.Array, same: jax.Array, itself: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least alike of the own identity and the most alike of the others.
+    """Return the scores of the hardest positive and the hardest negative of each query.
 
     Args:
         logit: [Q, B] float.
-        same: [Q, B] bool, the two are of one identity.
-        itself: [Q, B] bool, the two are one image.
+        same: [Q, B] bool, both images have the same identity.
+        itself: [Q, B] bool, both are the same image.
 
     Returns:
-        [Q] score of the hardest positive, inf where there is none, and [Q] of the hardest negative,
-        -inf where there is none.
+        [Q] lowest score of a positive, inf if there is none, and [Q] highest score of a negative,
+        -inf if there is none.
     """
     positive = jnp.where(same & ~itself, logit, jnp.inf).min(1)
     negative = jnp.where(same, -jnp.inf, logit).max(1)
@@ -25,7 +25,7 @@ def hardest(logit: jax.Array, same: jax.Array, itself: jax.Array) -> tuple[jax.A
 
 
 def triplet_loss(positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
-    """Hinge loss [Q] on the scores of the hardest pairs; 0 where one of the two is missing.
+    """Compute the hinge loss [Q] of the hardest pairs; 0 if one of the two is missing.
 
     Scores may be negative distances.
 
@@ -35,7 +35,7 @@ def triplet_loss(positive: jax.Array, negative: jax.Array, margin: float) -> jax
 
 
 def my_share(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """The rows [B / devices, ...] of [B, ...] that this device answers for."""
+    """Return the rows [B / devices, ...] of [B, ...] that this device processes."""
     if axis_name is None:
         return values
     share = len(values) // jax.lax.axis_size(axis_name)
@@ -43,6 +43,6 @@ def my_share(values: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def total(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """Sum over all devices; of bool values, the number of true ones."""
+    """Sum over all elements and devices; for bool values, the number of True."""
     values = values.sum()
     return values if axis_name is None else jax.lax.psum(values, axis_name)

@@ -1,4 +1,4 @@
-"""Optimizers, equal to PyTorch's."""
+"""Optimizers that equal PyTorch's."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,15 +15,16 @@ OPTIMIZERS = ("sgd", "adam", "amsgrad", "adamw")
 
 
 def parameter_groups(params: Any) -> Any:
-    """Names every parameter's group.
+    """Label every parameter with its group.
 
     Args:
-        params: the tree of a `Model`: {"backbone": ..., "neck": ..., "matcher": ...}, and more.
+        params: parameters of a `Model`: {"backbone": ..., "neck": ..., "matcher": ..., ...}.
 
     Returns:
-        A tree of the same shape: "backbone" for what may come pretrained, "new" for the rest.
+        A tree of the same structure: "backbone" for parameters that may be pretrained, "new" for
+        the others.
 
-    Source: Liao and Shao, ECCV 2020, Section 4.2: the two learn at different rates.
+    Source: Liao and Shao, ECCV 2020, Section 4.2: the two groups have different learning rates.
     """
     return {
         part: jax.tree.map(lambda _, part=part: "backbone" if part == "backbone" else "new", tree)
@@ -32,10 +33,10 @@ def parameter_groups(params: Any) -> Any:
 
 
 def clip_norms(largest: float) -> optax.GradientTransformation:
-    """Clips the norm of the gradient twice: of the matcher, and of everything else.
+    """Clip the gradient norm of the matcher and, separately, that of all other parts.
 
     Args:
-        largest: norm, of each of the two.
+        largest: maximum of each norm.
 
     Source: QAConv 2.1; PyTorch's `clip_grad_norm_`, with its 1e-6.
     """
@@ -58,9 +59,9 @@ class AdamState(NamedTuple):
 
     Attributes:
         count: [] int32, updates so far.
-        mean: of the gradients; a tree like the parameters.
-        square: mean of their squares, the same.
-        largest: the largest value so far of each element of `square`; {} for plain Adam.
+        mean: mean of the gradients; a tree like the parameters.
+        square: mean of the squared gradients, likewise.
+        largest: maximum of `square` so far, element by element; {} for plain Adam.
     """
 
     count: jax.Array
@@ -72,18 +73,19 @@ class AdamState(NamedTuple):
 def scale_by_adam(
     betas: Sequence[float] = (0.9, 0.999), *, eps: float = 1e-8, amsgrad: bool = False
 ) -> optax.GradientTransformation:
-    """Adam or AMSGrad, without learning rate and decay.
+    """Build Adam or AMSGrad, without learning rate and weight decay.
 
     Args:
-        betas: decay of the mean of the gradients, and of their squares; in [0, 1).
+        betas: decay rates of the mean of the gradients and of their squares, in [0, 1).
         eps: added to the root.
-        amsgrad: divide by the root of the largest mean square so far, not of the newest.
+        amsgrad: divide by the root of the largest mean square so far instead of the current one.
 
     Source: PyTorch's `torch.optim.Adam`; Reddi, Kale and Kumar, ICLR 2018.
-    Differs: from `optax.amsgrad`, which corrects the bias of the mean squares before it takes the
-        largest; PyTorch afterwards, and so the first gradients do not weigh for ever.
+    Differs: `optax.amsgrad` corrects the bias of the mean squares before it takes the maximum, so
+        that the first gradients keep their weight forever; PyTorch and this function correct it
+        afterwards.
     """
-    # As PyTorch's in float64: in float32, 1 - 0.999 is already wrong by 1e-5 of its value.
+    # In float64, as in PyTorch: in float32, 1 - 0.999 already has a relative error of 1e-5.
     logs = [math.log(beta) if beta else -math.inf for beta in betas]
 
     def init(params: Any) -> AdamState:
@@ -121,36 +123,37 @@ def make_optimizer(
     clip_norm: float = 0.0,
     freeze_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """An optimizer with a learning rate of its own for the backbone.
+    """Build an optimizer with a separate learning rate for the backbone.
 
     A schedule multiplies its updates (`Schedule.share`).
 
     Args:
-        name: "sgd", "adam" and "amsgrad" (PyTorch's: decay is added to the gradient before the
-            moments) or "adamw" (decay beside them).
-        lr: learning rate of everything but the backbone.
-        backbone_lr: of the backbone.
-        momentum: of SGD.
-        nesterov: of SGD.
-        betas: of the Adams: decay of the mean of the gradients, and of their squares; in [0, 1).
-        eps: of the Adams, added to the root.
-        weight_decay: on all parameters.
-        clip_norm: largest norm of the gradient (`clip_norms`), without what is held; 0 does not
-            clip.
-        freeze_steps: updates of the first phase, in which only the classifier trains
+        name: "sgd", "adam" or "amsgrad" (as in PyTorch, weight decay is added to the gradient
+            before the moments), or "adamw" (decoupled weight decay).
+        lr: learning rate of all parts but the backbone.
+        backbone_lr: learning rate of the backbone.
+        momentum: for "sgd".
+        nesterov: for "sgd".
+        betas: for the Adam variants: decay rates of the mean of the gradients and of their squares,
+            in [0, 1).
+        eps: for the Adam variants, added to the root.
+        weight_decay: applied to all parameters.
+        clip_norm: maximum gradient norm (`clip_norms`), without frozen parameters; 0 disables
+            clipping.
+        freeze_steps: updates of the first phase, in which only the classifier learns
             (`FirstPhase.steps`).
 
     Raises:
-        ValueError: an unknown name or a number out of its range; from `init`, no classifier for
-            a first phase.
+        ValueError: an unknown name or a number out of its range; raised by `init` if there is no
+            classifier for a first phase.
 
     Source: torchreid for "amsgrad" and `freeze_steps` (its `fixbase_epoch`).
     """
     check_name(name, OPTIMIZERS, "optimizer")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas is {betas}; needed are two numbers in [0, 1), such as 0.9, 0.999.")
+        raise ValueError(f"betas is {betas}; expected two numbers in [0, 1), such as 0.9, 0.999.")
     if freeze_steps < 0:
-        raise ValueError(f"freeze_steps is {freeze_steps}; needed is 0 (no first phase) or more.")
+        raise ValueError(f"freeze_steps is {freeze_steps}; expected 0 (no first phase) or more.")
 
     def rule(rate: float) -> optax.GradientTransformation:
         if name == "adamw":
@@ -172,6 +175,6 @@ def make_optimizer(
         return optax.partition({"new": new} | held, groups)
 
     tx = by_group(rule)
-    # What is held has no gradient in PyTorch, and so no part in the norm.
+    # In PyTorch, frozen parameters have no gradient and do not contribute to the norm.
     present = [by_group(lambda _: optax.identity())] if freeze_steps else []
     return optax.chain(*present, clip_norms(clip_norm), tx) if clip_norm else tx

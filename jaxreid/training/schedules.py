@@ -1,4 +1,4 @@
-"""Learning rates over a training, and where it ends."""
+"""Learning rate schedules, and the length of a training."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,16 +13,16 @@ SCHEDULES = ("step", "cosine", "adaptive")
 
 
 class Schedule(NamedTuple):
-    """The learning rate over a training, and where the training ends.
+    """Learning rate over a training, and its last epoch.
 
-    Both are functions of what has been done, and so the same after a restart.
+    Both depend only on step and losses, so that a resumed run follows the same schedule.
 
     Attributes:
-        steps_per_epoch: updates.
+        steps_per_epoch: updates per epoch.
         share: (step, epoch_loss) -> [] float, the learning rate of this update as a share of its
             base value. `epoch_loss` [epochs] float holds the mean loss of every finished epoch.
-        last_epoch: (done, epoch_loss) -> epochs that the training will have, as far as can be said
-            after `done` of them.
+        last_epoch: (done, epoch_loss) -> number of epochs of the training, as known after `done`
+            epochs.
     """
 
     steps_per_epoch: int
@@ -43,34 +43,34 @@ def make_schedule(
     threshold: float = 0.7,
     per_epoch: bool = False,
 ) -> Schedule:
-    """A schedule by name.
+    """Build a schedule by name.
 
     Args:
         name: "step" (times `factor` every `step_epochs` epochs, or after each of `drop_epochs`:
             PyTorch's StepLR and MultiStepLR), "cosine" (to zero at the end), or "adaptive" (times
             `factor` once, after the first epoch e whose mean loss is below `threshold` times that
             of the second; the training then ends after e + floor(e / 2) epochs).
-        epochs: of the whole training, or at most.
-        steps_per_epoch: updates in each.
-        step_epochs: epochs between two drops; 0 never drops.
-        drop_epochs: the epochs after which it drops, rising, instead of `step_epochs`.
-        factor: of one drop.
-        warmup_steps: linear rise at the start.
+        epochs: number of epochs; maximum for "adaptive".
+        steps_per_epoch: updates per epoch.
+        step_epochs: epochs between two drops; 0 for no drops.
+        drop_epochs: epochs after which the learning rate drops, increasing; replaces `step_epochs`.
+        factor: factor of one drop.
+        warmup_steps: steps of a linear warm-up.
         warmup_epochs: the same in epochs, instead of `warmup_steps`.
-        threshold: of "adaptive".
-        per_epoch: "cosine" keeps over each epoch the value of its beginning, as PyTorch's
-            CosineAnnealingLR stepped once an epoch; the other schedules do so anyway.
+        threshold: for "adaptive".
+        per_epoch: "cosine" changes only at the start of each epoch, like PyTorch's
+            CosineAnnealingLR stepped once per epoch; the other schedules always do.
 
     Raises:
-        ValueError: an unknown name, epochs that do not rise, or two warm-ups.
+        ValueError: an unknown name, epochs that do not increase, or two warm-ups.
 
     Source: QAConv 2.1 for "adaptive".
-    Differs: the original decays twice when it is resumed after the drop; here the drop follows from
-        the losses, which are part of the checkpoint.
+    Differs: the original decays twice if resumed after the drop; here the drop follows from the
+        losses, which are part of the checkpoint.
     """
     check_name(name, SCHEDULES, "schedule")
     if any(b <= a for a, b in zip((0, *drop_epochs), drop_epochs, strict=False)):
-        raise ValueError(f"drop_epochs is {drop_epochs}; needed are epochs from 1 on that rise.")
+        raise ValueError(f"drop_epochs is {drop_epochs}; expected increasing epochs, from 1 on.")
     if warmup_steps and warmup_epochs:
         raise ValueError(
             f"warmup_steps is {warmup_steps} and warmup_epochs {warmup_epochs}; set one to 0."
@@ -81,7 +81,7 @@ def make_schedule(
     if name == "cosine":
         body = _cosine(steps, warmup_steps, every=steps_per_epoch if per_epoch else 1)
     elif name == "step" and ends:
-        # Drops are counted from the start of the training, also after a warm-up.
+        # Drops count from the start of the training, not from the end of the warm-up.
         drops = [end * steps_per_epoch for end in ends]
         passed = sum(drop <= warmup_steps for drop in drops)
         later = {drop - warmup_steps: factor for drop in drops[passed:]}
@@ -93,7 +93,7 @@ def make_schedule(
         body = optax.join_schedules([rise, body], [warmup_steps])
 
     def drop_epoch(done: jax.Array | int, epoch_loss: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether the loss has fallen enough, and after which epoch, counted from 1."""
+        """Return whether the loss has fallen enough, and after which epoch, counted from 1."""
         number = 1 + jnp.arange(epochs)
         bound = threshold * epoch_loss[min(1, epochs - 1)]
         low = (number > 2) & (number <= done) & (epoch_loss < bound)
@@ -115,7 +115,7 @@ def make_schedule(
 
 
 def _cosine(steps: int, warmup_steps: int, every: int) -> optax.Schedule:
-    """Half a cosine from the end of the warm-up, where its argument is 0, to the end.
+    """Build half a cosine from the end of the warm-up, its step 0, to the end of the training.
 
     It changes at multiples of `every` steps, counted from the start of the training.
     """

@@ -1,4 +1,4 @@
-"""The record of an architecture search: which candidate each block is about to choose."""
+"""Record of an architecture search: probabilities of the candidates of each block."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,14 @@ FORMAT = "jaxreid architecture 1"
 
 
 def probabilities(params: Mapping[str, Any]) -> np.ndarray:
-    """The share of each candidate in its block's architecture weights.
+    """Compute the probability of each candidate from its block's architecture weights.
 
     Args:
-        params: of a `SuperNet`.
+        params: parameters of a `SuperNet`.
 
     Returns:
-        [6, 4] float64, blocks by `BLOCKS` and candidates by `PLACES`; rows add up to 1.
+        [6, 4] float64, blocks in the order of `BLOCKS` and candidates in that of `PLACES`; rows sum
+        to 1.
     """
     weights = to_host([params[block]["weights"] for block in BLOCKS])
     positive = np.maximum(np.asarray(weights, np.float64), 0) + TINY
@@ -32,15 +33,15 @@ def probabilities(params: Mapping[str, Any]) -> np.ndarray:
 
 
 def is_search(params: Mapping[str, Any]) -> bool:
-    """True if these are the parameters of a `SuperNet`, or the shapes of them."""
+    """Return whether these are the parameters of a `SuperNet`, or their shapes."""
     return all("weights" in params.get(block, ()) for block in BLOCKS)
 
 
 def chosen(shares: np.ndarray) -> list[str]:
-    """For each block the most probable of `PLACES`; of equal ones the first.
+    """Return the most probable of `PLACES` for each block; the first one in case of ties.
 
     Args:
-        shares: [6, 4], as `probabilities` gives them.
+        shares: [6, 4], from `probabilities`.
     """
     return [PLACES[index] for index in shares.argmax(1)]
 
@@ -54,19 +55,19 @@ def record(
     steps_per_epoch: int,
     tell: bool = False,
 ) -> None:
-    """Keeps what the search has come to; of a super-network, and at the end of an epoch.
+    """Save the state of a search at the end of an epoch; does nothing for other backbones.
 
-    Left are an event of kind "search" (once for each step), and in the work directory
+    Writes an event of kind "search" (once per step), and to the work directory
     `architecture.json`, whose "stem" and "blocks" are options of `make_backbone`, and
     `architecture.png`.
 
     Args:
-        workdir: the work directory.
-        writer: of the run.
-        params: of a `Model`.
+        workdir: work directory.
+        writer: event log of the run.
+        params: parameters of a `Model`.
         step: updates so far.
-        steps_per_epoch: updates of an epoch; within one, nothing is done.
-        tell: say it as a table, too.
+        steps_per_epoch: updates per epoch; within an epoch, nothing is saved.
+        tell: also print a table.
     """
     epoch, rest = divmod(step, steps_per_epoch)
     if rest or not is_search(params["backbone"]):
@@ -81,10 +82,10 @@ def record(
         }
         writer.write("search", step, {"epoch": epoch} | values)
     if tell:
-        writer.say(f"candidates of each block, in percent, after epoch {epoch}; * is taken:")
+        writer.say(f"candidates of each block, in percent, after epoch {epoch}; * is the best:")
         writer.say(architecture_table(shares))
         writer.say(
-            "configs/osnet.py trains this architecture: end its argument with "
+            "to train this architecture with configs/osnet.py, append to its argument "
             f",architecture={workdir / 'architecture.json'}"
         )
     if jax.process_index() == 0:
@@ -95,7 +96,7 @@ def record(
 
 
 def history_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, np.ndarray]]:
-    """Epochs so far and probabilities [6, 4], from the events of a run, in their order."""
+    """Return (epochs so far, probabilities [6, 4]) for each search event, in order."""
     return [
         (e["epoch"], np.array([[e[f"{b}/{p}"] for p in PLACES] for b in BLOCKS]))
         for e in events
@@ -104,10 +105,10 @@ def history_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, np.ndarra
 
 
 def architecture_table(shares: np.ndarray) -> str:
-    """The probabilities of all candidates in percent, with a star at those that are chosen.
+    """Format the probabilities of all candidates in percent, the best of each block starred.
 
     Args:
-        shares: [6, 4], as `probabilities` gives them.
+        shares: [6, 4], from `probabilities`.
     """
     rows = [
         (

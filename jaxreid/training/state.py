@@ -1,4 +1,4 @@
-"""The training state: its contents, their placement, and the start."""
+"""Training state: contents, placement and initialisation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +19,11 @@ from jaxreid.training.memory import ClassMemory
 
 @flax.struct.dataclass
 class History:
-    """Means over each epoch, for schedules; also of the epoch under way, so far.
+    """Mean loss and accuracy of each epoch, for schedules.
 
     Attributes:
-        loss: [epochs] float32; the sum over the steps done, divided by those of a whole epoch.
-        accuracy: [epochs] float32, the same.
+        loss: [epochs] float32. The current epoch holds the sum so far divided by `steps_per_epoch`.
+        accuracy: [epochs] float32, likewise.
     """
 
     loss: jax.Array
@@ -31,13 +31,13 @@ class History:
 
     @classmethod
     def create(cls, epochs: int) -> "History":
-        """Nothing yet."""
+        """Create an empty history."""
         return cls(jnp.zeros((epochs,), jnp.float32), jnp.zeros((epochs,), jnp.float32))
 
     def add(
         self, loss: jax.Array, accuracy: jax.Array, step: jax.Array, steps_per_epoch: int
     ) -> "History":
-        """The history after one more step; `step` counts those before it."""
+        """Return the history after one more step; `step` counts the steps before it."""
 
         def added(means: jax.Array, value: jax.Array) -> jax.Array:
             part = (value / steps_per_epoch).astype(means.dtype)
@@ -54,9 +54,9 @@ class TrainState:
         step: [] int32, updates so far.
         params: parameters of backbone, neck, matcher and classifier.
         batch_stats: running statistics of their normalisations.
-        opt_state: of the optimizer.
-        history: of the epochs.
-        memory: the class memory, or None.
+        opt_state: state of the optimizer.
+        history: means of each epoch.
+        memory: class memory, or None.
     """
 
     step: jax.Array
@@ -68,16 +68,18 @@ class TrainState:
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """Parameters and batch statistics, as `Model.apply` takes them."""
+    """Return parameters and batch statistics, for `Model.apply`."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The trees of a checkpoint: a model can be read without what only its training needs.
+    """Split a state into the trees of a checkpoint.
+
+    They are separate so that a model can be loaded without the state that only training needs.
 
     Args:
-        state: the training state.
-        order: state of the sampler; the same on every process.
+        state: training state.
+        order: state of the sampler; must be the same on every process.
     """
     training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
     return {"variables": variables_of(state), "training": training | {"order": dict(order)}}
@@ -86,7 +88,7 @@ def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict
 def abstract_parts(
     abstract: TrainState, mesh: Mesh, order: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """`checkpoint_parts` of a state yet to be restored: shapes, types and shardings."""
+    """Return `checkpoint_parts` of a state to restore: shapes, types and shardings."""
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,
@@ -96,14 +98,14 @@ def abstract_parts(
 
 
 def state_from_parts(parts: Mapping[str, Any]) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """The training state and the sampler's order, from the trees of a checkpoint."""
+    """Rebuild the training state and the sampler's order from `checkpoint_parts`."""
     training = dict(parts["training"])
     order = training.pop("order")
     return TrainState(**parts["variables"], **training), order
 
 
 def state_specs(state: TrainState) -> TrainState:
-    """`PartitionSpec`s: the memory is divided over classes, everything else is whole everywhere."""
+    """Return `PartitionSpec`s: the memory is sharded over classes, all else replicated."""
     specs = jax.tree.map(lambda _: P(), state)
     return specs.replace(memory=jax.tree.map(lambda _: P(AXIS), state.memory))
 
@@ -116,7 +118,7 @@ def abstract_state(
     epochs: int = 1,
     seed: int = 0,
 ) -> TrainState:
-    """Shapes and types of the state; nothing is computed."""
+    """Return shapes and types of the state without computing it."""
     return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, {}))
 
 
@@ -130,20 +132,20 @@ def create_state(
     epochs: int = 1,
     weights: dict[str, Any] | None = None,
 ) -> TrainState:
-    """A new state; every array is born where it will live.
+    """Create a new state, with every array initialised on its devices.
 
     Args:
-        model: outside a mesh, that is with `axis_name=None`.
-        tx: the optimizer.
-        num_classes: training identities to remember, or None for no class memory.
-        seed: of the random weights.
-        mesh: the devices.
-        epochs: of the training, at most.
-        weights: variables to start from instead of random ones, as far as it has them: a tree
-            like {"params", "batch_stats"}, and {"memory"}.
+        model: model outside a mesh, that is with `axis_name=None`.
+        tx: optimizer.
+        num_classes: training identities in the class memory, or None for no memory.
+        seed: seed of the random weights.
+        mesh: devices.
+        epochs: maximum number of epochs.
+        weights: variables that replace random ones: any part of a tree {"params", "batch_stats"},
+            and optionally {"memory"}.
 
     Raises:
-        ValueError: the class memory cannot be divided over the mesh, or is not the one in
+        ValueError: the class memory cannot be divided over the mesh, or does not match the one in
             `weights`.
     """
     abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
@@ -162,9 +164,9 @@ def _create(
     seed: int,
     weights: dict[str, Any],
 ) -> TrainState:
-    given = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})
-    random = traverse_util.flatten_dict(init_variables(model, seed))
-    variables = traverse_util.unflatten_dict(random | given)
+    loaded = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})
+    initial = traverse_util.flatten_dict(init_variables(model, seed))
+    variables = traverse_util.unflatten_dict(initial | loaded)
     memory = None
     if num_classes is not None:
         memory = ClassMemory.create(num_classes, feature_shape(model, variables))

@@ -1,7 +1,7 @@
-"""One training step, as a pure function of one device.
+"""Training step, as a pure function of one device.
 
-`make_train_step` compiles it for a mesh. Per device, arrays are the local part;
-collectives name `AXIS`.
+`make_train_step` compiles it for a mesh. Arrays are the local part of each device; collectives use
+the mesh axis `AXIS`.
 """
 
 from collections.abc import Callable
@@ -33,16 +33,16 @@ def train_step(
     seed: int = 0,
     frozen: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One update, seen from one device.
+    """Compute one update, on one device.
 
     Args:
-        state: parameters whole, this device's part of the class memory.
+        state: replicated parameters, and this device's part of the class memory.
         batch: this device's part: image [b, H, W, 3] uint8, label [b] int32.
         model: made with `axis_name=AXIS`.
         objective: made with `axis_name=AXIS`.
-        tx: the optimizer.
-        schedule: of its learning rate.
-        seed: run seed, of the random numbers of model (`Model.draw`) and objective.
+        tx: optimizer.
+        schedule: learning rate schedule.
+        seed: run seed, for the random numbers of model (`Model.draw`) and objective.
         frozen: a step of the first phase (`FirstPhase.step_of`).
 
     Returns:
@@ -54,19 +54,20 @@ def train_step(
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
         own, before = first_phase.features(bound.encode_with_before, batch["image"], frozen=frozen)
         feature = jax.lax.all_gather(own, AXIS, tiled=True)
-        # Without a BN neck both are one array, which is not sent twice.
+        # Without a BN neck, both are the same array, which need not be gathered twice.
         before = feature if before is own else jax.lax.all_gather(before, AXIS, tiled=True)
-        chance = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
-        whole = Batch(feature, before, label, state.memory, **chance)
+        randomness = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
+        whole = Batch(feature, before, label, state.memory, **randomness)
         loss, stats = objective(bound, whole)
-        if "accuracy" not in stats:  # the history of the epochs keeps it
+        # The history of the epochs records it.
+        if "accuracy" not in stats:
             raise ValueError(
-                f"the objective {type(objective).__name__} returns {sorted(stats)} to log; "
+                f"the objective {type(objective).__name__} returns the metrics {sorted(stats)}; "
                 "expected 'accuracy' among them."
             )
         return loss, (stats, feature)
 
-    # Of seed and step alone, so that all devices draw the same.
+    # Depends on seed and step only, so that all devices draw the same numbers.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     epoch = state.step // schedule.steps_per_epoch
     drawn = model.draw(epoch, key)
@@ -76,8 +77,8 @@ def train_step(
         (loss, (stats, feature)), batch_stats = apply_training(model, forward, variables)
         return loss, (stats, feature, batch_stats)
 
-    # The loss is already reduced over the mesh, and so are its gradients: under shard_map the
-    # gradient of a value that is whole on every device arrives summed. Do not reduce it again.
+    # Do not reduce the gradients: the loss is already reduced over the mesh, and under shard_map
+    # the gradient of a replicated value is already summed over the devices.
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     stats, feature, batch_stats = aux
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -85,7 +86,8 @@ def train_step(
     updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
     history = state.history.add(loss, stats["accuracy"], state.step, schedule.steps_per_epoch)
     memory = state.memory
-    if memory is not None:  # written last: the loss has seen the memory of the step before
+    # Written last, because the loss uses the memory of the previous step.
+    if memory is not None:
         first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
         memory = memory.write(feature, label, first)
     state = state.replace(
@@ -102,14 +104,14 @@ def train_step(
 def make_train_step(
     mesh: Mesh, abstract: TrainState, *, precision: str = "default", **parts: Any
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """`train_step`, compiled for a mesh; takes the state's memory over from its caller (donated).
+    """Compile `train_step` for a mesh; the compiled function donates the state.
 
     Args:
-        mesh: the devices.
-        abstract: the state, or its shapes.
-        precision: of float32 products, as `jax.default_matmul_precision` names it: "default" is
+        mesh: devices.
+        abstract: state, or its shapes.
+        precision: precision of float32 products, as in `jax.default_matmul_precision`: "default" is
             the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
-        **parts: model, objective, tx, schedule and so on, as for `train_step`.
+        **parts: keywords of `train_step`: model, objective, tx, schedule and so on.
     """
     specs = state_specs(abstract)
 
@@ -119,8 +121,8 @@ def make_train_step(
 
     in_specs, out_specs = (specs, {"image": P(AXIS), "label": P(AXIS)}), (specs, P())
     sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    # Said again to jit: the state it returns then has the very shardings of the one it was given,
-    # and the second step is not compiled anew.
+    # Shardings are repeated for jit, so that the returned state has exactly those of the input and
+    # the second step is not compiled again.
     return jax.jit(
         sharded,
         in_shardings=shardings(mesh, in_specs),

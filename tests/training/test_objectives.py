@@ -325,9 +325,9 @@ def test_wrong_settings_of_softmax_are_refused():
     with pytest.raises(ValueError, match="'euclidian'; valid: euclidean"):
         make_objective("softmax", num_classes=2, metric="euclidian")
     for option in ("triplet", "margin"):
-        with pytest.raises(ValueError, match=f"objective.{option} is -1; it is 0 or more"):
+        with pytest.raises(ValueError, match=f"objective.{option} is -1; expected 0 or more"):
             make_objective("softmax", num_classes=2, **{option: -1})
-    with pytest.raises(ValueError, match="smoothing is 1.0; it is in"):
+    with pytest.raises(ValueError, match="smoothing is 1.0; expected a value in"):
         make_objective("softmax", num_classes=2, smoothing=1.0)
 
 

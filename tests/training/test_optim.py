@@ -305,14 +305,14 @@ def test_unknown_names_list_the_valid_ones():
 def test_wrong_numbers_are_refused():
     rule = {"lr": 0.1, "backbone_lr": 0.1}
     for betas in ((0.9, 1.0), (-0.1, 0.9), (0.9,)):
-        with pytest.raises(ValueError, match=r"betas is .*needed are two numbers in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"betas is .*expected two numbers in \[0, 1\)"):
             make_optimizer("adam", **rule, betas=betas)
-    with pytest.raises(ValueError, match="freeze_steps is -1; needed is 0"):
+    with pytest.raises(ValueError, match="freeze_steps is -1; expected 0"):
         make_optimizer(**rule, freeze_steps=-1)
     with pytest.raises(ValueError, match=r"nothing would learn.*freeze_epochs to 0"):
         make_optimizer(**rule, freeze_steps=2).init({"backbone": jnp.zeros(3)})
     for epochs in ((30, 20), (0, 20), (20, 20)):
-        with pytest.raises(ValueError, match=r"drop_epochs is .*needed are epochs .* rise"):
+        with pytest.raises(ValueError, match=r"drop_epochs is .*expected increasing epochs"):
             make_schedule(epochs=40, steps_per_epoch=2, drop_epochs=epochs)
 
 

@@ -83,7 +83,7 @@ def test_class_memory_comes_along(variables, tmp_path):
     state = create_state(make_model(**MODEL), tx, num_classes=5, weights=loaded, **common)
     np.testing.assert_array_equal(state.memory.feature[:5], feature)
     np.testing.assert_array_equal(state.memory.valid[:6], [1, 1, 0, 1, 0, 0])
-    with pytest.raises(ValueError, match=r"this training needs \(7, .*init_skip=.*memory"):
+    with pytest.raises(ValueError, match=r"expected \(7, .*init_skip=.*memory"):
         create_state(make_model(**MODEL), tx, num_classes=7, weights=loaded, **common)
     loaded, _ = load_weights(path, MODEL, skip=("memory",))
     assert "memory" not in loaded

@@ -1,4 +1,4 @@
-"""Objectives: scores and labels to a loss."""
+"""Objectives: losses of scores and labels."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ OBJECTIVES = Table(
 def make_objective(
     name: str, *, num_classes: int, axis_name: str | None = None, **options: Any
 ) -> Objective:
-    """An objective by name.
+    """Build an objective by name.
 
     Args:
         name: one of `OBJECTIVES`, or package.module:Class.
         num_classes: training identities.
-        axis_name: mesh axis over which the step is spread.
+        axis_name: mesh axis over which the step is divided.
         **options: attributes of the objective.
 
     Raises:

@@ -1,4 +1,4 @@
-"""QAConv's objective: every image against the newest map of every identity.
+"""QAConv's objective: every image against the latest map of every identity.
 
 Source: Liao and Shao, ECCV 2020, arXiv 1904.10424.
 """
@@ -15,12 +15,12 @@ from jaxreid.training.objectives.objective import Batch, Objective
 
 @dataclasses.dataclass(frozen=True)
 class ClassMemoryObjective(Objective):
-    """QAConv's loss: every image against the newest map of every identity.
+    """QAConv's loss: every image against the latest map of every identity.
 
     Attributes:
         num_classes: training identities; memory rows beyond them are padding.
-        valid_flags: leave out classes that no batch has held yet (QAConv 1.1 and later); False
-            counts their empty maps, as QAConv 1.0 does.
+        valid_flags: exclude classes that have not been seen yet (QAConv 1.1 and later). False
+            includes their empty maps, as in QAConv 1.0.
         axis_name: mesh axis over which the classes are divided.
     """
 
@@ -31,7 +31,7 @@ class ClassMemoryObjective(Objective):
     axis_name: str | None = None
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean focal loss, and the share of images whose best class is their own."""
+        """Return the mean focal loss, and the share of images whose best class is correct."""
         memory, label = batch.memory, batch.label
         rows = memory.valid.shape[0]
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * rows
@@ -45,7 +45,7 @@ class ClassMemoryObjective(Objective):
         loss = loss.mean()
         if self.axis_name is not None:
             loss = jax.lax.psum(loss, self.axis_name)
-            # The same number on every device; the mean makes that known to the type checker.
+            # Equal on every device already; the mean marks it as replicated for shard_map.
             accuracy = jax.lax.pmean(accuracy, self.axis_name)
         return loss, {"accuracy": accuracy}
 
@@ -53,17 +53,17 @@ class ClassMemoryObjective(Objective):
 def focal_loss(
     logit: jax.Array, label: jax.Array, valid: jax.Array, first_class: jax.Array | int = 0
 ) -> jax.Array:
-    """Focal binary cross-entropy of each sample, summed over classes.
+    """Compute the focal binary cross-entropy of each image, summed over classes.
 
     Args:
         logit: [B, C] float, scores of the batch with (a part of) the classes.
         label: [B] int32.
-        valid: [C] bool; classes that are False do not count.
-        first_class: the class of column 0.
+        valid: [C] bool; classes with False are excluded.
+        first_class: class of column 0.
 
     Returns:
-        [B] sum over c of valid_c * w * BCE, with w = (1 - p)^2 for the own class and p^2 for
-        another. The weight is differentiated too, as in the original code.
+        [B] sum over c of valid_c * w * BCE, with w = (1 - p)^2 for the correct class and p^2 for
+        the others. The gradient includes the weight, as in the original code.
 
     Source: Liao and Shao, ECCV 2020, Eq. 4; QAConv 1.1 and later for the valid flags.
     """
@@ -76,15 +76,15 @@ def focal_loss(
 def nearest_class(
     logit: jax.Array, first_class: jax.Array | int = 0, axis_name: str | None = None
 ) -> jax.Array:
-    """The best scoring class of each sample, over all devices.
+    """Find the class with the highest score for each image, over all devices.
 
     Args:
-        logit: [B, C] float; -inf where a class must not win.
-        first_class: the class of column 0.
+        logit: [B, C] float; -inf for classes to exclude.
+        first_class: class of column 0.
         axis_name: mesh axis over which the classes are divided, in order.
 
     Returns:
-        [B] int32; the first of equally good classes.
+        [B] int32; the first one in case of ties.
     """
     best, nearest = logit.max(1), logit.argmax(1) + first_class
     if axis_name is not None:

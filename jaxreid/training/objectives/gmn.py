@@ -1,6 +1,6 @@
-"""GMN's objective: classes, triplets, and the pairs of images of a batch.
+"""GMN's objective: classification, triplets and image pairs of a batch.
 
-Letters: Q rows of this device, B images of the batch, d channels of an embedding.
+Notation: Q rows of this device, B images of the batch, d channels of an embedding.
 
 Source: Qi et al., 2023, arXiv 2306.11991.
 """
@@ -23,27 +23,27 @@ PIC_PAIRS = ("all", "positive")
 
 @dataclasses.dataclass(frozen=True)
 class GMNObjective(SoftmaxObjective):
-    """GMN's loss: classes, triplets, and the pairs of images of a batch.
+    """GMN's loss: classification, triplets and image pairs of a batch.
 
     L = L_cls + L_tri + L_gmn + lambda L_pic. The first two are those of `SoftmaxObjective`. L_gmn
-    is the cross-entropy of the matcher's scores; L_pic draws pair features (p - q)^2, scaled to
-    unit length, to the mean of those of the same two identities (`pair_centre_loss`). No image is
+    is the cross-entropy of the matcher's scores. L_pic pulls pair features (p - q)^2, normalised to
+    unit length, towards their mean over the same two identities (`pair_centre_loss`). No image is
     paired with itself.
 
     Attributes:
         triplet: weight of L_tri.
         gmn: weight of L_gmn; 0 leaves the matcher untrained.
-        pairs: of L_gmn: "balanced" (all, the mean of the positive ones plus that of the negative
-            ones), "random" (as many negative ones as positive ones), "hardest" (of each image, one
-            of either kind).
-        dropout: share of the entries of pair features that is dropped in a second copy of all
-            pairs, whose loss is averaged with the first; 0 for no copy.
-        dropout_from: epoch, from 0, from which on there is one.
-        pic: lambda, the weight of L_pic; 0 leaves it out.
-        pic_pairs: of L_pic: "all", or "positive" for those of one identity.
+        pairs: pairs of L_gmn: "balanced" (all pairs; mean of the positives plus mean of the
+            negatives), "random" (as many negatives as positives), "hardest" (one of each kind per
+            image).
+        dropout: dropout rate for a second copy of all pair features, whose loss is averaged with
+            that of the first; 0 for no copy.
+        dropout_from: first epoch, counted from 0, with that copy.
+        pic: lambda, the weight of L_pic; 0 disables it.
+        pic_pairs: pairs of L_pic: "all", or "positive" for those of one identity.
 
     Source: Qi et al., 2023, arXiv 2306.11991. The terms, the perturbation by dropout and its late
-        start are the paper's; it has no public code, and everything else here is our reading.
+        start are from the paper. It has no public code; everything else here is our interpretation.
     """
 
     triplet: float = 1.0
@@ -55,7 +55,7 @@ class GMNObjective(SoftmaxObjective):
     pic_pairs: str = "all"
 
     def validate(self) -> None:
-        """Checks the options.
+        """Check the options.
 
         Raises:
             ValueError: an option is out of its range.
@@ -67,10 +67,10 @@ class GMNObjective(SoftmaxObjective):
         self._check("gmn", "dropout_from", "pic")
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss, its parts, the share of images that are classified rightly, "pair_accuracy".
+        """Return the mean loss, its parts, and the accuracies of images and pairs.
 
-        The last is the balanced accuracy of pairs at logit 0: the mean of the shares of positive
-        and of negative ones that are on their side of it. Pairs are of the embeddings.
+        "pair_accuracy" is the balanced accuracy of embedding pairs at logit 0: the mean of the
+        share of positives above 0 and the share of negatives at or below 0.
         """
         loss, stats = super().__call__(model, batch)
         embedding, label = batch.feature, batch.label
@@ -92,14 +92,14 @@ class GMNObjective(SoftmaxObjective):
             if self.dropout:
                 factor = pair_dropout(key_dropout, row, *embedding.shape, self.dropout)
                 logit, perturbed = model.match_perturbed(own, embedding, factor, mask=~itself)
-                both = (cost(logit) + cost(perturbed)) / 2
-                gmn = jnp.where(batch.epoch >= self.dropout_from, both, cost(logit))
+                averaged = (cost(logit) + cost(perturbed)) / 2
+                gmn = jnp.where(batch.epoch >= self.dropout_from, averaged, cost(logit))
             else:
                 logit = model.match(own, embedding, train=True, mask=~itself)
                 gmn = cost(logit)
-            right = mean_of(logit > 0, positive, self.axis_name)
-            right += mean_of(logit <= 0, ~same, self.axis_name)
-            stats |= {"gmn": gmn, "pair_accuracy": right / 2}
+            correct = mean_of(logit > 0, positive, self.axis_name)
+            correct += mean_of(logit <= 0, ~same, self.axis_name)
+            stats |= {"gmn": gmn, "pair_accuracy": correct / 2}
             loss = loss + self.gmn * gmn
         if self.pic:
             unit = l2_normalize(embedding)
@@ -114,74 +114,74 @@ class GMNObjective(SoftmaxObjective):
 def balanced_pair_loss(
     logit: jax.Array, positive: jax.Array, negative: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
-    """Mean cross-entropy of positive pairs plus that of negative ones, however many there are.
+    """Compute the mean cross-entropy of positives plus that of negatives, whatever their counts.
 
     Args:
-        logit: [Q, B] float, the log odds that two images are of one identity.
-        positive: [Q, B] bool, pairs that should be, and count.
-        negative: [Q, B] bool, pairs that should not be, and count.
+        logit: [Q, B] float, log odds that two images have the same identity.
+        positive: [Q, B] bool, mask of positive pairs.
+        negative: [Q, B] bool, mask of negative pairs.
         axis_name: mesh axis over which the rows are divided.
 
     Returns:
         [] float.
 
-    Source: GMN, L_gmn; how it weighs the two kinds is our reading.
+    Source: GMN, L_gmn; the weighting of the two kinds is our interpretation.
     """
-    missed = mean_of(jax.nn.softplus(-logit), positive, axis_name)
-    return missed + mean_of(jax.nn.softplus(logit), negative, axis_name)
+    positive_loss = mean_of(jax.nn.softplus(-logit), positive, axis_name)
+    return positive_loss + mean_of(jax.nn.softplus(logit), negative, axis_name)
 
 
 def hardest_pair_loss(
     logit: jax.Array, same: jax.Array, itself: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
-    """`balanced_pair_loss` of the hardest positive and the hardest negative of each row.
+    """Compute `balanced_pair_loss` of the hardest positive and hardest negative of each row.
 
     Args:
         logit: [Q, B] float.
-        same: [Q, B] bool, the two are of one identity.
-        itself: [Q, B] bool, the two are one image.
+        same: [Q, B] bool, both images have the same identity.
+        itself: [Q, B] bool, both are the same image.
         axis_name: mesh axis over which the rows are divided.
     """
     scores = jnp.stack(hardest(logit, same, itself), axis=1)
-    found = jnp.stack([(same & ~itself).any(1), (~same).any(1)], axis=1)
-    # Chosen before the softplus: its gradient at an infinite score is not a number.
-    scores, positive = jnp.where(found, scores, 0), jnp.array([True, False])
-    return balanced_pair_loss(scores, found & positive, found & ~positive, axis_name)
+    exists = jnp.stack([(same & ~itself).any(1), (~same).any(1)], axis=1)
+    # Masked before the softplus, whose gradient at an infinite score is NaN.
+    scores, positive = jnp.where(exists, scores, 0), jnp.array([True, False])
+    return balanced_pair_loss(scores, exists & positive, exists & ~positive, axis_name)
 
 
 def random_negatives(key: jax.Array, label: jax.Array) -> jax.Array:
-    """As many pairs of different identities as there are pairs of one, drawn at random.
+    """Draw as many negative pairs as there are positive pairs.
 
     Args:
-        key: the same on all devices.
+        key: random key, the same on all devices.
         label: [B] int32.
 
     Returns:
-        [B, B] bool, symmetric; all of them where there are not enough.
+        [B, B] bool, symmetric; all negative pairs if there are not enough.
     """
     same = label[:, None] == label
     upper = jnp.triu(jnp.ones_like(same), 1)
     draw = jnp.where(upper & ~same, jax.random.uniform(key, same.shape), jnp.inf).ravel()
-    rank = draw.argsort().argsort()  # and not a threshold: draws may be equal
+    # Ranks instead of a threshold, because draws may be equal.
+    rank = draw.argsort().argsort()
     chosen = (rank < (upper & same).sum()).reshape(same.shape) & upper & ~same
     return chosen | chosen.T
 
 
 def pair_dropout(key: jax.Array, row: jax.Array, count: int, d: int, rate: float) -> jax.Array:
-    """Dropout masks of pair features, already divided by 1 - rate.
+    """Draw dropout masks for pair features, already divided by 1 - rate.
 
-    Keyed by the two positions in the batch, so that the mask is symmetric and does not depend on
-    the device.
+    Keyed by the two batch positions, so the mask is symmetric and independent of the device.
 
     Args:
-        key: the same on all devices.
-        row: [Q] int32, positions in the batch of the first images of the pairs.
+        key: random key, the same on all devices.
+        row: [Q] int32, batch positions of the first images of the pairs.
         count: B images in the batch.
         d: entries of a pair feature.
-        rate: probability that one is dropped, in [0, 1).
+        rate: dropout rate, in [0, 1).
 
     Returns:
-        [Q, B, d] float: 0, or 1 / (1 - rate), so that the expectation stays.
+        [Q, B, d] float: 0 or 1 / (1 - rate), which preserves the expectation.
     """
 
     def draw(i: jax.Array, j: jax.Array) -> jax.Array:
@@ -199,48 +199,49 @@ def pair_centre_loss(
     counts: jax.Array,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Mean squared distance of pair features to the mean of their kind, which has no gradient.
+    """Compute the mean squared distance of pair features to their centre.
 
-    Of one kind are pairs of images of the same two identities (or of the same one), in either
-    order.
+    The centre is the mean over all included pairs of the same two identities (or of the same one),
+    in either order. It has no gradient.
 
     Args:
-        pairs: [Q, B, d] float; that of (p, q) is that of (q, p).
+        pairs: [Q, B, d] float, symmetric in the two images.
         label: [B] int32.
-        row: [Q] int32, positions in the batch of the first images of the pairs.
-        counts: [Q, B] bool, the pairs that count, symmetric as well.
+        row: [Q] int32, batch positions of the first images of the pairs.
+        counts: [Q, B] bool, symmetric mask of the pairs to include.
         axis_name: mesh axis over which the rows are divided.
 
     Returns:
-        [] float; 0 if no pair counts.
+        [] float; 0 for an empty mask.
 
-    Source: GMN, L_pic; centres within the batch are our reading.
+    Source: GMN, L_pic; centres within the batch are our interpretation.
     """
-    # The sum over a kind of |f - c|^2 is that of |f|^2 - 2 f.c + |c|^2: sums of kinds are enough.
-    # They are [B, B, d] on every device, since an identity goes by the place of its first image.
-    # Both orders are kinds of their own here, which have the same mean.
+    # |f - c|^2 = |f|^2 - 2 f.c + |c|^2, so sums over the pairs of each centre suffice. They are
+    # [B, B, d] on every device, since identities are indexed by the batch position of their first
+    # image. The two orders of a pair have separate centres, which are equal.
     weight = counts.astype(pairs.dtype)
     group = jax.nn.one_hot((label[:, None] == label).argmax(1), len(label), dtype=pairs.dtype)
     weighted = pairs * weight[..., None]
-    with jax.default_matmul_precision("highest"):  # the terms nearly cancel
+    # The terms nearly cancel.
+    with jax.default_matmul_precision("highest"):
         sums = jnp.einsum("qa,qjd,jb->abd", group[row], weighted, group)
         number = jnp.einsum("qa,qj,jb->ab", group[row], weight, group)
-    of_all = (jax.lax.stop_gradient(sums), number)
+    totals = (jax.lax.stop_gradient(sums), number)
     if axis_name is not None:
-        of_all = jax.lax.psum(of_all, axis_name)
-    centre = of_all[0] / jnp.maximum(of_all[1], 1)[..., None]
+        totals = jax.lax.psum(totals, axis_name)
+    centre = totals[0] / jnp.maximum(totals[1], 1)[..., None]
     squares = jnp.sum(pairs * weighted) - 2 * jnp.sum(sums * centre)
     squares += jnp.sum(number * jnp.square(centre).sum(-1))
     return total(squares, axis_name) / jnp.maximum(total(counts, axis_name), 1)
 
 
 def mean_of(values: jax.Array, counts: jax.Array, axis_name: str | None) -> jax.Array:
-    """Masked mean over all devices; 0 for an empty mask.
+    """Compute a masked mean over all devices; 0 for an empty mask.
 
     Args:
         values: float array.
         counts: bool array of the same shape, the mask.
-        axis_name: mesh axis over which they are divided.
+        axis_name: mesh axis over which both are divided.
     """
-    some = jnp.maximum(total(counts, axis_name), 1)
-    return total(jnp.where(counts, values, 0), axis_name) / some
+    size = jnp.maximum(total(counts, axis_name), 1)
+    return total(jnp.where(counts, values, 0), axis_name) / size

@@ -10,18 +10,18 @@ from jaxreid.training.memory import ClassMemory
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A training batch as an objective sees it: all images, whole on every device.
+    """Training batch passed to an objective: all images, replicated on every device.
 
-    `jit` leaves out what an objective does not use.
+    `jit` removes what an objective does not use.
 
     Attributes:
         feature: [B, h, w, d] or [B, d] float, features of the images.
-        before: of the same shape but for the channels, what precedes the BN neck; the features
-            again where there is none.
+        before: features before the BN neck, equal in shape but for the channels; `feature` itself
+            if there is no BN neck.
         label: [B] int32, training identities.
         memory: this device's part of the class memory, or None.
         epoch: [] int32, from 0.
-        key: random key of this step, the same on all devices; None in an evaluation.
+        key: random key of this step, the same on all devices; None in evaluation.
     """
 
     feature: jax.Array
@@ -35,37 +35,37 @@ class Batch:
 class Objective:
     """Loss of a batch.
 
-    An objective is one file: a subclass, a frozen dataclass with its options as attributes,
-    `validate` if they can be wrong, and `__call__`. Attributes `num_classes` and `axis_name`
-    receive the number of training identities and the mesh axis over which the step is spread.
+    An objective is one file with a subclass: a frozen dataclass with its options as attributes,
+    `validate` if they can be invalid, and `__call__`. Attributes `num_classes` and `axis_name`
+    receive the number of training identities and the mesh axis over which the step is divided.
 
     It is called inside the sharded step, once per device. The work is divided over the devices: by
-    classes where there is a class memory, else by images (`losses.my_share`, `losses.total`).
+    classes if there is a class memory, otherwise by images (`losses.my_share`, `losses.total`).
 
     Attributes:
-        uses_memory: needs a class memory.
-        classifies: needs logits of the training identities (`Model.classify`).
+        uses_memory: requires a class memory.
+        classifies: requires logits of the training identities (`Model.classify`).
     """
 
     uses_memory: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
 
     def validate(self) -> None:
-        """Checks the options.
+        """Check the options.
 
         Raises:
             ValueError: an option is out of its range.
         """
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Loss and numbers to log.
+        """Return the loss and the metrics to log.
 
         Args:
-            model: the `Model`, bound to its variables: `match`, `match_perturbed`, `classify`.
+            model: `Model` bound to its variables: `match`, `match_perturbed`, `classify`.
             batch: images and labels.
 
         Returns:
-            [] float, the mean over the batch, and named scalars, among them "accuracy", a fraction.
-            All are reduced over the mesh, and so the gradient of the loss needs no reduction.
+            [] float, mean over the batch, and named scalars including "accuracy", a fraction. All
+            are reduced over the mesh, so that the gradient of the loss needs no reduction.
         """
         raise NotImplementedError

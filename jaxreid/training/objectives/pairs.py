@@ -17,9 +17,9 @@ from jaxreid.training.objectives.objective import Batch, Objective
 class PairObjective(Objective):
     """Base of losses on the scores of a batch with itself.
 
-    Differs: a row whose loss is not finite is left out of the mean, as in the original; where none
-        is finite the original silently goes on to the next batch, and here the loss is NaN, which
-        ends the training with a message.
+    Differs: as in the original, a row whose loss is not finite is excluded from the mean. If no row
+        is finite, the original silently skips the batch; here the loss is NaN, which stops the
+        training with an error.
     """
 
     axis_name: str | None
@@ -27,26 +27,26 @@ class PairObjective(Objective):
     def losses(
         self, logit: jax.Array, same: jax.Array, itself: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Loss [Q] of each query, and whether [Q] its hardest positive beats all negatives.
+        """Return loss [Q] of each query, and whether [Q] its hardest positive beats all negatives.
 
         Args:
             logit: [Q, B] float, scores with the whole batch.
-            same: [Q, B] bool, the two are of one identity.
-            itself: [Q, B] bool, the two are one image.
+            same: [Q, B] bool, both images have the same identity.
+            itself: [Q, B] bool, both are the same image.
         """
         raise NotImplementedError
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss, and the share of images whose hardest positive beats the hardest negative."""
+        """Return mean loss, and share of images whose hardest positive beats all negatives."""
         count = len(batch.label)
         row = my_share(jnp.arange(count), self.axis_name)
-        # The gallery is whole on every device.
+        # The gallery is replicated on every device.
         logit = model.match(my_share(batch.feature, self.axis_name), batch.feature, train=True)
         same = batch.label[row, None] == batch.label[None, :]
-        loss, right = self.losses(logit, same, row[:, None] == jnp.arange(count))
+        loss, correct = self.losses(logit, same, row[:, None] == jnp.arange(count))
         finite = jnp.isfinite(loss)
         loss = total(jnp.where(finite, loss, 0), self.axis_name) / total(finite, self.axis_name)
-        return loss, {"accuracy": total(right, self.axis_name) / count}
+        return loss, {"accuracy": total(correct, self.axis_name) / count}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PairwiseObjective(PairObjective):
     def losses(
         self, logit: jax.Array, same: jax.Array, itself: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """As `PairObjective.losses`; a positive beats only what is less alike."""
+        """See `PairObjective.losses`; a positive beats negatives with a lower score."""
         positive, negative = hardest(logit, same, itself)
         return pairwise_loss(logit, same), positive > negative
 
@@ -82,17 +82,17 @@ class TripletObjective(PairObjective):
     def losses(
         self, logit: jax.Array, same: jax.Array, itself: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """As `PairObjective.losses`; a positive beats what is no more alike."""
+        """See `PairObjective.losses`; a positive beats negatives with a lower or equal score."""
         positive, negative = hardest(logit, same, itself)
         return triplet_loss(positive, negative, self.margin), positive >= negative
 
 
 def pairwise_loss(logit: jax.Array, same: jax.Array) -> jax.Array:
-    """Binary cross-entropy of each query, summed over the batch.
+    """Compute the binary cross-entropy of each query, summed over the batch.
 
     Args:
-        logit: [Q, B] float, scores with the whole batch, each image with itself included.
-        same: [Q, B] bool, the two are of one identity.
+        logit: [Q, B] float, scores with the whole batch, including each image with itself.
+        same: [Q, B] bool, both images have the same identity.
 
     Returns:
         [Q] float.

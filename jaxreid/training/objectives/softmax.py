@@ -1,4 +1,4 @@
-"""torchreid's objectives: classification of the training identities, and triplets of distances."""
+"""torchreid's objectives: classification of the training identities, and distance triplets."""
 
 import dataclasses
 from typing import Any
@@ -14,19 +14,19 @@ from jaxreid.training.objectives.objective import Batch, Objective
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxObjective(Objective):
-    """Classification of the training identities, and the hardest triplets of embeddings with it.
+    """Classification of the training identities, optionally with the hardest embedding triplets.
 
     Attributes:
-        smoothing: of the labels (`smoothed_cross_entropy`).
-        triplet: weight of the triplet loss beside the cross-entropy; 0 leaves it out.
-        margin: of the triplet loss, in units of the distance.
-        metric: of its distances, "euclidean" or "cosine"; the matcher may test with the other, as
-            the published models of OSNet-AIN do.
+        smoothing: label smoothing (`smoothed_cross_entropy`).
+        triplet: weight of the triplet loss; 0 disables it.
+        margin: margin of the triplet loss, in units of the distance.
+        metric: distance of the triplet loss, "euclidean" or "cosine". The matcher may use the other
+            one for testing, as the published OSNet-AIN models do.
         axis_name: mesh axis over which the images are divided.
 
     Source: torchreid's softmax and triplet engines (Zhou et al., ICCV 2019); Hermans et al., 2017,
-        arXiv 1703.07737, for mining in the batch. An image is its own positive where its identity
-        has no other in the batch.
+        arXiv 1703.07737, for mining in the batch. An image is its own positive if its identity has
+        no other image in the batch.
     """
 
     classifies = True
@@ -38,7 +38,7 @@ class SoftmaxObjective(Objective):
     axis_name: str | None = None
 
     def validate(self) -> None:
-        """Checks the options.
+        """Check the options.
 
         Raises:
             ValueError: an option is out of its range.
@@ -48,18 +48,18 @@ class SoftmaxObjective(Objective):
         self._check("triplet", "margin")
 
     def _check(self, *options: str, below_one: bool = False) -> None:
-        """Raises ValueError for an option that is negative, or not below 1."""
+        """Raise ValueError for an option that is negative, or not below 1 if `below_one`."""
         for option in options:
             value = getattr(self, option)
             if below_one and not 0 <= value < 1:
-                raise ValueError(f"objective.{option} is {value}; it is in [0, 1).")
+                raise ValueError(f"objective.{option} is {value}; expected a value in [0, 1).")
             if value < 0:
-                raise ValueError(f"objective.{option} is {value}; it is 0 or more.")
+                raise ValueError(f"objective.{option} is {value}; expected 0 or more.")
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss, the share of images that are classified rightly, and the parts of a sum.
+        """Return the mean loss, the accuracy, and the terms if there are several.
 
-        Embeddings are classified; distances of what precedes the BN neck make the triplets.
+        Classification uses the embeddings, triplets the features before the BN neck.
         """
         label, own = batch.label, my_share(batch.label, self.axis_name)
         logit = model.classify(my_share(batch.feature, self.axis_name))
@@ -78,12 +78,12 @@ class SoftmaxObjective(Objective):
 
 
 def smoothed_cross_entropy(logit: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy [B] with a share of every target spread evenly over all classes.
+    """Compute the cross-entropy [B] with label smoothing.
 
     Args:
         logit: [B, C] float.
         label: [B] int32.
-        smoothing: that share, in [0, 1).
+        smoothing: share of every target spread evenly over all classes, in [0, 1).
 
     Source: Szegedy et al., CVPR 2016, Section 7; torchreid.
     """
