@@ -57,16 +57,9 @@ def build_class_graph(scorer: Scorer, anchors: Split, count: int) -> ClassGraph:
 def nearest_classes(
     scorer: Scorer, anchors: Split, count: int, *, save_as: pathlib.Path | None = None
 ) -> np.ndarray:
-    """Return the nearest training classes of each class, and optionally save the graph.
+    """Build the class graph and return its neighbours; process 0 saves it if `save_as` is set.
 
-    Args:
-        scorer: model with its variables.
-        anchors: C images, one per class.
-        count: neighbours per class.
-        save_as: path for `save_graph`, or None.
-
-    Returns:
-        [C, count] int32, most similar first.
+    See `build_class_graph` and `save_graph` for the arguments.
     """
     graph = build_class_graph(scorer, anchors, count)
     if save_as is not None and jax.process_index() == 0:
@@ -75,12 +68,9 @@ def nearest_classes(
 
 
 def save_graph(path: pathlib.Path, graph: ClassGraph, anchors: Split) -> None:
-    """Write a graph as numbers (.npz) and as a picture (.png).
+    """Write a graph as numbers (PATH.npz) and as a picture (PATH.png).
 
-    Args:
-        path: without suffix; its directory is created if necessary.
-        graph: class graph.
-        anchors: image of each class.
+    The directory of `path` is created if necessary.
     """
     path.parent.mkdir(exist_ok=True)
     file = io.BytesIO()

@@ -40,20 +40,12 @@ class FirstPhase:
         return self.epochs * self.steps_per_epoch
 
     def step_of(self, make: Callable[..., Any]) -> Callable[[int], Any]:
-        """Return a function from the epoch, counted from 0, to its training step.
-
-        Args:
-            make: `make(frozen=...)` returns a step, as `make_train_step` does.
-        """
+        """Return a function from the epoch, counted from 0, to its step `make(frozen=...)`."""
         steps = {frozen: make(frozen=frozen) for frozen in (False, True)}
         return lambda epoch: steps[epoch < self.epochs]
 
     def warnings(self, *, pretrained: bool) -> list[str]:
-        """Return warnings for the log.
-
-        Args:
-            pretrained: the network starts from loaded weights.
-        """
+        """Return warnings for the log; `pretrained` if the network starts from loaded weights."""
         if pretrained or not self.epochs:
             return []
         return [

@@ -15,14 +15,7 @@ OPTIMIZERS = ("sgd", "adam", "amsgrad", "adamw")
 
 
 def parameter_groups(params: Any) -> Any:
-    """Label every parameter with its group.
-
-    Args:
-        params: parameters of a `Model`: {"backbone": ..., "neck": ..., "matcher": ..., ...}.
-
-    Returns:
-        A tree of the same structure: "backbone" for parameters that may be pretrained, "new" for
-        the others.
+    """Label every parameter of a `Model` as "backbone", which may be pretrained, or "new".
 
     Source: Liao and Shao, ECCV 2020, Section 4.2: the two groups have different learning rates.
     """
@@ -33,10 +26,7 @@ def parameter_groups(params: Any) -> Any:
 
 
 def clip_norms(largest: float) -> optax.GradientTransformation:
-    """Clip the gradient norm of the matcher and, separately, that of all other parts.
-
-    Args:
-        largest: maximum of each norm.
+    """Clip the gradient norms of the matcher and of all other parts, each to `largest`.
 
     Source: QAConv 2.1; PyTorch's `clip_grad_norm_`, with its 1e-6.
     """

@@ -18,10 +18,7 @@ FORMAT = "jaxreid architecture 1"
 
 
 def probabilities(params: Mapping[str, Any]) -> np.ndarray:
-    """Compute the probability of each candidate from its block's architecture weights.
-
-    Args:
-        params: parameters of a `SuperNet`.
+    """Compute the probability of each candidate from the architecture weights of a `SuperNet`.
 
     Returns:
         [6, 4] float64, blocks in the order of `BLOCKS` and candidates in that of `PLACES`; rows sum
@@ -38,11 +35,7 @@ def is_search(params: Mapping[str, Any]) -> bool:
 
 
 def chosen(shares: np.ndarray) -> list[str]:
-    """Return the most probable of `PLACES` for each block; the first one in case of ties.
-
-    Args:
-        shares: [6, 4], from `probabilities`.
-    """
+    """Return the most probable of `PLACES` for each block, from [6, 4]; the first one if tied."""
     return [PLACES[index] for index in shares.argmax(1)]
 
 
@@ -105,11 +98,7 @@ def history_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, np.ndarra
 
 
 def architecture_table(shares: np.ndarray) -> str:
-    """Format the probabilities of all candidates in percent, the best of each block starred.
-
-    Args:
-        shares: [6, 4], from `probabilities`.
-    """
+    """Format the `probabilities` [6, 4] in percent, with a star at the best of each block."""
     rows = [
         (
             block,

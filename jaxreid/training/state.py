@@ -76,10 +76,7 @@ def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict
     """Split a state into the trees of a checkpoint.
 
     They are separate so that a model can be loaded without the state that only training needs.
-
-    Args:
-        state: training state.
-        order: state of the sampler; must be the same on every process.
+    `order` is the state of the sampler and must be the same on every process.
     """
     training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
     return {"variables": variables_of(state), "training": training | {"order": dict(order)}}

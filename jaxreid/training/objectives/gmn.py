@@ -55,11 +55,7 @@ class GMNObjective(SoftmaxObjective):
     pic_pairs: str = "all"
 
     def validate(self) -> None:
-        """Check the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError for an option out of its range."""
         super().validate()
         check_name(self.pairs, PAIRS, "objective.pairs")
         check_name(self.pic_pairs, PIC_PAIRS, "objective.pic_pairs")
@@ -136,11 +132,7 @@ def hardest_pair_loss(
 ) -> jax.Array:
     """Compute `balanced_pair_loss` of the hardest positive and hardest negative of each row.
 
-    Args:
-        logit: [Q, B] float.
-        same: [Q, B] bool, both images have the same identity.
-        itself: [Q, B] bool, both are the same image.
-        axis_name: mesh axis over which the rows are divided.
+    See `losses.hardest` for the arguments; rows are divided over the mesh axis `axis_name`.
     """
     scores = jnp.stack(hardest(logit, same, itself), axis=1)
     exists = jnp.stack([(same & ~itself).any(1), (~same).any(1)], axis=1)
@@ -236,12 +228,6 @@ def pair_centre_loss(
 
 
 def mean_of(values: jax.Array, counts: jax.Array, axis_name: str | None) -> jax.Array:
-    """Compute a masked mean over all devices; 0 for an empty mask.
-
-    Args:
-        values: float array.
-        counts: bool array of the same shape, the mask.
-        axis_name: mesh axis over which both are divided.
-    """
+    """Compute the mean of `values` under the mask `counts`, over all devices; 0 if it is empty."""
     size = jnp.maximum(total(counts, axis_name), 1)
     return total(jnp.where(counts, values, 0), axis_name) / size

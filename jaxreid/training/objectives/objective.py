@@ -51,11 +51,7 @@ class Objective:
     classifies: ClassVar[bool] = False
 
     def validate(self) -> None:
-        """Check the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError for an option out of its range."""
 
     def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the loss and the metrics to log.

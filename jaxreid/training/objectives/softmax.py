@@ -38,11 +38,7 @@ class SoftmaxObjective(Objective):
     axis_name: str | None = None
 
     def validate(self) -> None:
-        """Check the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError for an option out of its range."""
         check_name(self.metric, METRICS, "objective.metric")
         self._check("smoothing", below_one=True)
         self._check("triplet", "margin")
