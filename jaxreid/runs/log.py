@@ -16,11 +16,7 @@ from jaxreid.runs.files import replace_file
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replace a file atomically by indented JSON.
-
-    Raises:
-        ValueError: NaN or infinity in `value`.
-    """
+    """Replace a file atomically by indented JSON; raise ValueError for NaN and infinity."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     replace_file(path, text.encode())
 
@@ -131,10 +127,7 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
 
 
 def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
-    """Open a TensorBoard writer that drops events from step `purge` on.
-
-    Returns None if tensorboardX is not installed.
-    """
+    """Open a TensorBoard writer that drops events from step `purge` on; None if missing."""
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
@@ -144,13 +137,7 @@ def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
-    """Set loss, accuracy and the remaining time of the run, for the next redraw of the bar.
-
-    Args:
-        bar: progress bar.
-        values: means from `Meter.read`.
-        images_left: images left in the run.
-    """
+    """Show loss, accuracy (from `Meter.read`) and the remaining time of the run at the next redraw."""
     chosen = {key: f"{values[key]:.3f}" for key in ("loss", "accuracy") if key in values}
     seconds = images_left / values["images_per_second"]
     bar.set_postfix(chosen | {"left": tqdm.format_interval(seconds)}, refresh=False)

@@ -14,14 +14,7 @@ from jaxreid.names import check_name
 
 
 class Number(NamedTuple):
-    """Rule for numbers from `low` to `high`.
-
-    Attributes:
-        low: smallest valid value, or exclusive lower bound if `above`.
-        high: largest valid value.
-        whole: integers only.
-        above: exclude `low`.
-    """
+    """Rule for numbers from `low` to `high`; `above` excludes `low`, `whole` requires integers."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -53,13 +46,9 @@ class Number(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Rule for tuples of numbers.
+    """Rule for tuples of numbers, in ascending order if `rising`.
 
-    Attributes:
-        each: rule for each number.
-        example: valid value, whose length is required unless `any_length`.
-        rising: require ascending order.
-        any_length: allow any length.
+    A tuple has as many numbers as `example`, or any number of them if `any_length`.
     """
 
     each: Number
@@ -107,13 +96,7 @@ class Flag(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Rule for strings.
-
-    Attributes:
-        example: valid value, for messages.
-        none: allow None.
-        empty: allow "".
-    """
+    """Rule for strings; `none` also allows None, `empty` the empty string."""
 
     example: str
     none: bool = False
@@ -130,13 +113,7 @@ class Text(NamedTuple):
 
 
 class Names(NamedTuple):
-    """Rule for tuples of names.
-
-    Attributes:
-        example: valid name, for messages.
-        single: allow one name without a tuple.
-        empty: allow ().
-    """
+    """Rule for tuples of names; `single` also allows one name as a string, `empty` no name."""
 
     example: str
     single: bool = False
@@ -155,11 +132,7 @@ class Names(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Rule for dictionaries.
-
-    Attributes:
-        named: valid "name", which is then required; "" requires none.
-    """
+    """Rule for dictionaries, which must have a "name" if `named` is set."""
 
     named: str = ""
 
@@ -317,11 +290,7 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Check that every setting exists and is known.
-
-    Raises:
-        ValueError: a setting is missing or unknown.
-    """
+    """Raise ValueError for a missing or unknown setting."""
     known = {path.partition(".")[0] for path in RULES}
     for section in dict.fromkeys([*known, *config]):
         check_name(section, known, "setting")
@@ -360,9 +329,7 @@ def value_at(config: Mapping[str, Any], path: str) -> Any:
 def start_message(expected: str, backbone: str) -> str:
     """Return a warning for a run that starts from random weights although its recipe does not.
 
-    Args:
-        expected: setting `init_expects`, such as "ImageNet".
-        backbone: name of the backbone.
+    `expected` is the setting `init_expects`, such as "ImageNet".
     """
     return (
         f"WARNING: this recipe starts from {expected} weights of {backbone}, but init_from is not "
@@ -374,11 +341,7 @@ def start_message(expected: str, backbone: str) -> str:
 
 
 def check_tensorflow() -> None:
-    """Check that the packages that read training data are installed.
-
-    Raises:
-        ModuleNotFoundError: one is missing; the message says how to install it.
-    """
+    """Raise ModuleNotFoundError, with the install command, if training cannot read its data."""
     for name in ("tensorflow", "tensorflow_datasets"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(
