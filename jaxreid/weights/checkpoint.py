@@ -33,11 +33,7 @@ class Run:
 
 
 def read_run(workdir: pathlib.Path, step: int | None = None) -> Run:
-    """Load the model of a run, built from the card in its checkpoint.
-
-    Args:
-        workdir: work directory.
-        step: step of the checkpoint; None for the newest.
+    """Load the model of a run from its newest checkpoint or that of `step`, by its own card.
 
     Raises:
         FileNotFoundError: no such checkpoint.

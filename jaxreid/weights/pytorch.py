@@ -278,12 +278,7 @@ def _after(card: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
-    """List the architectures that a checkpoint fits, for an error message; takes seconds.
-
-    Args:
-        checkpoint: as for `convert`.
-        **options: as for `convert`.
-    """
+    """List the architectures for which `convert` is complete, for an error; takes some seconds."""
     like = resnet if any("layer1." in name for name in checkpoint) else osnet
     names = like.FAMILY
     return [name for name in names if convert(checkpoint, name, **options).report.complete]

@@ -218,9 +218,7 @@ def _read_torch(path: pathlib.Path) -> Any:
 def report_lines(report: Report, *, every_name: bool = False) -> list[str]:
     """Format a report as lines of text.
 
-    Args:
-        report: report of a conversion.
-        every_name: list all names; otherwise only the first few of each kind of problem.
+    Without `every_name`, only the first few names of each kind of problem are listed.
     """
     wrong = {
         "missing": report.missing,
@@ -250,13 +248,7 @@ def advice(
 ) -> str:
     """Say which architecture or size a checkpoint fits instead of the requested one.
 
-    Args:
-        checkpoint: tensors of the checkpoint.
-        arch: requested architecture.
-        report: report of that conversion.
-        cut: as for `convert_file`.
-        input_size: as for `convert_file`.
-        skip: as for `convert_file`.
+    `report` is that of the failed conversion; the other arguments are those of `convert_file`.
     """
     matcher = [shapes for name, *shapes in report.mismatched if name == "criterion.fc.weight"]
     if matcher and not input_size and len(report.mismatched) == 1:
