@@ -127,7 +127,7 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
 
 
 def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
-    """Open a TensorBoard writer that drops events from step `purge` on; None if missing."""
+    """Open a TensorBoard writer, without events from step `purge` on; None if missing."""
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
@@ -137,7 +137,7 @@ def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
-    """Show loss, accuracy (from `Meter.read`) and the remaining time of the run at the next redraw."""
+    """Show loss and accuracy from `Meter.read`, and the remaining time, at the next redraw."""
     chosen = {key: f"{values[key]:.3f}" for key in ("loss", "accuracy") if key in values}
     seconds = images_left / values["images_per_second"]
     bar.set_postfix(chosen | {"left": tqdm.format_interval(seconds)}, refresh=False)
