@@ -1,4 +1,4 @@
-"""From scores to ranks: the cross-camera retrieval metrics."""
+"""Cross-camera retrieval metrics: from scores to ranks."""
 
 from jaxreid.evaluation.ranking.metrics import QueryRanks, rank_queries, summarize, top_matches
 from jaxreid.evaluation.ranking.protocol import choose_rule, count_matches, junk_groups, protocol_of

@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-TILE = 128  # images handled at a time
+# Images processed at a time.
+TILE = 128
 
 
 class Sparse(NamedTuple):
-    """A matrix by its non-zeros; row i has those from start[i] to start[i + 1].
+    """Sparse matrix in row order; row i holds the non-zeros start[i] to start[i + 1] - 1.
 
     Attributes:
         start: [rows + 1] int64.
-        column: int32, of each non-zero.
-        value: float32, of each non-zero.
+        column: int32, column of each non-zero.
+        value: float32, value of each non-zero.
     """
 
     start: np.ndarray
@@ -26,19 +27,19 @@ class Sparse(NamedTuple):
 
     @classmethod
     def collect(cls, parts: Iterable[tuple[np.ndarray, ...]], n: int) -> "Sparse":
-        """A matrix of n rows from parts (row, column, value) of the non-zeros, ordered by row."""
+        """Build a matrix of n rows from row-ordered parts (row, column, value) of non-zeros."""
         row, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
         return cls(start, column.astype(np.int32), value.astype(np.float32))
 
     def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the non-zeros of the given rows lie, one row after the other, and each's count."""
+        """Return the indices of the non-zeros of `rows`, row after row, and the count per row."""
         count = self.start[rows + 1] - self.start[rows]
         shift = self.start[rows] - (np.cumsum(count) - count)
         return np.arange(count.sum()) + np.repeat(shift, count), count
 
     def by_column(self, first: int) -> "Sparse":
-        """This square matrix transposed, without the rows before `first`."""
+        """Transpose this square matrix without its rows before `first`, which becomes column 0."""
         n = len(self.start) - 1
         row = np.repeat(np.arange(n), np.diff(self.start)) - first
         order = np.argsort(self.column, kind="stable")
@@ -47,27 +48,28 @@ class Sparse(NamedTuple):
 
 
 def smallest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest values of each row, ascending, equal ones by column.
+    """Return the smallest values of each row, ascending; ties are ordered by column.
 
     Args:
-        rows: [b, N] float. NaN counts as large; it may push out large values, not small ones.
-        count: 1 to N.
+        rows: [b, N] float. NaN counts as large: it may displace large values, never small ones.
+        count: values per row, 1 to N.
 
     Returns:
-        their columns [b, count] int32, the values [b, count].
+        Columns [b, count] int32 and values [b, count].
     """
     n = rows.shape[1]
-    # The count-th smallest of the minima of disjoint groups bounds the row's from above. Few others
-    # lie below it, so two passes without any order leave little to sort.
+    # The count-th smallest minimum of disjoint groups is an upper bound of the row's count-th
+    # smallest value. Few other values lie below it, so two unordered passes leave little to sort.
     groups = min(n, 4 * count)
     minima = rows[:, :groups].copy()
     for i in range(groups, n - groups + 1, groups):
         np.minimum(minima, rows[:, i : i + groups], out=minima)
     bound = np.partition(minima, count - 1, axis=1)[:, count - 1 : count]
-    row, column = np.divmod(np.flatnonzero(~(rows > bound)), n)  # NaN stays: each row has enough
-    found = np.bincount(row, minlength=len(rows))
-    place = np.arange(row.size) - np.repeat(np.cumsum(found) - found, found)
-    values = np.full((len(rows), found.max()), np.inf, rows.dtype)
+    # `~(>)` keeps NaN, so that each row has at least `count` entries.
+    row, column = np.divmod(np.flatnonzero(~(rows > bound)), n)
+    counts = np.bincount(row, minlength=len(rows))
+    place = np.arange(row.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = np.full((len(rows), counts.max()), np.inf, rows.dtype)
     columns = np.zeros(values.shape, np.int32)
     values[row, place], columns[row, place] = rows[row, column], column
     order = np.argsort(values, axis=1, kind="stable")[:, :count]
@@ -75,14 +77,14 @@ def smallest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expanded(nearest: np.ndarray, k1: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """k-reciprocal neighbours of each image, with those of neighbours that mostly share them.
+    """Yield k-reciprocal neighbours, expanded by those of neighbours that share most of them.
 
     Args:
         nearest: [N, at least min(N, k1 + 1)] int, nearest first, usually the image itself.
-        k1: neighbours looked at, the image itself not counted; half as many of a neighbour's.
+        k1: neighbours of an image to consider, excluding itself; half as many of each neighbour.
 
     Yields:
-        tiles of `TILE` images: (first image, row in the tile [m], neighbour [m]), ascending.
+        Tiles of `TILE` images: (first image, row in the tile [m], neighbour [m]), ascending.
     """
     whole, half = nearest[:, : k1 + 1], nearest[:, : round(k1 / 2) + 1]
     mutual, half_mutual = _mutual(whole), _mutual(half)
@@ -97,21 +99,13 @@ def expanded(nearest: np.ndarray, k1: int) -> Iterator[tuple[int, np.ndarray, np
         joins = 3 * common.sum(axis=2) > 2 * valid.sum(axis=2)
         where = np.nonzero(valid & joins[:, :, None])
         member[where[0], theirs[where]] = True
-        found = np.divmod(np.flatnonzero(member), len(nearest))
-        member[found] = False
-        yield first, *found
+        members = np.divmod(np.flatnonzero(member), len(nearest))
+        member[members] = False
+        yield first, *members
 
 
 def averaged(code: Sparse, nearest: np.ndarray) -> Sparse:
-    """Local query expansion: for each image the mean of the rows of its nearest.
-
-    Args:
-        code: [N, N].
-        nearest: [N, k2] int.
-
-    Returns:
-        [N, N].
-    """
+    """Average the rows of `code` [N, N] over the nearest images [N, k2] (local query expansion)."""
     (n, k2), parts = nearest.shape, []
     for first in range(0, n, TILE):
         tile = nearest[first : first + TILE]
@@ -124,6 +118,6 @@ def averaged(code: Sparse, nearest: np.ndarray) -> Sparse:
 
 
 def _mutual(nearest: np.ndarray) -> np.ndarray:
-    """[N, k] bool: whether an image is among the nearest of its neighbour, too."""
+    """Return [N, k] bool: whether the image is in turn among the nearest of its neighbour."""
     image = np.arange(len(nearest))[:, None]
     return np.stack([(nearest[column] == image).any(axis=1) for column in nearest.T], axis=1)

@@ -1,8 +1,8 @@
-"""Which images of the same person a query may find: the junk rules.
+"""Junk rules: which images of its own person a query may match.
 
-Every rule puts images into groups; a gallery image of the query's person in the query's group is
-junk and left out of the ranking, one in another group is a match. The metrics know groups only, and
-call them by the most usual: cameras.
+Every rule assigns images to groups. A gallery image of the query's person is junk, and left out of
+the ranking, if it is in the query's group; it is a match if it is in another group. The metrics
+know only groups, and call them by the most common kind: cameras.
 """
 
 import numpy as np
@@ -10,23 +10,19 @@ import numpy as np
 from jaxreid.data.split import Split
 from jaxreid.names import check_name
 
-# camera: same person and same camera; same-image: the query's own file; none: nothing is junk.
+# Junk by rule. camera: same person, same camera; same-image: the query's own file; none: nothing.
 RULES = ("camera", "same-image", "none")
 
 
 def choose_rule(
     query_camid: np.ndarray, gallery_camid: np.ndarray, query_name, gallery_name
 ) -> tuple[str, str]:
-    """The junk rule that fits the data.
+    """Choose the junk rule that fits the data.
 
-    Args:
-        query_camid: [Q] int; negative where the camera is not known.
-        gallery_camid: [G] int, the same.
-        query_name: Q names of files.
-        gallery_name: G names of files.
+    Cameras are negative where they are unknown; names are those of the files.
 
     Returns:
-        The rule, and a sentence that says why, empty for "camera".
+        The rule, and a sentence with the reason; the sentence is empty for "camera".
     """
     unknown = int((query_camid < 0).sum() + (gallery_camid < 0).sum())
     if not unknown:
@@ -34,27 +30,20 @@ def choose_rule(
     total = len(query_camid) + len(gallery_camid)
     shared = len(set(query_name) & set(gallery_name))
     if shared:
-        what = f"{shared} queries are in the gallery too, and do not find themselves"
+        effect = f"{shared} queries are also in the gallery and do not match themselves"
         rule = "same-image"
     else:
-        what, rule = "every image of the same person counts, also of the same camera", "none"
-    return rule, f"{unknown} of {total} images have no camera: junk rule {rule!r}, {what}."
+        effect, rule = (
+            "every image of the same person is a match, even from the same camera",
+            "none",
+        )
+    return rule, f"{unknown} of {total} images have no camera: junk rule {rule!r}, {effect}."
 
 
 def junk_groups(
     rule: str, query_camid: np.ndarray, gallery_camid: np.ndarray, query_name, gallery_name
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The groups of a rule, to be given to the metrics in the place of cameras.
-
-    Args:
-        rule: one of `RULES`.
-        query_camid: [Q] int.
-        gallery_camid: [G] int.
-        query_name: Q names of files.
-        gallery_name: G names of files.
-
-    Returns:
-        [Q] and [G] int.
+    """Return the groups [Q] and [G] int of a rule, which the metrics take in place of cameras.
 
     Raises:
         ValueError: an unknown rule.
@@ -75,13 +64,7 @@ def count_matches(
     gallery_pid: np.ndarray,
     gallery_group: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Matches and junk of every query, before anything is scored.
-
-    Args:
-        query_pid: [Q] int.
-        query_group: [Q] int.
-        gallery_pid: [G] int.
-        gallery_group: [G] int.
+    """Count matches and junk of every query, without scores.
 
     Returns:
         [Q] int matches (same person, another group) and [Q] int junk (same person, same group).
@@ -97,16 +80,9 @@ def count_matches(
 def protocol_of(
     name: str, query: Split, gallery: Split, junk: str = "auto"
 ) -> tuple[str, list[str]]:
-    """The junk rule of a test set, and what its user should know before it is evaluated.
+    """Return the junk rule of a test set, and messages to report before its evaluation.
 
-    Args:
-        name: of the set.
-        query: Q images.
-        gallery: G images.
-        junk: a rule, or "auto" for the one that fits.
-
-    Returns:
-        The rule, and sentences.
+    `junk` is a rule, or "auto" for the one that fits.
 
     Raises:
         ValueError: an unknown rule, an empty query or gallery, or no query has a match.
@@ -122,22 +98,27 @@ def protocol_of(
     matches, own = count_matches(query.pid, groups[0], gallery.pid, groups[1])
     messages = [f"{name}: {why}"] if why else []
     count = int(((matches == 0) & (own > 0)).sum())
-    place = "in their own camera" if rule == "camera" else "in themselves"
+    place = "from their own camera" if rule == "camera" else "under their own file name"
     if not matches.any():
         advice = ""
         if rule == "camera" and (query.camid < 0).any():
-            advice = " Some cameras are unknown: --config.eval.junk=auto."
+            advice = " Some cameras are unknown: use --config.eval.junk=auto."
         elif rule == "camera" and len(np.unique([*query.camid, *gallery.camid])) == 1:
             advice = (
-                " All images are of one camera: --config.eval.junk=none counts matches within it."
+                " All images are from one camera: use --config.eval.junk=none to count matches "
+                "within it."
             )
         raise ValueError(
             f"{name}: none of the {len(matches)} queries has a match in the gallery; "
-            f"{int((own > 0).sum())} have some {place}, which the junk rule {rule!r} leaves out. "
+            f"{int((own > 0).sum())} have images of the same person only {place}, which the junk "
+            f"rule {rule!r} excludes. "
             f"There is nothing to evaluate.{advice}"
         )
     if count:
-        messages.append(f"{name}: {count} of {len(matches)} queries have matches only {place}.")
+        messages.append(
+            f"{name}: {count} of {len(matches)} queries have images of the same person only "
+            f"{place}."
+        )
     if absent := int(((matches == 0) & (own == 0)).sum()):
         messages.append(f"{name}: {absent} of {len(matches)} queries have no match in the gallery.")
     if len(messages) > bool(why):

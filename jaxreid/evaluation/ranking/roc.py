@@ -1,14 +1,14 @@
-"""ROC over pairs: which share of true pairs a threshold accepts, and which of the others.
+"""ROC over pairs: true-positive rate against false-positive rate.
 
-All pairs of all queries are judged by one threshold, as an access gate would: a pair is accepted if
-its score is at least the threshold. Pairs of the same person are positives, pairs of two people are
-negatives, junk (`ranking.protocol`) is neither. Every distinct score is one operating point, so
-equal scores are accepted together, and the order of files means nothing.
+One threshold judges the pairs of all queries, as an access gate would: a pair is accepted if its
+score is at least the threshold. Pairs of the same person are positives, pairs of two people are
+negatives, and junk (`ranking.protocol`) is excluded. Every distinct score is an operating point, so
+equal scores are accepted together and the order of the files has no effect.
 
-One pass over a large gallery cannot hold its negatives. Rates at small false-positive rates depend
-on the highest negatives only, which are kept: these rates are exact. The equal-error point is exact
-where it falls among them; otherwise it comes from counts in narrow intervals of the score, with a
-bound on the error, about 1e-5 for scores that spread over a power of two.
+The negatives of a large gallery do not fit into memory. Small false-positive rates depend only on
+the highest negatives, which are kept, so these rates are exact. The equal-error point is exact if
+it lies among the kept negatives. Otherwise it is computed from counts in narrow intervals of the
+score, with an error bound of about 1e-5 for scores that spread over a power of two.
 """
 
 import bisect
@@ -19,27 +19,28 @@ import numpy as np
 
 from jaxreid.evaluation.ranking.metrics import _comparable, _rows
 
-_DROPPED_BITS = 8  # of a float32: an interval is at most 2^-15 of its scores wide
+# Low bits of a float32 score that are dropped: an interval is at most 2^-15 of its scores wide.
+_DROPPED_BITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Roc:
-    """Points of the curve. A pair is accepted if its score is >= the threshold.
+    """Operating points of the ROC; a pair is accepted if its score is >= the threshold.
 
     Attributes:
-        true_positive_rate: by false-positive rate f: the largest share of positives, in [0, 1],
-            which a threshold accepts that accepts a share of at most f of the negatives. Exact.
-        threshold: by false-positive rate f: the lowest score which is such a threshold; infinite
-            if all scores accept too many.
-        equal_error_rate: in [0, 1], where false positives and false negatives are equally frequent,
-            operating points being joined by straight lines: 0.5 is chance.
-        equal_error_threshold: the highest score at which false positives are at least as frequent;
-            or, where the point is not among the negatives kept, the lower end of its interval, at
-            most 2^-15 of the score below.
-        equal_error_bound: how far `equal_error_rate` may be from the exact one; 0 where it is exact
-            up to rounding.
-        positives: pairs of the same person, without junk.
-        negatives: pairs of two people.
+        true_positive_rate: by false-positive rate f, the largest share of positives, in [0, 1],
+            that a threshold accepts while it accepts at most a share f of the negatives. Exact.
+        threshold: by false-positive rate f, the lowest score that is such a threshold; infinite if
+            every score accepts too many negatives.
+        equal_error_rate: rate, in [0, 1], at which false positives and false negatives are equally
+            frequent, interpolated linearly between operating points; 0.5 is chance.
+        equal_error_threshold: highest score at which false positives are at least as frequent as
+            false negatives. If the point is not among the kept negatives, the lower end of its
+            interval, at most 2^-15 of the score below.
+        equal_error_bound: largest possible error of `equal_error_rate`; 0 where it is exact up to
+            rounding.
+        positives: number of pairs of the same person, without junk.
+        negatives: number of pairs of two people.
     """
 
     true_positive_rate: dict[float, float]
@@ -52,16 +53,16 @@ class Roc:
 
 
 class RocAccumulator:
-    """Collects scores tile by tile; neither the order of tiles nor their size changes a bit.
+    """ROC of scores that arrive in tiles; independent of their order and size, bit for bit.
 
-    Memory: all positives, up to twice the negatives that are kept, and, beyond these, counts (the
-    scores of one power of two take 256 KiB).
+    Memory: all positives, up to twice the kept negatives and, if there may be more negatives,
+    counts (256 KiB for the scores of one power of two).
 
     Args:
-        pairs: Q * G, or more: what will be added at most.
-        rates: false-positive rates to report, between 0 and 1; the largest of them times `pairs`
-            negatives are kept.
-        keep: negatives that are kept at least; what has fewer is exact throughout.
+        pairs: upper bound of the number of pairs, Q * G or more.
+        rates: false-positive rates to report, between 0 and 1. The number of kept negatives is at
+            least the largest of them times `pairs`.
+        keep: minimum number of kept negatives; with fewer negatives in total, everything is exact.
 
     Raises:
         ValueError: `pairs` or `keep` is below 1, or a rate is not between 0 and 1.
@@ -72,17 +73,17 @@ class RocAccumulator:
     ):
         if pairs < 1 or keep < 1 or not all(0 < rate < 1 for rate in rates):
             raise ValueError(
-                f"pairs {pairs}, keep {keep}, rates {tuple(rates)}; needed are pairs >= 1, keep "
-                ">= 1 and false-positive rates between 0 and 1."
+                f"pairs {pairs}, keep {keep}, rates {tuple(rates)}; expected pairs >= 1, keep >= 1 "
+                "and false-positive rates between 0 and 1."
             )
         self.pairs, self.rates = pairs, tuple(rates)
-        # One more than are accepted: a threshold is above the highest that is not.
+        # One more than may be accepted: a threshold lies above the highest rejected negative.
         self._keep = max(keep, 1 + max((_accepted(rate, pairs) for rate in rates), default=0))
         self._positives: list[np.ndarray] = []
         self._highest: list[np.ndarray] = []
         self._held = self._negatives = 0
         self._floor = None
-        # Pages of zeros are not in memory before they are written to.
+        # Pages of zeros take no memory until they are written to.
         self._counts = np.zeros(2 ** (32 - _DROPPED_BITS) if pairs > self._keep else 0, np.int64)
 
     def add(
@@ -93,18 +94,18 @@ class RocAccumulator:
         gallery_pid: np.ndarray,
         gallery_camid: np.ndarray,
     ) -> None:
-        """Adds some queries and any part of the gallery; each pair once.
+        """Add some queries with any part of the gallery, each pair once.
 
         Args:
-            scores: [Q, G] float, larger = more alike; no NaN.
+            scores: [Q, G] float, without NaN; larger is more similar.
             query_pid: [Q] int, person of each query.
-            query_camid: [Q] int, camera of each query, or group of another junk rule.
+            query_camid: [Q] int, camera of each query, or its group under another junk rule.
             gallery_pid: [G] int.
             gallery_camid: [G] int.
 
         Raises:
-            ValueError: shapes do not fit, the gallery is empty, a score is NaN, or there are more
-                pairs than were announced.
+            ValueError: shapes do not match, the gallery is empty, a score is NaN, or there are more
+                than `pairs` negatives.
         """
         ids = query_pid, query_camid, gallery_pid, gallery_camid
         for _, row, match, junk in _rows(_comparable(scores), *ids):
@@ -115,8 +116,8 @@ class RocAccumulator:
         self._negatives += scores.size
         if self._negatives > self.pairs:
             raise ValueError(
-                f"{self._negatives} negatives, but {self.pairs} pairs were announced: `pairs` is "
-                "the number of queries times that of gallery images."
+                f"{self._negatives} negatives exceed pairs={self.pairs}; expected `pairs` to be at "
+                "least the number of queries times the number of gallery images."
             )
         if self._counts.size:
             np.add.at(self._counts, _interval(scores), 1)
@@ -129,30 +130,32 @@ class RocAccumulator:
             self._highest, self._held, self._floor = [highest], highest.size, highest.min()
 
     def _take_highest(self) -> np.ndarray:
-        """The highest negatives, up to `_keep` of them."""
+        """Return up to `_keep` of the highest negatives."""
         highest = np.concatenate(self._highest)
         if highest.size > self._keep:
             highest.partition(-self._keep)
-            highest = highest[-self._keep :].copy()  # and the rest is freed
+            # The copy lets the rest be freed.
+            highest = highest[-self._keep :].copy()
         return highest
 
     def result(self) -> Roc:
-        """The curve's points; more may be added afterwards.
+        """Return the operating points; more scores may be added afterwards.
 
         Raises:
-            ValueError: there is no positive, or no negative.
+            ValueError: there are no positives or no negatives.
         """
         positives = np.sort(np.concatenate([*self._positives, np.zeros(0, np.float32)]))
         if not positives.size or not self._negatives:
             raise ValueError(
                 f"{positives.size} pairs of the same person and {self._negatives} pairs of two "
-                "people are left without junk; a ROC needs both. Check that query and gallery "
-                "belong together, and have people and cameras in common."
+                "people remain after removing junk; a ROC needs both. Check that query and gallery "
+                "belong together and share people and cameras."
             )
         highest = np.sort(self._take_highest())
         rate, threshold = {}, {}
         for f in self.rates:
-            rejected = highest[-1 - _accepted(f, self._negatives)]  # and all that equal it
+            # The highest rejected negative; scores equal to it are rejected too.
+            rejected = highest[-1 - _accepted(f, self._negatives)]
             above = positives.size - np.searchsorted(positives, rejected, side="right")
             rate[f] = float(above / positives.size)
             next_up = [s[np.searchsorted(s, rejected, "right") :][:1] for s in (positives, highest)]
@@ -163,7 +166,7 @@ class RocAccumulator:
     def _meeting_above(
         self, positives: np.ndarray, highest: np.ndarray
     ) -> tuple[float, float, float] | None:
-        """Equal-error rate, threshold and bound, if the point is among the negatives kept."""
+        """Return equal-error rate, threshold and bound if the point is among the kept negatives."""
 
         def rates(thresholds):
             accepted = highest.size - np.searchsorted(highest, thresholds)
@@ -171,9 +174,10 @@ class RocAccumulator:
             return accepted / self._negatives, missed / positives.size
 
         scores = np.unique(np.concatenate([positives, highest]))[::-1]
-        if highest.size < self._negatives:  # some that equal the lowest may have been dropped
+        # Negatives equal to the lowest kept one may have been dropped.
+        if highest.size < self._negatives:
             scores = scores[scores > highest[0]]
-        # One rate rises, one falls: a few of them tell where they meet.
+        # One rate rises and the other falls, so bisection finds where they meet.
         at = bisect.bisect_left(scores, True, key=lambda s: np.greater_equal(*rates(s)))
         if at == scores.size:
             return None
@@ -181,7 +185,7 @@ class RocAccumulator:
         return rate, float(scores[at]), 0.0
 
     def _meeting_within(self, positives: np.ndarray) -> tuple[float, float, float]:
-        """Equal-error rate, threshold and bound, from the counts of all negatives."""
+        """Return equal-error rate, threshold and bound from the counts of all negatives."""
         used = np.flatnonzero(self._counts)
         below = np.append(0, np.cumsum(self._counts[used]))
         place = _interval(positives)
@@ -198,21 +202,23 @@ class RocAccumulator:
 
 
 def _accepted(rate: float, negatives: int) -> int:
-    """The most negatives that may be accepted: the largest m with m / negatives <= rate."""
-    m = int(rate * negatives)  # the product is rounded
+    """Return the largest m with m / negatives <= rate: the most negatives that may be accepted."""
+    # The product is rounded, so m may be off by one.
+    m = int(rate * negatives)
     return m + ((m + 1) / negatives <= rate) - (m / negatives > rate)
 
 
 def _meeting(accepted: np.ndarray, missed: np.ndarray) -> tuple[float, float]:
-    """Where the share of negatives accepted, rising, meets that of positives missed, falling.
+    """Return where the share of negatives accepted, rising, meets that of positives missed.
 
     Args:
-        accepted: before and after they meet; only after, if that is the first operating point.
-        missed: the same.
+        accepted: share of negatives accepted before and after the crossing; only after it if that
+            is the first operating point.
+        missed: share of positives missed, at the same points.
 
     Returns:
-        The rate on the straight line between the points, and how far from it any curve that goes
-        through them may be.
+        The rate on the straight line between the points, and the largest distance from it of any
+        curve through them.
     """
     a, b = [0.0, *accepted][-2:]
     c, d = [1.0, *missed][-2:]
@@ -221,15 +227,18 @@ def _meeting(accepted: np.ndarray, missed: np.ndarray) -> tuple[float, float]:
 
 
 def _interval(scores: np.ndarray) -> np.ndarray:
-    """Number of the interval in which a score falls, rising with it: the leading bits."""
+    """Return the interval index of each score: its leading bits, ascending with the score."""
     with np.errstate(over="ignore"):
-        bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)  # -0 becomes 0
-    bits ^= (bits >> 31) & 0x7FFFFFFF  # negative numbers are stored with their size, not in order
+        # Adding 0 turns -0 into 0.
+        bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)
+    # Floats are stored as sign and magnitude: flip the negative ones into ascending order.
+    bits ^= (bits >> 31) & 0x7FFFFFFF
     return (bits >> _DROPPED_BITS).astype(np.intp) + 2 ** (31 - _DROPPED_BITS)
 
 
 def _lower_end(interval: int) -> float:
-    """The smallest score of an interval."""
+    """Return the smallest score of an interval."""
     bits = np.array(int(interval) - 2 ** (31 - _DROPPED_BITS), np.int32) << _DROPPED_BITS
     end = float((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32))
-    return -np.inf if np.isnan(end) else end  # the interval of -inf begins among the NaNs
+    # The interval of -inf begins among the NaNs.
+    return -np.inf if np.isnan(end) else end

@@ -1,16 +1,18 @@
-"""TLift, temporal lifting: people who walk together here may well walk together there.
+"""TLift, temporal lifting: people who walk together in one camera may do so in another.
 
 People seen by the query's camera at about the query's time are its companions. Where any of them
-finds good matches in a gallery camera, the query is likely to have passed as well: gallery images
-near those matches in time are lifted, all others are held down.
+has good matches in a gallery camera, the query has probably passed too: gallery images near those
+matches in time are lifted, all others are suppressed.
 
 Source: Liao and Shao, ECCV 2020 (arXiv 1904.10424).
 """
 
 import numpy as np
 
-_TILE = 2**20  # numbers of a kernel that are held at once
-_FEW = 100  # pivots, up to which their rows of the kernel are added one by one
+# Numbers of a kernel that are held at once.
+_TILE = 2**20
+# Number of pivots up to which their kernel rows are added one by one.
+_FEW = 100
 
 
 def tlift(
@@ -25,44 +27,44 @@ def tlift(
     k: int = 10,
     alpha: float = 0.2,
 ) -> np.ndarray:
-    """Scores lifted by the time at which companions were found.
+    """Lift scores by the times at which companions are matched.
 
-    With R the queries of the query's camera less than tau seconds from it (itself among them), and
-    pivots the k best scored gallery images of one camera over all of R (an image found by two
-    companions counts twice, ties with the k-th are pivots too), an image of that camera which is
-    d seconds from a pivot gets
+    Let R be the queries from the query's camera less than tau seconds from it, including itself.
+    The pivots are the k best scored gallery images of one camera over all of R; an image matched by
+    two companions counts twice, and ties with the k-th are pivots too. An image of that camera that
+    is d seconds from a pivot gets
 
         score * (mean over pivots of exp(-(d / sigma)^2) + alpha).
 
     The query's own camera is lifted like the others. A query's row depends on its companions' rows:
-    a caller that streams passes blocks of queries as `companion_blocks` gives them, each with the
-    whole gallery, and gets the very numbers of one large call (up to rounding where a query has
-    more than 100 pivots, since so many tie or k is so large).
+    a streaming caller passes the blocks of queries that `companion_blocks` returns, each with the
+    whole gallery, and gets the numbers of one large call (up to rounding where a query has more
+    than 100 pivots because of many ties or a large k).
 
     Args:
-        score: [Q, G] float, in [0, 1], larger = more alike: sigmoid(logit / 10) or, as in the
-            paper's results, 1 - the distance re-ranked from 1 - sigmoid(logit / 10). Raw logits
-            and other scores of both signs are lifted without an error, and without sense.
+        score: [Q, G] float, in [0, 1], larger is more similar: sigmoid(logit / 10) or, as in the
+            paper's results, 1 - the distance re-ranked from 1 - sigmoid(logit / 10). Raw logits and
+            other scores of both signs raise no error, but lifting them is meaningless.
         query_camid: [Q] int, from 0.
-        query_time: [Q] float, seconds; only times of one camera are compared.
+        query_time: [Q] float, seconds; compared only within a camera.
         gallery_camid: [G] int, from 0.
-        gallery_time: [G] float, seconds, the same.
-        tau: seconds, positive; companions are nearer than this.
-        sigma: seconds, positive; how far from a pivot an image is still lifted.
+        gallery_time: [G] float, seconds; compared only within a camera.
+        tau: seconds, positive; companions are closer than this.
+        sigma: seconds, positive; time scale of the lift around a pivot.
         k: pivots of a query in each gallery camera, at least 1.
-        alpha: not negative; what is left of a score without any lift.
+        alpha: share of a score that remains without any lift; not negative.
 
     Returns:
         [Q, G] float, of the dtype of `score` (float32 for half precision).
 
     Raises:
-        ValueError: shapes do not fit, a score is NaN, a camera is negative, a time is not finite
-            (which says which data sets have times), or a parameter is out of its range.
+        ValueError: shapes do not match, a score is NaN, a camera is negative, a time is not finite
+            (the message lists the data sets with times), or a parameter is out of its range.
 
     Source: Liao and Shao, ECCV 2020, in the form of the original code.
     Differs: the original code fails if a camera below the gallery's highest has no gallery image;
-        here such a camera has nothing to be lifted, and its queries are lifted as all others. As in
-        the original, a query of a camera above the gallery's highest gets alpha * score.
+        here nothing is lifted in such a camera, and its queries are lifted like all others. As in
+        the original, a query from a camera above the gallery's highest gets alpha * score.
     """
     score = np.asarray(score)
     if score.dtype != np.float64:
@@ -71,15 +73,16 @@ def tlift(
     gallery_camid, gallery_time = _sightings("gallery", gallery_camid, gallery_time)
     if score.shape != (query_camid.size, gallery_camid.size):
         raise ValueError(
-            f"shapes do not fit: score {score.shape}, {query_camid.size} queries and "
-            f"{gallery_camid.size} gallery images; needed is [Q, G]."
+            f"shapes do not match: score {score.shape}, {query_camid.size} queries and "
+            f"{gallery_camid.size} gallery images; expected [Q, G]."
         )
     if not (tau > 0 and sigma > 0 and k >= 1 and alpha >= 0):
         raise ValueError(
-            f"tau {tau}, sigma {sigma}, k {k}, alpha {alpha}; needed are tau > 0 and sigma > 0 "
+            f"tau {tau}, sigma {sigma}, k {k}, alpha {alpha}; expected tau > 0 and sigma > 0 "
             "(seconds), k >= 1 and alpha >= 0."
         )
-    if score.size and np.isnan(score.max()):  # max hands NaN on, and needs no mask of this size
+    # max propagates NaN and needs no mask of this size.
+    if score.size and np.isnan(score.max()):
         raise ValueError(f"{np.isnan(score).sum()} of {score.size} scores are NaN.")
     alpha = score.dtype.type(alpha)
     lifted = alpha * score
@@ -91,10 +94,11 @@ def tlift(
         first, last = _companions(query_time[rows], tau)
         for columns in galleries.values():
             own = np.empty((rows.size, columns.size), score.dtype)
-            for row, values in zip(rows, own, strict=True):  # a quarter of the time of np.ix_
-                score[row].take(columns, out=values, mode="clip")  # "raise" would copy
-            found = _pivots(own, first, last, k)
-            own *= _nearness(found, gallery_time[columns], sigma, own.dtype) + alpha
+            # Row by row takes a quarter of the time of np.ix_; mode="raise" would copy.
+            for row, values in zip(rows, own, strict=True):
+                score[row].take(columns, out=values, mode="clip")
+            counts = _pivots(own, first, last, k)
+            own *= _nearness(counts, gallery_time[columns], sigma, own.dtype) + alpha
             for row, values in zip(rows, own, strict=True):
                 lifted[row][columns] = values
     return lifted
@@ -103,29 +107,29 @@ def tlift(
 def companion_blocks(
     query_camid: np.ndarray, query_time: np.ndarray, *, tau: float = 100.0, size: int = 256
 ) -> list[np.ndarray]:
-    """Splits queries into blocks that `tlift` can take one at a time.
+    """Split queries into blocks that `tlift` can take one at a time.
 
-    Queries are put in the order of camera and time, and cut between cameras and at pauses of tau
-    or longer, so that no query is parted from a companion. As the blocks are formed before anything
-    is scored, an evaluator holds the scores of one block at a time.
+    Queries are sorted by camera and time, and cut between cameras and at pauses of tau or longer,
+    so that no query is separated from a companion. The blocks are formed before anything is scored,
+    so an evaluator holds the scores of one block at a time.
 
     Args:
         query_camid: [Q] int, from 0.
         query_time: [Q] float, seconds.
         tau: seconds, as for `tlift`.
-        size: queries which a block may hold, if all stay with their companions. People who
-            follow each other without a pause make it larger: the queries of one camera at most.
+        size: queries per block, if companions allow it. People who follow each other without a
+            pause make a block larger, up to all queries of one camera.
 
     Returns:
-        Blocks [q] int64, indices of queries; together each of 0 .. Q - 1 once.
+        Blocks [q] int64 of query indices; together each of 0 .. Q - 1 once.
 
     Raises:
-        ValueError: shapes do not fit, a camera is negative, or a time is not finite.
+        ValueError: shapes do not match, a camera is negative, or a time is not finite.
     """
     camid, time = _sightings("query", query_camid, query_time)
     order = np.lexsort((time, camid))
-    parted = (np.diff(camid[order]) != 0) | ~(np.diff(time[order]) < tau)
-    groups = [g for g in np.split(order, 1 + np.flatnonzero(parted)) if g.size]
+    separated = (np.diff(camid[order]) != 0) | ~(np.diff(time[order]) < tau)
+    groups = [g for g in np.split(order, 1 + np.flatnonzero(separated)) if g.size]
     blocks: list[list[np.ndarray]] = []
     for group in groups:
         if blocks and sum(g.size for g in blocks[-1]) + group.size <= size:
@@ -136,13 +140,14 @@ def companion_blocks(
 
 
 def _cameras(camid: np.ndarray) -> dict[int, np.ndarray]:
-    """Indices of each camera's images."""
+    """Return the indices of each camera's images."""
     return {int(camera): np.flatnonzero(camid == camera) for camera in np.unique(camid)}
 
 
 def _companions(time: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the ascending times [q], the window first .. last - 1 nearer than tau."""
-    # Asked of differences, as the original code does: |a - b| < tau and a < b + tau round apart.
+    """Return for each of the ascending times [q] the window first .. last - 1 closer than tau."""
+    # Compare differences, as the original code does: |a - b| < tau and a < b + tau round
+    # differently.
     first, last = np.empty((2, time.size), np.int64)
     for i, now in enumerate(time):
         near = np.flatnonzero(np.abs(time - now) < tau)
@@ -151,55 +156,56 @@ def _companions(time: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pivots(score: np.ndarray, first: np.ndarray, last: np.ndarray, k: int) -> np.ndarray:
-    """Pivots of all queries on one camera.
+    """Count the pivots of all queries in one camera.
 
     Args:
         score: [q, g], queries in the order of time.
-        first: [q] int, a query's first companion.
-        last: [q] int, one after its last.
-        k: pivots of a query.
+        first: [q] int, first companion of each query.
+        last: [q] int, one past its last companion.
+        k: pivots per query.
 
     Returns:
-        [q, g] int32, by how many companions an image is found as a pivot of a query.
+        [q, g] int32, number of companions by which an image is a pivot of a query.
     """
-    # What is below the k-th of its own row is not among the k best of several rows.
+    # A score below the k-th of its own row is not among the k best of several rows.
     kth = _kth_largest(score, k)
     listed = score >= kth[:, None]
-    # Rows where many tie with the k-th would make lists of up to q * g entries for each query. Of
-    # these ties k are listed, enough to find the k-th of several rows; the others are pivots where
-    # that is no higher than they, and a matrix product counts them.
+    # Rows where many scores tie with the k-th would make lists of up to q * g entries per query.
+    # Only k of these ties are listed, which suffices to find the k-th of several rows. The others
+    # are pivots where that k-th is not higher than they are; a matrix product counts them.
     crowded = np.flatnonzero(np.count_nonzero(listed, axis=1) > 2 * k)
     others = score[crowded] == kth[crowded, None]
     others &= others.cumsum(axis=1) > k
     listed[crowded] &= ~others
-    row, column = np.divmod(np.flatnonzero(listed), score.shape[1])  # 5 times as fast as nonzero
+    # Five times as fast as nonzero.
+    row, column = np.divmod(np.flatnonzero(listed), score.shape[1])
     best = score[row, column]
     start = np.searchsorted(row, np.arange(len(score) + 1))
-    found, least = np.zeros(score.shape, np.int32), np.empty_like(kth)
+    counts, least = np.zeros(score.shape, np.int32), np.empty_like(kth)
     for i, (a, b) in enumerate(zip(start[first], start[last], strict=True)):
         least[i] = _kth_largest(best[a:b], k)
-        np.add.at(found[i], column[a:b][best[a:b] >= least[i]], 1)
+        np.add.at(counts[i], column[a:b][best[a:b] >= least[i]], 1)
     if crowded.size:
         near = (first[:, None] <= crowded) & (crowded < last[:, None])
         near &= kth[crowded] == least[:, None]
-        found += (near.astype(np.float32) @ others.astype(np.float32)).astype(np.int32)
-    return found
+        counts += (near.astype(np.float32) @ others.astype(np.float32)).astype(np.int32)
+    return counts
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Along the last axis; the smallest, if there are fewer."""
+    """Return the k-th largest value along the last axis, or the smallest if there are fewer."""
     place = max(values.shape[-1] - k, 0)
     return np.partition(values, place)[..., place]
 
 
 def _nearness(found: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype) -> np.ndarray:
-    """Mean over a query's pivots, [q, g] as counted, of exp(-(seconds apart / sigma)^2); [q, g]."""
-    # Many queries share pivots: the exponential is taken once for each image that is a pivot.
+    """Return [q, g]: mean over the pivots counted in `found` of exp(-(seconds apart / sigma)^2)."""
+    # Queries share pivots, so the exponential is computed once for each image that is a pivot.
     used = np.flatnonzero(found.max(axis=0))
     found = found[:, used]
     total = found.sum(axis=1)
-    # A matrix product bounds the time if there are many. Few are added one by one, in an order that
-    # depends on nothing else, so that neither the other queries nor a tile's width change a bit.
+    # A matrix product bounds the time for many pivots. Few pivots are added one by one in a fixed
+    # order, so that neither the other queries nor the width of a tile change a bit.
     many = np.flatnonzero(total > _FEW)
     weight = found[many].astype(dtype)
     few = {i: np.repeat(np.arange(used.size), found[i]) for i in np.flatnonzero(total <= _FEW)}
@@ -215,27 +221,28 @@ def _nearness(found: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype
         for i, pivots in few.items():
             np.add.reduce(kernel[pivots], axis=0, out=nearness[i, tile])
         if many.size:
-            kernel[kernel < np.finfo(dtype).tiny] = 0  # subnormal: products take 10 times as long
+            # Products of subnormal numbers take ten times as long.
+            kernel[kernel < np.finfo(dtype).tiny] = 0
             nearness[many, tile] = weight @ kernel
     nearness /= total[:, None].astype(dtype)
     return nearness
 
 
 def _sightings(what: str, camid: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras and times [N], float64, found usable."""
+    """Return checked cameras [N] and times [N] float64; `what` is "query" or "gallery"."""
     camid, time = np.asarray(camid), np.asarray(time, np.float64)
     if camid.ndim != 1 or camid.shape != time.shape:
         raise ValueError(
-            f"shapes do not fit: {what}_camid {camid.shape}, {what}_time {time.shape}; needed is a "
-            "camera and a time for each image."
+            f"shapes do not match: {what}_camid {camid.shape}, {what}_time {time.shape}; expected "
+            "a camera and a time for each image."
         )
     if (camid < 0).any():
         raise ValueError(f"{(camid < 0).sum()} of {camid.size} {what} images have no camera.")
     unknown = ~np.isfinite(time)
     if unknown.any():
         raise ValueError(
-            f"{unknown.sum()} of {time.size} {what} images have no time, and TLift needs all. "
-            "Times are known for market1501, dukemtmc, randperson and synthetic_people, not for "
-            "msmt17 or cuhk03: switch TLift off there."
+            f"{unknown.sum()} of {time.size} {what} images have no time; TLift needs the time of "
+            "every image. Times are known for market1501, dukemtmc, randperson and "
+            "synthetic_people, not for msmt17 or cuhk03: switch TLift off there."
         )
     return camid, time

@@ -148,7 +148,7 @@ def test_distances_beyond_the_kept_ones_are_asked_for_again(monkeypatch):
     assert (len(asked.images), asked.pair_calls) == (29, 1)
     np.testing.assert_array_equal(got, expected)
     for wrong in (lambda to, source: matrix[source][:, to], lambda to, source: to * np.nan):
-        with pytest.raises(ValueError, match="needed are as many distances, finite"):
+        with pytest.raises(ValueError, match="expected as many finite distances"):
             rerank(asked.distances, 40, 160, pairs=wrong, k1=6, k2=3)
 
 
@@ -202,12 +202,12 @@ def test_other_dtypes_are_computed_in_float32(dtype):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k1": 0}, "k1 is 0; needed is at least 1"),
+        ({"k1": 0}, "k1 is 0; expected at least 1"),
         ({"k2": 0}, "k2 is 0"),
         ({"block": 0}, "block is 0"),
         ({"num_query": 0}, "num_query is 0"),
         ({"num_query": 60}, "num_gallery is 0"),
-        ({"weight": 1.5}, "weight is 1.5; needed is a number from 0 to 1"),
+        ({"weight": 1.5}, "weight is 1.5; expected a number from 0 to 1"),
         ({"weight": float("nan")}, "weight is nan"),
     ],
 )
@@ -218,9 +218,9 @@ def test_options_out_of_range_are_refused(options, message):
 
 def test_distances_out_of_range_are_refused():
     matrix = clustered(0, 60)
-    with pytest.raises(ValueError, match=r"matrix is \[60, 50\]; needed is \[N, N\]"):
+    with pytest.raises(ValueError, match=r"matrix is \[60, 50\]; expected \[N, N\]"):
         rerank_matrix(matrix[:, :50], 10)
-    with pytest.raises(ValueError, match=r"of 60 images has shape \[60, 50\]; needed is \[60, 6"):
+    with pytest.raises(ValueError, match=r"of 60 images has shape \[60, 50\]; expected \[60, 6"):
         rerank(lambda images: matrix[images, :50], 10, 50)
     with pytest.raises(ValueError, match="num_query is 0"):  # before any work
         rerank_blocks(lambda images: matrix[images], 0, 60)
@@ -233,7 +233,7 @@ def test_distances_out_of_range_are_refused():
     negative[:, 30] = -negative[:, 30] - 0.1
     with pytest.raises(ValueError, match=r"image 30 lie between .* above 0.*sigmoid"):
         rerank_matrix(negative, 10, block=9)
-    with pytest.raises(ValueError, match=r"image 30 lie .* distances from 0 to be squared"):
+    with pytest.raises(ValueError, match=r"image 30 lie .* distances of at least 0 to square"):
         rerank_matrix(negative, 10, squared=True)
     rerank_matrix(negative, 10, normalize=False)
     rounding = matrix - 1e-6 * np.eye(60, dtype=np.float32)

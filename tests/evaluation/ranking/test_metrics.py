@@ -182,9 +182,9 @@ def test_errors_say_what_is_wrong():
     scores, *ids = random_case(0)
     with pytest.raises(ValueError, match="gallery is empty"):
         rank_queries(scores[:, :0], *ids[:2], ids[2][:0], ids[3][:0])
-    with pytest.raises(ValueError, match="shapes do not fit"):
+    with pytest.raises(ValueError, match="shapes do not match"):
         rank_queries(scores[:, :-1], *ids)
-    with pytest.raises(ValueError, match="shapes do not fit"):
+    with pytest.raises(ValueError, match="shapes do not match"):
         rank_queries(scores[0], *ids)
     with pytest.raises(ValueError, match="no tile"):
         QueryRanks.concatenate([])

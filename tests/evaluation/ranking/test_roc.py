@@ -193,15 +193,15 @@ def test_errors_say_what_is_wrong():
         streamed(scores, ids[0] * 0, ids[1], ids[2] * 0, ids[3])
     with pytest.raises(ValueError, match="a ROC needs both"):
         RocAccumulator(10).result()
-    with pytest.raises(ValueError, match="100 pairs were announced"):
+    with pytest.raises(ValueError, match="negatives exceed pairs=100"):
         streamed(scores, *ids, pairs=100)
     with pytest.raises(ValueError, match="gallery is empty"):
         RocAccumulator(10).add(scores[:, :0], *ids[:2], ids[2][:0], ids[3][:0])
-    with pytest.raises(ValueError, match="shapes do not fit"):
+    with pytest.raises(ValueError, match="shapes do not match"):
         RocAccumulator(10).add(scores[:, 1:], *ids)
     bad = np.where(np.arange(scores.size).reshape(scores.shape) == 7, np.nan, scores)
     with pytest.raises(ValueError, match="row 0 .* 1 NaN of 60"):
         streamed(bad, *ids)
     for wrong in ({"pairs": 0}, {"pairs": 5, "keep": 0}, {"pairs": 5, "rates": (0.0, 0.1)}):
-        with pytest.raises(ValueError, match="needed are pairs >= 1"):
+        with pytest.raises(ValueError, match="expected pairs >= 1"):
             RocAccumulator(**wrong)

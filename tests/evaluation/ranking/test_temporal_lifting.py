@@ -189,7 +189,7 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="1 of 1500 scores are NaN"):
         tlift(np.where(np.arange(1500).reshape(30, 50) == 7, np.nan, score), **images)
     for bad in ({"tau": 0}, {"sigma": -1.0}, {"k": 0}, {"alpha": -0.1}):
-        with pytest.raises(ValueError, match="needed are tau > 0"):
+        with pytest.raises(ValueError, match="expected tau > 0"):
             tlift(score, **images, **bad)
 
 
