@@ -1,1 +1,1 @@
-"""Evaluation: features once, scores, rankings, results."""
+"""Evaluation: features, scores, rankings, results."""

@@ -1,7 +1,7 @@
 """Results: metrics of a test set, rows, a table, and files.
 
-A row of `results.json` says what it is a result of: model, test set with a fingerprint of its
-images, variant and protocol.
+A row of `results.json` identifies its model, its test set by a fingerprint of the images, its
+variant and its protocol.
 """
 
 import dataclasses
@@ -27,27 +27,28 @@ from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 
-LISTED = 10  # gallery images that are kept of each query's ranking
+# Gallery images kept of each query's ranking.
+LISTED = 10
 RANKS = (1, 5, 10, 20)
-CMC = 50  # ranks of the curve in the files
+# Ranks of the curve in the files.
+CMC = 50
 COLUMNS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The evaluation of one test set in one way.
+    """Evaluation of one test set with one variant.
 
     Attributes:
-        variant: the way.
-        metrics: rank1, rank5, rank10, rank20, mAP, mINP (fractions) and the numbers of queries; and
-            of all pairs tpr_at_fpr_... and equal_error_rate (fractions), threshold_at_fpr_... and
+        variant: the evaluated variant.
+        metrics: rank1, rank5, rank10, rank20, mAP, mINP (fractions) and the numbers of queries;
+            over all pairs tpr_at_fpr_... and equal_error_rate (fractions), threshold_at_fpr_... and
             equal_error_threshold (scores).
-        cmc: [`CMC`] fractions, the cumulative match characteristic: of the queries, those that
-            have a match among the best 1, 2, ... of the gallery.
-        ranks: of each query.
-        top: [Q, `LISTED`] int64, the best of the gallery without junk, best first; -1 where there
-            are no more.
-        top_scores: [Q, `LISTED`] float32, their scores; NaN where there are no more.
+        cmc: [`CMC`] fractions, the cumulative match characteristic: share of queries with a match
+            among the best 1, 2, ... gallery images, of the queries that have one at all.
+        ranks: ranks of each query.
+        top: [Q, `LISTED`] int64, best gallery images without junk, best first; padded with -1.
+        top_scores: [Q, `LISTED`] float32, their scores; padded with NaN.
     """
 
     variant: Variant
@@ -58,7 +59,7 @@ class Result:
     top_scores: np.ndarray
 
     def with_metrics(self, **more: float) -> "Result":
-        """The same with further metrics."""
+        """Return this result with further metrics."""
         return dataclasses.replace(self, metrics=self.metrics | more)
 
     def __str__(self) -> str:
@@ -67,13 +68,13 @@ class Result:
 
 
 class Ranking:
-    """Reduces blocks of scores to a `Result`; holds none of them.
+    """Reduction of blocks of scores to a `Result`; the scores are not kept.
 
     Args:
         query: Q images.
         gallery: G images.
-        variant: the way of evaluating.
-        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
+        variant: the evaluated variant.
+        junk: rule of `ranking.protocol`: which images of its own person a query must not match.
         average_precision: as for `rank_queries`.
 
     Raises:
@@ -102,7 +103,7 @@ class Ranking:
         return len(self.query), len(self.gallery)
 
     def add(self, part: np.ndarray, scores: np.ndarray) -> None:
-        """The scores [q, G] of the queries `part` [q] int; each query once, in any order."""
+        """Add the scores [q, G] of the queries `part` [q] int; each query once, in any order."""
         ids = *(of[part] for of in self._ids[0]), *self._ids[1]
         top = top_matches(scores, *ids, LISTED)
         best = np.take_along_axis(scores, np.maximum(top, 0), axis=1)
@@ -112,22 +113,30 @@ class Ranking:
         self._parts.append((ranks, top, np.where(top < 0, np.nan, best)))
 
     def result(self, pairs: bool = True) -> Result:
-        """After all queries, also with the rates of all `pairs`; ValueError if none has a match."""
+        """Return the result, after all queries.
+
+        Args:
+            pairs: include the rates over all pairs.
+
+        Raises:
+            ValueError: no query has a match.
+        """
         back = np.argsort(np.concatenate(self._order))
         ranks, top, top_scores = zip(*self._parts, strict=True)
         ranks = QueryRanks.concatenate(ranks).take(back)
         metrics = summarize(ranks, RANKS)
         people = set(self._ids[0][0]) | set(self._ids[1][0])
-        if pairs and len(people) > 1:  # else there are no two people to tell apart
+        # The ROC needs pairs of two people.
+        if pairs and len(people) > 1:
             metrics |= _rates(self._roc.result())
-        found = ranks.first_match[ranks.matches > 0]
-        cmc = (found[:, None] <= np.arange(1, CMC + 1)).mean(0)
+        first = ranks.first_match[ranks.matches > 0]
+        cmc = (first[:, None] <= np.arange(1, CMC + 1)).mean(0)
         tops = np.concatenate(top)[back], np.concatenate(top_scores)[back]
         return Result(self.variant, metrics, cmc, ranks, *tops)
 
 
 def _rates(roc: Roc) -> dict[str, float]:
-    """Rates of all pairs, and the scores at which they hold where there are such."""
+    """Return the rates over all pairs, and their thresholds where finite."""
     metrics = {f"tpr_at_fpr_{fpr:g}": rate for fpr, rate in roc.true_positive_rate.items()}
     metrics |= {
         f"threshold_at_fpr_{fpr:g}": score
@@ -142,28 +151,29 @@ def _rates(roc: Roc) -> dict[str, float]:
 def results_of(
     events: Sequence[Mapping[str, Any]], *, initial: str = "untrained"
 ) -> list[dict[str, Any]]:
-    """The first and the newest evaluation of each test set, from the events of a run.
+    """Return the first and the newest evaluation of each test set in the events of a run.
 
     Args:
-        events: of a `Writer`; those of another kind than "eval" are ignored.
-        initial: what to call the model of step 0.
+        events: events of a `Writer`; kinds other than "eval" are ignored.
+        initial: name of the model of step 0.
 
     Returns:
-        Per test set, in the order in which they were first evaluated: {"set", "variant", "model",
-        "step"} and the metrics; the model of a later step than 0 is called "trained". Two folders
-        of images under one name are two test sets.
+        Rows {"set", "variant", "model", "step"} with the metrics, per test set in the order of
+        first evaluation. The model of a later step than 0 is called "trained". Two folders of
+        images under one name are two test sets.
     """
-    found: dict[tuple[str, str | None], dict[tuple[str, str], dict[str, Any]]] = {}
+    by_set: dict[tuple[str, str | None], dict[tuple[str, str], dict[str, Any]]] = {}
     for event in events:
         if event["kind"] == "eval":
             row = {"set": event["set"], "variant": event.get("variant", "plain")}
             row["model"] = "trained" if event["step"] else initial
             row["step"] = event["step"]
             row |= {key: event[key] for key in event if key not in (*row, "kind", "time")}
-            rows = found.setdefault((event["set"], event.get("fingerprint")), {})
+            rows = by_set.setdefault((event["set"], event.get("fingerprint")), {})
             rows[row["model"], row["variant"]] = row
     chosen = []
-    for rows in found.values():  # a variant that was not evaluated again is of other weights
+    # Only the newest step: a variant that was not evaluated again belongs to other weights.
+    for rows in by_set.values():
         newest = {
             model: max(r["step"] for (m, _), r in rows.items() if m == model) for model, _ in rows
         }
@@ -172,14 +182,15 @@ def results_of(
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of `results_of` as a table, in percent."""
+    """Format rows of `results_of` as a table, in percent."""
     fingerprints: dict[str, set[str | None]] = {}
     for row in results:
         fingerprints.setdefault(row["set"], set()).add(row.get("fingerprint"))
     rows = []
     for row in results:
         name = row["set"]
-        if len(fingerprints[name]) > 1:  # other images under the same name
+        # Other images under the same name.
+        if len(fingerprints[name]) > 1:
             name += f" [{row.get('fingerprint') or 'unknown'}]"
         if row["variant"] != "plain":
             name += f" {row['variant']}"
@@ -188,20 +199,15 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shortlist_sentence(name: str, results: Mapping[str, Result]) -> str | None:
-    """Gain and loss of scoring from coarse to fine; None if no shortlist was evaluated.
-
-    Args:
-        name: of the set.
-        results: of `evaluate`.
-    """
-    found = next((r.metrics for r in results.values() if r.variant.shortlist is not None), None)
-    if found is None:
+    """Summarise gain and loss by a shortlist on test set `name`; None without a shortlist."""
+    metrics = next((r.metrics for r in results.values() if r.variant.shortlist is not None), None)
+    if metrics is None:
         return None
     exact = next(r.metrics for r in results.values() if r.variant.exact)
     return (
-        f"{name}: shortlists took {found['scoring_seconds']:.1f} s instead of "
-        f"{found['exact_seconds']:.1f} s and hold {found['top10_recall']:.2%} of the exactly best "
-        f"{LISTED}; mAP {found['mAP']:.2%} instead of {exact['mAP']:.2%}."
+        f"{name}: shortlists took {metrics['scoring_seconds']:.1f} s instead of "
+        f"{metrics['exact_seconds']:.1f} s and contain {metrics['top10_recall']:.2%} of the exact "
+        f"top {LISTED}; mAP {metrics['mAP']:.2%} instead of {exact['mAP']:.2%}."
     )
 
 
@@ -212,13 +218,9 @@ def write_ranking(
     *,
     queries: int,
 ) -> None:
-    """Draws the best matches of a few queries of each test set, from the worst to the best ranked.
+    """Draw the best matches of a few queries of each test set (PNG), the worst ranked query first.
 
-    Args:
-        path: of the PNG.
-        tests: by name, the splits "query" and "gallery".
-        results: by name, of the same sets.
-        queries: rows for each set, spread evenly over the queries in order of average precision.
+    The `queries` rows of a set are spread evenly over its queries in order of average precision.
     """
     sections = []
     for name, result in results.items():
@@ -235,15 +237,10 @@ def write_ranking(
 def write_queries(
     path: pathlib.Path, tests: Mapping[str, Mapping[str, Split]], results: Mapping[str, Result]
 ) -> None:
-    """Writes what became of every query, a line of JSON for each.
-
-    Args:
-        path: of the file.
-        tests: by name, the splits "query" and "gallery".
-        results: by name, of the same sets.
+    """Write the result of every query as a line of JSON.
 
     A line holds "set", "query" (name), "pid", "camid" (from 0), "matches" (in the gallery), "AP"
-    and "first_match" (rank from 1; both null without a match), and "top": the best of the gallery,
+    and "first_match" (rank from 1; both null without a match), and "top": the best gallery images,
     each with "name", "score" and "right".
     """
     lines = []

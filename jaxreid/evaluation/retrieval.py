@@ -1,7 +1,6 @@
 """Results of one test set from its features: scores, variants, rankings.
 
-Queries are scored, ranked and forgotten block by block: the scores of all pairs are never held at
-once.
+Queries are scored and ranked block by block; the scores of all pairs are never held at once.
 """
 
 import time
@@ -19,7 +18,8 @@ from jaxreid.evaluation.shortlist import Shortlist
 from jaxreid.evaluation.variants import PLAIN, Variant
 from jaxreid.runs.log import progress
 
-BLOCK_SIZE = 2**24  # scores that are held at once: 64 MiB
+# Scores held at once: 64 MiB.
+BLOCK_SIZE = 2**24
 
 
 def evaluate(
@@ -33,29 +33,29 @@ def evaluate(
     average_precision: str = "standard",
     title: str = "",
 ) -> dict[str, Result]:
-    """Metrics of one test set.
+    """Evaluate one test set.
 
     Args:
-        scorer: of the model, with its variables.
+        scorer: scorer with the model's variables.
         features: [Q + G, ...], of the queries, then of the gallery.
         query: Q images; TLift needs their times.
         gallery: G images.
-        variants: what to evaluate; each by its own numbers alone, in any order. A shortlist is
+        variants: variants to evaluate, independent of each other and of their order. A shortlist is
             compared with the exact scores and needs an exact variant beside it.
-        junk: rule of `ranking.protocol`: which images of its own person a query must not find.
+        junk: rule of `ranking.protocol`: which images of its own person a query must not match.
         average_precision: "standard" or "trapezoid", as for `rank_queries`.
-        title: of the progress bars.
+        title: title of the progress bars.
 
     Returns:
-        By name of the variant. The metrics of a shortlist say how many of the exactly best ten were
-        in it ("top10_recall", a fraction), and the seconds of both ways ("scoring_seconds",
+        Results by variant name. For a shortlist, the metrics include the share of the exact top ten
+        in it ("top10_recall", a fraction) and the seconds of both ways ("scoring_seconds",
         "exact_seconds").
 
     Raises:
         ValueError: no query has a match, or an option is out of its range.
 
     Source: Liao and Shao, ECCV 2020, and its published code, for re-ranking and TLift of QAConv.
-        How scores become distances and similarities is the matcher's to say.
+        The matcher converts scores to distances and similarities.
     """
     rankings = {
         variant.name: Ranking(query, gallery, variant, junk, average_precision)
@@ -77,7 +77,7 @@ def evaluate(
 def _query_blocks(
     query: Split, gallery_size: int, query_tile: int, variants: Sequence[Variant]
 ) -> list[np.ndarray]:
-    """Queries whose scores are held at once; with TLift no query is parted from its companions."""
+    """Return blocks of queries whose scores are held at once; TLift needs companions in one block."""
     size = max(1, BLOCK_SIZE // max(1, gallery_size))
     size = max(1, size // query_tile) * query_tile
     lifts = [variant.tlift for variant in variants if variant.tlift is not None]
@@ -96,12 +96,13 @@ def _score(
     rankings: Mapping[str, Ranking],
     title: str,
 ) -> float:
-    """Ranks by the scores of all pairs; returns the seconds that scoring took."""
+    """Rank by the scores of all pairs; return the seconds of scoring."""
     direct = [ranking for ranking in rankings.values() if ranking.variant.direct]
     if not direct:
         return 0.0
-    if len(direct) < len(rankings):  # perhaps a shortlist, whose cost is compared with this one
-        scorer.scores(query[:1], gallery[:1])  # compiled before the clock starts
+    # The cost of a shortlist is compared with this one: compile before the clock starts.
+    if len(direct) < len(rankings):
+        scorer.scores(query[:1], gallery[:1])
     held, seconds = scorer.hold(gallery), 0.0
     with progress(f"{title} scores", total=len(query) * len(gallery), unit="pair") as bar:
         for part in parts:
@@ -112,8 +113,8 @@ def _score(
                 if ranking.variant.tlift is None:
                     ranking.add(part, scores)
                 else:
-                    alike = scorer.model.matcher.similarities(scores)
-                    ranking.add(part, _lifted(ranking, part, alike))
+                    similarities = scorer.model.matcher.similarities(scores)
+                    ranking.add(part, _lifted(ranking, part, similarities))
     return seconds
 
 
@@ -125,14 +126,14 @@ def _rerank(
     options: Mapping[str, Any],
     title: str,
 ) -> None:
-    """Ranks by re-ranked distances, and by these lifted."""
+    """Rank by re-ranked distances, with and without TLift."""
     chosen = [ranking for ranking in rankings.values() if ranking.variant.rerank == options]
     matcher, count = scorer.model.matcher, chosen[0].shape[0]
     query, gallery = features[:count], features[count:]
 
     def distances(images: np.ndarray) -> np.ndarray:
-        # Distances of all images to some. The matcher need not be symmetric: a query is always the
-        # query side of its pairs with the gallery, so that `weight=1` is the plain ranking.
+        # Distances of all images to `images`. The matcher need not be symmetric: a query is always
+        # on the query side of its pairs with the gallery, so that `weight=1` is the plain ranking.
         scores = np.empty((len(images), len(features)), np.float32)
         scores[:, :count] = scorer.scores(query, features[images]).T
         of_query, of_gallery = images < count, images >= count
@@ -140,7 +141,8 @@ def _rerank(
             scores[of_query, count:] = scorer.scores(features[images[of_query]], gallery)
         if of_gallery.any():
             scores[of_gallery, count:] = scorer.scores(gallery, features[images[of_gallery]]).T
-        bar.update(min(len(images), bar.total - bar.n))  # some are asked for again
+        # Some images are requested again.
+        bar.update(min(len(images), bar.total - bar.n))
         return matcher.distances(scores)
 
     settings = {"block": scorer.gallery_tile} | matcher.rerank_options | dict(options)
@@ -148,13 +150,13 @@ def _rerank(
         blocks = rerank_blocks(distances, count, len(gallery), parts=parts, **settings)
         for part, distance in blocks:
             for ranking in chosen:
-                alike = 1 - distance
+                similarities = 1 - distance
                 lift = ranking.variant.tlift is not None
-                ranking.add(part, _lifted(ranking, part, alike) if lift else alike)
+                ranking.add(part, _lifted(ranking, part, similarities) if lift else similarities)
 
 
 def _lifted(ranking: Ranking, part: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """Similarities [q, G] of the queries `part`, lifted by their companions."""
+    """Lift similarities [q, G] of the queries `part` by their companions."""
     query, gallery = ranking.query, ranking.gallery
     return tlift(
         similarities,
@@ -176,11 +178,12 @@ def _shortlist(
     exact_seconds: float,
     title: str,
 ) -> Result:
-    """Ranks from coarse to fine, and says how much of the exactly best it kept at which cost."""
+    """Rank from coarse to fine; add the recall of the exact top ten and the cost of both ways."""
     start = time.perf_counter()
     shortlist = Shortlist(scorer, gallery, **ranking.variant.shortlist)
     seconds = time.perf_counter() - start
-    shortlist.scores(query[:1])  # compiled before the clock starts
+    # Compile before the clock starts.
+    shortlist.scores(query[:1])
     kept = []
     with progress(f"{title} shortlists", total=len(query) * len(gallery), unit="pair") as bar:
         for part in parts:
@@ -190,7 +193,7 @@ def _shortlist(
             ranking.add(part, scores)
             best = exact.top[part]
             kept.append((chosen[:, :, None] == best[:, None]).any(1)[best >= 0])
-    # No rates of all pairs: scores beyond the shortlist are of another scale.
+    # No rates over all pairs: scores outside the shortlist have another scale.
     return ranking.result(pairs=False).with_metrics(
         top10_recall=float(np.concatenate(kept).mean()),
         scoring_seconds=seconds,

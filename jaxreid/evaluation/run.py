@@ -1,4 +1,4 @@
-"""Evaluation of a model on its test sets: images -> features once -> results -> log -> files."""
+"""Evaluation of a model on its test sets: images, features, results, log, files."""
 
 import dataclasses
 import hashlib
@@ -35,17 +35,20 @@ from jaxreid.names import check_name
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import Writer, progress, write_json
 
-SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")  # settings of `Scorer`
-TestSets = Mapping[str, Mapping[str, Split]]  # by name, the splits "query" and "gallery"
-TRACE = "trained_on.npz"  # in a work directory
+# Settings of `Scorer`.
+SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")
+# The splits "query" and "gallery" by test set.
+TestSets = Mapping[str, Mapping[str, Split]]
+# File in a work directory.
+TRACE = "trained_on.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a model is evaluated on test sets: the settings `eval`, but for those of `Scorer`.
+    """Evaluation of a model on test sets: the settings `eval` without those of `Scorer`.
 
     Attributes:
-        variants: rows of the table for each set; the first is drawn, and listed query by query.
+        variants: rows of the results table for each set; the first is drawn and listed per query.
         junk: rule of `ranking.protocol`, or "auto" for the one that fits the set.
         average_precision: "standard" or "trapezoid", as for `rank_queries`.
         pictures: queries per test set in ranking.png.
@@ -61,7 +64,7 @@ class Evaluation:
     untrained: bool = True
 
     def due(self, epoch: int) -> bool:
-        """True if an evaluation is wanted after this many epochs."""
+        """Return whether to evaluate after this many epochs."""
         if epoch == 0:
             return self.untrained
         return bool(self.every_epochs) and epoch % self.every_epochs == 0
@@ -69,22 +72,16 @@ class Evaluation:
     def on(
         self, scorer: Scorer, query: Split, gallery: Split, name: str = ""
     ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
-        """Evaluates one test set.
-
-        Args:
-            scorer: of the model, with its variables.
-            query: Q images.
-            gallery: G images.
-            name: of the set.
+        """Evaluate one test set.
 
         Returns:
-            Results by variant; the protocol, for the rows of results; and sentences for the user.
+            Results by variant; the protocol, for the rows of results; and messages for the user.
 
         Raises:
             ValueError: there is nothing to evaluate.
         """
         start = time.perf_counter()
-        rule, sentences = protocol_of(name, query, gallery, self.junk)
+        rule, messages = protocol_of(name, query, gallery, self.junk)
         variants, more = self._possible(name, query, gallery)
         names, images = [*query.name, *gallery.name], [*query.image, *gallery.image]
         with progress(f"{name} features".strip(), total=len(images)) as bar:
@@ -95,7 +92,7 @@ class Evaluation:
         protocol["seconds"] = round(time.perf_counter() - start, 2)
         if sentence := shortlist_sentence(name, results):
             more.append(sentence)
-        return results, protocol, sentences + more
+        return results, protocol, messages + more
 
     def run(
         self,
@@ -108,19 +105,14 @@ class Evaluation:
         again: bool = False,
         initial: str = "untrained",
     ) -> dict[str, dict[str, Result]]:
-        """Evaluates on every set; writes events, results.json, queries.jsonl and ranking.png.
+        """Evaluate every test set; write events, results.json, queries.jsonl and ranking.png.
 
-        Args:
-            scorer: of the model, with its variables.
-            tests: the test sets.
-            writer: of the run.
-            workdir: the work directory.
-            step: updates of the model.
-            again: also if the run holds an evaluation on every set at this step.
-            initial: name of the model of step 0 in the results.
+        `step` is the number of updates of the model. If the run already holds an evaluation of
+        every set at this step, nothing is evaluated unless `again`. The results call the model of
+        step 0 `initial`.
 
         Returns:
-            Results by set and variant; none where the run holds them already.
+            Results by set and variant; empty if nothing was evaluated.
         """
         if not again and self._held(tests, writer, step):
             return {}
@@ -128,28 +120,28 @@ class Evaluation:
             "model_digest": digest_of(scorer.variables),
             "parameters": _count(scorer.variables),
         }
-        found = {}
+        evaluated = {}
         for name, splits in tests.items():
-            results, protocol, sentences = self.on(scorer, splits["query"], splits["gallery"], name)
-            for sentence in sentences:
-                writer.say(sentence)
+            results, protocol, messages = self.on(scorer, splits["query"], splits["gallery"], name)
+            for message in messages:
+                writer.say(message)
             for variant, result in results.items():
                 row = {"variant": variant} | result.metrics | {"cmc": result.cmc.round(6).tolist()}
                 row |= protocol | model | result.variant.options
                 writer.write("eval", step, row, name)
-            found[name] = results
+            evaluated[name] = results
         if jax.process_index() == 0:
             rows = results_of(writer.events, initial=initial)
             write_json(workdir / "results.json", {"results": rows})
-            first = {name: next(iter(results.values())) for name, results in found.items()}
+            first = {name: next(iter(results.values())) for name, results in evaluated.items()}
             write_queries(workdir / "queries.jsonl", tests, first)
             write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
-        return found
+        return evaluated
 
     def _possible(
         self, name: str, query: Split, gallery: Split
     ) -> tuple[tuple[Variant, ...], list[str]]:
-        """The variants that the images allow, and a sentence if they do not allow all."""
+        """Return the variants that the images support, and a message if some are left out."""
         timed = all(
             np.isfinite(split.time).all() and (split.camid >= 0).all() for split in (query, gallery)
         )
@@ -176,10 +168,10 @@ class Evaluation:
 def make_evaluation(
     model: Model, mesh: Mesh, settings: Mapping[str, Any]
 ) -> tuple[Scorer, Evaluation]:
-    """The scorer and the evaluation of the settings `eval`.
+    """Build the scorer and the evaluation from the settings `eval`.
 
     Raises:
-        ValueError: a setting that cannot work.
+        ValueError: a setting is invalid.
     """
     scoring = {name: settings[name] for name in SCORING if name in settings}
     rest = {name: value for name, value in settings.items() if name not in SCORING}
@@ -200,7 +192,7 @@ def make_evaluation(
 
 
 def keep_trace(workdir: pathlib.Path, images: Split) -> None:
-    """Leaves in a work directory what recognises its training images in later test sets."""
+    """Write to a work directory what identifies its training images in later test sets."""
     if jax.process_index() == 0:
         file = io.BytesIO()
         np.savez_compressed(file, **trace(images).arrays())
@@ -208,30 +200,31 @@ def keep_trace(workdir: pathlib.Path, images: Split) -> None:
 
 
 def warnings_of(workdir: pathlib.Path, tests: TestSets) -> list[str]:
-    """Sentences about test sets that share images or people with the training set of a run."""
+    """Return warnings about test sets that share images or people with a run's training set."""
     try:
         with np.load(workdir / TRACE) as arrays:
             known = Trace.from_arrays(arrays)
     except (OSError, ValueError, KeyError):
-        return []  # a run of an older version, or a copy of its checkpoints alone
+        # A run of an older version, or a copy of its checkpoints alone.
+        return []
     overlaps = shared_people(known, tests)
     return [f"WARNING: {overlap.sentence(name)}" for name, overlap in overlaps.items()]
 
 
 def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained") -> None:
-    """Logs the results of a run as a table, and where its files are."""
+    """Log the results of a run as a table, and the location of its files."""
     writer.say(results_table(results_of(writer.events, initial=initial)))
     files = [f for f in ("results.json", "queries.jsonl", "ranking.png") if (workdir / f).exists()]
     writer.say(f"{', '.join(files)}, metrics and checkpoints are in {workdir}")
 
 
 def fingerprint(query: Split, gallery: Split) -> str:
-    """Eight hexadecimal digits that change with any image, name, person, camera or time."""
+    """Return eight hexadecimal digits that change with any image, name, person, camera or time."""
     return hashlib.sha256(f"{query.fingerprint} {gallery.fingerprint}".encode()).hexdigest()[:8]
 
 
 def digest_of(variables: Any) -> str:
-    """Eight hexadecimal digits that change with any parameter or statistic."""
+    """Return eight hexadecimal digits that change with any parameter or statistic."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())

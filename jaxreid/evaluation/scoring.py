@@ -1,6 +1,6 @@
 """Features of images and scores of pairs, on a mesh.
 
-The gallery lies on the devices, divided among them, and queries stream past it.
+The gallery is sharded over the devices, and queries are streamed past it.
 """
 
 import copy
@@ -23,22 +23,22 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Bar(Protocol):
-    """A progress bar."""
+    """Progress bar."""
 
     def update(self, n: int) -> Any:
-        """Counts n more."""
+        """Advance by n."""
 
 
 class Gallery:
     """Features of gallery images, as tiles on the devices.
 
-    As many tiles as half of the devices' free memory holds stay there; the others are sent each
-    time. On a CPU, whose memory they are in already, none stay.
+    Tiles stay on the devices up to half of their free memory; the others are sent on each pass. On
+    a CPU none stay, because its memory already holds them.
 
     Args:
         mesh: the devices.
-        features: [G, ...], whole on every process.
-        tile: images of a tile; a multiple of the devices.
+        features: [G, ...], complete on every process.
+        tile: images per tile; a multiple of the number of devices.
     """
 
     def __init__(self, mesh: Mesh, features: np.ndarray, tile: int) -> None:
@@ -50,7 +50,7 @@ class Gallery:
         return len(self._features)
 
     def tiles(self) -> Iterator[tuple[int, jax.Array]]:
-        """Yields (first image, [tile, ...] cut over the devices); the last tile is padded."""
+        """Yield (first image, [tile, ...] sharded over the devices); the last tile is padded."""
         share = self.tile // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
         for number, first in enumerate(range(0, len(self), self.tile)):
@@ -65,21 +65,21 @@ class Gallery:
 
 
 class Scorer:
-    """Encodes images and scores pairs of features on a mesh; each is compiled once.
+    """Encoder of images and scorer of pairs on a mesh; each function is compiled once.
 
     Args:
-        model: outside a mesh, that is with `axis_name=None`.
+        model: model outside a mesh, with `axis_name=None`.
         mesh: the devices.
         variables: {"params", "batch_stats"} of the model; None until `bind`.
-        batch_size: images per encoding step; a multiple of the devices.
+        batch_size: images per encoding step; a multiple of the number of devices.
         query_tile: queries per scoring step.
-        gallery_tile: gallery images per scoring step; a multiple of the devices.
+        gallery_tile: gallery images per scoring step; a multiple of the number of devices.
         flip: as for `make_encode`.
-        dtype: of the features, "float32" or "bfloat16": half the memory, and on many devices a
-            multiple of the speed. Scores are float32.
+        dtype: dtype of the features. "bfloat16" halves the memory and is several times as fast on
+            many devices. Scores are float32.
 
     Raises:
-        ValueError: a size that cannot be divided over the devices, or an unknown type.
+        ValueError: a size is not divisible by the number of devices, or the dtype is unknown.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class Scorer:
         self._listed = _make_listed(model, mesh)
 
     def bind(self, variables: Any) -> "Scorer":
-        """The same compiled functions with other variables."""
+        """Return a copy with other variables and the same compiled functions."""
         bound = copy.copy(self)
         bound.variables = variables
         return bound
 
     def coarser(self, window: tuple[int, int]) -> "Scorer":
-        """For maps pooled by a window of rows and columns; only for matchers that can."""
+        """Return a copy for maps pooled by a window of rows and columns; the matcher must pool."""
         params = self.variables["params"]
         matcher = self.model.matcher.pooled(params["matcher"], window)
         return self.bind({**self.variables, "params": {**params, "matcher": matcher}})
@@ -119,15 +119,10 @@ class Scorer:
     def encode(
         self, images: Sequence[Any], names: Sequence[str], bar: Bar | None = None
     ) -> np.ndarray:
-        """Features of images, whole on every process.
-
-        Args:
-            images: as for `read_image`, at least one.
-            names: of the images, for messages.
-            bar: counts the images done.
+        """Return features of at least one image, complete on every process.
 
         Raises:
-            ValueError: an image that cannot be read, or features that are not finite.
+            ValueError: an image cannot be read, or features are not finite.
         """
         batches = image_batches(
             images,
@@ -145,38 +140,40 @@ class Scorer:
         count: int,
         bar: Bar | None = None,
     ) -> np.ndarray:
-        """Features of `count` images, whole on every process.
+        """Return features of `count` images, complete on every process.
 
         Args:
             batches: this process's part of every batch, [b, H, W, 3] uint8; the last one is padded
                 to full size.
             count: images without the padding, at least 1.
-            bar: counts the images done.
+            bar: counts the images.
 
         Raises:
-            ValueError: fewer images came, or features are not finite.
+            ValueError: there are fewer images, or features are not finite.
         """
         features, done = None, 0
         for batch in _one_ahead(
             self._encode(self.variables, to_devices(self._mesh, batch)) for batch in batches
         ):
             rows = to_host(batch)[: count - done]
-            if not np.isfinite(rows).all():  # maxima would hide it
+            # Maxima in the matcher would hide it.
+            if not np.isfinite(rows).all():
                 raise ValueError(
                     f"the features of images {done} to {done + len(rows) - 1} are not all finite: "
                     "did the training fail, or are the weights damaged?"
                 )
-            if features is None:  # at once and once: parts and their sum would be twice as much
+            # Allocated once: batches and their concatenation would take twice the memory.
+            if features is None:
                 features = np.empty((count, *rows.shape[1:]), self._dtype)
             features[done : done + len(rows)] = rows
             done += len(rows)
             _advance(bar, len(rows))
         if features is None or done < count:
-            raise ValueError(f"{done} images came, of {count} to extract features of.")
+            raise ValueError(f"got {done} images; expected {count} to extract features from.")
         return features
 
     def hold(self, gallery: np.ndarray) -> Gallery:
-        """A gallery to be scored more than once."""
+        """Prepare gallery features that are scored more than once."""
         return Gallery(self._mesh, gallery, self.gallery_tile)
 
     def scores(
@@ -185,15 +182,15 @@ class Scorer:
         gallery: np.ndarray | Gallery,
         bar: Bar | None = None,
     ) -> np.ndarray:
-        """Scores of all pairs, tile by tile; padding is scored and thrown away.
+        """Score all pairs, tile by tile; scores of padding are discarded.
 
         Args:
             query: [Q, ...] features.
-            gallery: [G, ...] features, or such a gallery held.
-            bar: counts the pairs done.
+            gallery: [G, ...] features, or the result of `hold`.
+            bar: counts the pairs.
 
         Returns:
-            [Q, G] float32; larger is more alike.
+            [Q, G] float32; larger is more similar.
         """
         gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
         scores = np.empty((len(query), len(gallery)), np.float32)
@@ -215,52 +212,53 @@ class Scorer:
         count: int,
         bar: Bar | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best of the gallery for every query, chosen on the devices.
+        """Select the best gallery images of every query on the devices.
 
         Args:
             query: [Q, ...] features.
-            gallery: [G, ...] features, or such a gallery held.
-            count: wanted of each, 1 to G.
-            bar: counts the pairs done.
+            gallery: [G, ...] features, or the result of `hold`.
+            count: images per query, 1 to G.
+            bar: counts the pairs.
 
         Returns:
-            [Q, count] int64 gallery images, the best first, of equals the lower one, and [Q, count]
-            float32, their scores.
+            [Q, count] int64 gallery images, best first, ties by index, and [Q, count] float32
+            scores.
 
         Raises:
-            ValueError: a count out of range, or scores that are NaN.
+            ValueError: `count` is out of range, or scores are NaN.
         """
         gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
         if not 1 <= count <= len(gallery):
-            raise ValueError(f"{count} of a gallery of {len(gallery)}: ask for 1 to all.")
-        image = np.full((len(query), count), np.iinfo(np.int64).max)  # loses every tie
+            raise ValueError(f"count is {count}; expected 1 to {len(gallery)}, the gallery size.")
+        # The largest index loses every tie.
+        image = np.full((len(query), count), np.iinfo(np.int64).max)
         score = np.full((len(query), count), -np.inf, np.float32)
         work = (
             (q, g, self._nearest(self.variables, rows, tile, len(gallery) - g, count))
             for g, tile in gallery.tiles()
             for q, rows in _tiles(query, self.query_tile)
         )
-        for q, g, found in _one_ahead(work):
-            here = slice(q, q + self.query_tile)
-            rows = len(image[here])
-            new_score, new_image = (x[:rows] for x in to_host(found))
+        for q, g, best in _one_ahead(work):
+            target = slice(q, q + self.query_tile)
+            rows = len(image[target])
+            new_score, new_image = (x[:rows] for x in to_host(best))
             if np.isnan(new_score).any():
                 raise ValueError("scores are NaN: did the training fail?")
-            scores = np.concatenate([score[here], new_score], axis=1)
-            images = np.concatenate([image[here], new_image + g], axis=1)
+            scores = np.concatenate([score[target], new_score], axis=1)
+            images = np.concatenate([image[target], new_image + g], axis=1)
             order = np.lexsort((images, -scores), axis=1)[:, :count]
-            score[here] = np.take_along_axis(scores, order, axis=1)
-            image[here] = np.take_along_axis(images, order, axis=1)
+            score[target] = np.take_along_axis(scores, order, axis=1)
+            image[target] = np.take_along_axis(images, order, axis=1)
             _advance(bar, rows * min(gallery.tile, len(gallery) - g))
         return image, score
 
     def listed(self, query: np.ndarray, gallery: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Scores of every query with some images of its own, a query on each device.
+        """Score every query with its own list of gallery images, one query per device.
 
         Args:
             query: [Q, ...] features.
             gallery: [G, ...] features.
-            chosen: [Q, m] int, places in the gallery.
+            chosen: [Q, m] int, gallery indices.
 
         Returns:
             [Q, m] float32.
@@ -283,15 +281,16 @@ class Scorer:
 
 
 def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[..., jax.Array]:
-    """Features of a batch: (variables, image [B, H, W, 3]) -> [B, ...], both cut over `AXIS`.
+    """Compile (variables, image [B, H, W, 3]) -> features [B, ...], both sharded over `AXIS`.
 
-    With `flip`, the neck's average of an image's features and of those of its mirror image,
-    mirrored back where they are maps.
+    With `flip`, the neck averages the features of an image and of its mirror image, mirrored back
+    if they are maps.
     """
 
     def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
         extract = lambda x: model.apply(variables, x, method="encode").astype(jnp.float32)  # noqa: E731
-        with jax.default_matmul_precision("highest"):  # results do not depend on the device
+        # Results do not depend on the device.
+        with jax.default_matmul_precision("highest"):
             if not flip:
                 return extract(image)
             feature, mirrored = extract(image), extract(image[:, :, ::-1])
@@ -302,15 +301,15 @@ def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[...
 
 
 def _score(model: Model, variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-    """Scores [Q, G] float32 of features, in full precision whatever the device."""
+    """Score features to [Q, G] float32, in full precision on any device."""
     with jax.default_matmul_precision("highest"):
         return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
 
 
 def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
-    """Scores of a tile: (variables, query [Q, ...], gallery [G, ...] cut over `AXIS`) -> [Q, G].
+    """Compile (variables, query [Q, ...], gallery [G, ...] sharded over `AXIS`) -> scores [Q, G].
 
-    The queries and the scores are whole on every device.
+    Queries and scores are replicated on every device.
     """
     score = functools.partial(_score, model)
     sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
@@ -318,7 +317,7 @@ def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
 
 
 def _make_listed(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
-    """(variables, query [D, ...], gallery [D, m, ...], both cut over D devices) -> [D, m]."""
+    """Compile (variables, query [D, ...], gallery [D, m, ...]) -> scores [D, m], all sharded."""
 
     def listed(variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
         return _score(model, variables, query, gallery[0])
@@ -329,10 +328,11 @@ def _make_listed(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
 
 
 def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The best of a tile: (variables, query [Q, ...], gallery [G, ...] cut, real, count) -> [Q, k].
+    """Compile (variables, query [Q, ...], gallery [G, ...], real, count) -> scores, indices.
 
-    Scores and places in the tile of the best `count` of its first `real` images, on each device for
-    itself: k is their sum. Others have the score -inf.
+    The gallery tile is sharded. Each device returns the best `count` of the first `real` images in
+    its shard, as [Q, count]; the results [Q, k] join those of all devices. Other images have the
+    score -inf.
     """
 
     def nearest(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
@@ -357,13 +357,13 @@ def _advance(bar: Bar | None, count: int) -> None:
 
 
 def _free(device: jax.Device) -> int:
-    """Bytes; 0 where the device does not say."""
+    """Return the free memory in bytes; 0 where the device does not report it."""
     stats = device.memory_stats() or {}
     return max(0, stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
 
 
 def _one_ahead(results: Iterable[Any]) -> Iterator[Any]:
-    """Hands results on, each after the next was begun: it is computed while this one is used."""
+    """Yield each result after starting the next, so that computation overlaps with use."""
     waiting = []
     for result in results:
         waiting.append(result)

@@ -1,8 +1,8 @@
-"""From coarse to fine: pooled maps find the likely images, whole maps order them.
+"""Coarse-to-fine scoring: pooled maps select the likely images, full maps order them.
 
-QAConv's cost grows with the square of the positions. On maps whose cells are averages of several,
-the same matcher with the same weights is many times cheaper and nearly always has the right image
-among its best. What it leaves out cannot be found again, so this is a choice, not the default.
+QAConv's cost grows with the square of the number of positions. On pooled maps, the same matcher
+with the same weights is many times cheaper and nearly always has the right image among its best. An
+image that it leaves out cannot be recovered, so this is an option, not the default.
 """
 
 import numpy as np
@@ -10,20 +10,21 @@ import numpy as np
 from jaxreid.evaluation.scoring import Bar, Gallery, Scorer
 from jaxreid.models.matchers.matcher import Matcher
 
-BLOCK = 2**26  # numbers of features that are pooled at once
+# Feature values pooled at once.
+BLOCK = 2**26
 
 
 class Shortlist:
-    """Scores a gallery exactly where a coarser matcher finds it likely.
+    """Scorer of a gallery, exact where a coarser matcher finds an image likely.
 
     Args:
-        scorer: of a model whose matcher can compare pooled maps.
+        scorer: scorer of a model whose matcher can compare pooled maps.
         gallery: [G, h, w, d] features.
-        size: images of the gallery that are scored exactly for each query; at most all are.
+        size: gallery images scored exactly for each query; G at most.
         window: rows and columns of a map that become one.
 
     Raises:
-        ValueError: features that are no maps, or maps which the window does not divide.
+        ValueError: features are not maps, or the window does not divide them.
     """
 
     def __init__(
@@ -41,64 +42,62 @@ class Shortlist:
         self._coarse_scorer = scorer.coarser(window)
 
     def scores(self, query: np.ndarray, bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of some queries with the whole gallery, exact where it matters.
+        """Score some queries with the whole gallery, exactly where it matters.
 
         Args:
             query: [Q, h, w, d] features.
-            bar: counts the pairs done.
+            bar: counts the pairs.
 
         Returns:
-            [Q, G] float32: exact for the images of the shortlist, which stand before all others;
-            those keep their coarse order, moved down where they would come before. And [Q, size]
-            int64, the shortlists.
+            [Q, G] float32: exact for the images of the shortlist, which precede all others; the
+            others keep their coarse order, shifted down if they would precede. And [Q, size] int64,
+            the shortlists.
         """
         scores = self._coarse_scorer.scores(pool_maps(query, self._window), self._coarse, bar)
         chosen = np.argpartition(-scores, self._size - 1, axis=1)[:, : self._size]
         exact = self._scorer.listed(query, self._gallery, chosen)
         np.put_along_axis(scores, chosen, -np.inf, axis=1)
         excess = scores.max(1, keepdims=True) - exact.min(1, keepdims=True)
-        # Below the last of the shortlist by more than rounding.
-        excess = np.maximum(excess, -1)  # also where all are listed and -inf is the best other one
+        # The excess is -inf where all images are listed.
+        excess = np.maximum(excess, -1)
+        # Shift below the last of the shortlist by more than rounding.
         scores -= np.where(excess >= 0, excess + 1e-3 * (1 + excess), 0)
         np.put_along_axis(scores, chosen, exact, axis=1)
         return scores, chosen
 
 
 def check_matcher(matcher: Matcher) -> None:
-    """Raises ValueError where a matcher has no coarser form."""
+    """Raise ValueError if a matcher has no coarser form."""
     if not matcher.can_pool:
         raise ValueError(
-            "a shortlist compares coarser maps with the weights of the matcher 'qaconv' for single "
-            "positions, and this model has another matcher: set eval.shortlist=0."
+            "a shortlist compares coarser maps with the weights of a 'qaconv' matcher for single "
+            "positions, but this model has another matcher: set eval.shortlist=0."
         )
 
 
 def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
-    """Raises ValueError where features of a shape, of one image, cannot be pooled and listed."""
+    """Raise ValueError if one image's features of this shape cannot be pooled and listed."""
     if len(shape) != 3:
         raise ValueError(
-            f"a shortlist needs feature maps, and this model gives embeddings [{shape[-1]}]: only "
-            "the matcher 'qaconv' has coarse and fine; set eval.shortlist=0."
+            f"a shortlist needs feature maps, but this model returns embeddings [{shape[-1]}]; "
+            "only the matcher 'qaconv' can score from coarse to fine: set eval.shortlist=0."
         )
     if size < 1:
-        raise ValueError(f"eval.shortlist is {size}; needed is at least 1 image, or 0 for none.")
+        raise ValueError(f"eval.shortlist is {size}; expected at least 1 image, or 0 for none.")
     h, w, _ = shape
     if len(window) != 2 or min(window) < 1 or h % window[0] or w % window[1]:
         raise ValueError(
-            f"maps of {h}x{w} cannot be pooled by eval.shortlist_window={window}; needed are a "
-            "number of rows and one of columns that divide them."
+            f"maps of {h}x{w} cannot be pooled by eval.shortlist_window={window}; expected a "
+            "number of rows and a number of columns that divide them."
         )
 
 
 def pool_maps(features: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """Maps whose cells are means of several, of unit length again.
-
-    Args:
-        features: [N, h, w, d] float.
-        window: rows and columns that become one; they divide h and w.
+    """Average windows of maps [N, h, w, d], and scale the cells to unit length again.
 
     Returns:
-        [N, h / rows, w / columns, d], of the same type.
+        [N, h / rows, w / columns, d] of the same dtype; the window's rows and columns divide h and
+        w.
     """
     rows, columns = window
     n, h, w, d = features.shape

@@ -1,4 +1,4 @@
-"""Ways of evaluating the same model: a variant is a row of the table of results."""
+"""Variants: ways to evaluate a model, one per row of the results table."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way of evaluating.
+    """One way to evaluate a model.
 
     Attributes:
-        features: how features differ from plain ones, in words ("flip", "bfloat16").
+        features: changes to the features ("flip", "bfloat16").
         rerank: options of `rerank`; None does not re-rank.
         tlift: options of `tlift`, applied after re-ranking; None does not lift.
-        shortlist: options of `Shortlist`, which scores from coarse to fine; None scores all pairs.
+        shortlist: options of `Shortlist`, for coarse-to-fine scoring; None scores all pairs.
     """
 
     features: tuple[str, ...] = ()
@@ -36,26 +36,28 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Such as "flip+rerank+tlift"; "plain" for none of it."""
+        """Name such as "flip+rerank+tlift", or "plain"."""
         steps = (step for step in STEPS if getattr(self, step) is not None)
         return "+".join([*self.features, *steps]) or "plain"
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
-        """The options of each step that is taken: {"rerank_options": ...}."""
+        """Options of each active step: {"rerank_options": ...}."""
         steps = {step: getattr(self, step) for step in STEPS}
         return {
-            f"{step}_options": dict(given) for step, given in steps.items() if given is not None
+            f"{step}_options": dict(options)
+            for step, options in steps.items()
+            if options is not None
         }
 
     @property
     def direct(self) -> bool:
-        """True if the scores of a pair of images depend on no other gallery image."""
+        """True if the score of a pair is independent of other gallery images."""
         return self.rerank is None and self.shortlist is None
 
     @property
     def exact(self) -> bool:
-        """True for all scores of all pairs, as the matcher gives them."""
+        """True if all pairs have the scores of the matcher, unmodified."""
         return self.direct and self.tlift is None
 
 
@@ -73,17 +75,17 @@ def make_variants(
     shortlist: int = 0,
     shortlist_window: tuple[int, int] = (2, 4),
 ) -> tuple[Variant, ...]:
-    """The variants of the settings `eval`, the exact one first.
+    """Build the variants of the settings `eval`, the exact one first.
 
     Args:
-        flip: features are means of those of an image and of its mirror image.
-        dtype: of the features.
-        rerank: evaluate re-ranked as well.
+        flip: average the features of an image and of its mirror image.
+        dtype: dtype of the features.
+        rerank: add a variant with re-ranking.
         rerank_options: options of `rerank`.
-        tlift: evaluate with TLift as well, after re-ranking if that is on.
+        tlift: add a variant with TLift, after re-ranking if that is on.
         tlift_options: options of `tlift`.
-        shortlist: evaluate from coarse to fine as well, with this many images scored exactly for
-            each query; 0 does not.
+        shortlist: add a variant with coarse-to-fine scoring and this many images scored exactly for
+            each query; 0 adds none.
         shortlist_window: rows and columns of a map that become one.
 
     Raises:
@@ -104,14 +106,14 @@ def make_variants(
 
 
 def _check_options(rerank: Mapping[str, Any], lift: Mapping[str, Any]) -> None:
-    """Raises ValueError now for what would stop an evaluation after all features are computed."""
-    for step, given in (("rerank", rerank), ("tlift", lift)):
-        for option in given:
+    """Raise ValueError for invalid options now, not after all features are computed."""
+    for step, options in (("rerank", rerank), ("tlift", lift)):
+        for option in options:
             check_name(option, OPTIONS[step], f"option in eval.{step}_options")
     rerank_matrix(1 - np.eye(2), 1, **rerank)
     sighting = {
-        f"{of}_{what}": np.zeros(1, int)
-        for of in ("query", "gallery")
-        for what in ("camid", "time")
+        f"{split}_{field}": np.zeros(1, int)
+        for split in ("query", "gallery")
+        for field in ("camid", "time")
     }
     tlift(np.ones((1, 1)), **sighting, **lift)

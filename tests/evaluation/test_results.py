@@ -83,15 +83,19 @@ def test_a_variant_of_older_weights_is_not_told():
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="tiny has 1 queries and a gallery of 0 images"):
         protocol_of("tiny", people([1], 0), people([], 1))
-    with pytest.raises(ValueError, match="none of the 2 queries has a match .* 0 have some"):
+    with pytest.raises(
+        ValueError, match="none of the 2 queries has a match .* 0 have images of the same person"
+    ):
         protocol_of("tiny", people([1, 2], 0), people([3], 1))
     gallery = people([1], 0)
-    with pytest.raises(ValueError, match="1 have some in their own camera"):
+    with pytest.raises(
+        ValueError, match="1 have images of the same person only from their own camera"
+    ):
         protocol_of("tiny", people([1], 0), gallery, "camera")
     gallery.camid[:] = -1
     alike = people([1], 0)
     alike.camid[:] = -1
-    with pytest.raises(ValueError, match="Some cameras are unknown: --config.eval.junk=auto"):
+    with pytest.raises(ValueError, match="Some cameras are unknown: use --config.eval.junk=auto"):
         protocol_of("tiny", alike, gallery, "camera")
 
 
@@ -101,7 +105,7 @@ def test_what_a_test_set_lacks_is_said_before():
     rule, messages = protocol_of("tiny", query, gallery)
     assert rule == "camera"
     assert messages == [
-        "tiny: 1 of 4 queries have matches only in their own camera.",
+        "tiny: 1 of 4 queries have images of the same person only from their own camera.",
         "tiny: 2 of 4 queries have no match in the gallery. They are left out of the averages.",
     ]
     assert protocol_of("tiny", people([1], 0), people([1], 1)) == ("camera", [])

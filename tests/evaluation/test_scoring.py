@@ -44,7 +44,7 @@ def test_the_nearest_are_the_best_scored(variables, sizes, count):
 
 @pytest.mark.parametrize("count", [0, 22])
 def test_more_than_there_are_cannot_be_the_nearest(variables, count):
-    with pytest.raises(ValueError, match=f"{count} of a gallery of 21"):
+    with pytest.raises(ValueError, match=f"count is {count}; expected 1 to 21"):
         make(variables).nearest(maps(2), maps(21), count)
 
 
@@ -107,5 +107,5 @@ def test_scores_that_are_no_numbers_are_not_the_nearest(variables):
 
 
 def test_images_that_do_not_come_are_missed(variables):
-    with pytest.raises(ValueError, match="0 images came, of 3"):
+    with pytest.raises(ValueError, match="got 0 images; expected 3"):
         make(variables).features([], 3)

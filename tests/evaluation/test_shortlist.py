@@ -108,7 +108,7 @@ def test_matchers_without_a_coarse_form_are_refused(name, options):
             "window=.0, 2.",
         ),
         (np.zeros((3, 8, 4, 6)), {"size": 2, "window": (2,)}, "cannot be pooled by"),
-        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "gives embeddings \\[8\\]"),
+        (np.zeros((3, 8)), {"size": 2, "window": (2, 2)}, "returns embeddings \\[8\\]"),
         (np.zeros((3, 8, 4, 6)), {"size": -1, "window": (2, 2)}, "eval.shortlist is -1"),
     ],
 )
