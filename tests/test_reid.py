@@ -133,7 +133,9 @@ def test_a_matcher_without_local_matches_says_which_have_them(place, images):
     reid = jaxreid.load(saved(place / "embedding.safetensors", **EMBEDDING))
     assert reid.embed(images[:3]).ndim == 2
     assert reid.rank(images[0], images, top=2)[0].image == images[0]
-    with pytest.raises(ValueError, match="'embedding' compares images as wholes.*have: qaconv"):
+    with pytest.raises(
+        ValueError, match="'embedding' compares whole images.*with local matches: qaconv"
+    ):
         reid.explain(images[0], images[1])
 
 

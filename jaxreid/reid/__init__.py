@@ -1,1 +1,1 @@
-"""A loaded model: images to features, features to scores, ranked lists, explanations, results."""
+"""Loaded model: features, scores, ranked lists, explanations, evaluation."""

@@ -1,4 +1,4 @@
-"""Why two images score as they do: the local matches of which a score is the sum."""
+"""Explanations: the local matches whose contributions add up to a score."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ from jaxreid.pictures.matches import Pair, correspondence_picture
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The matches that make up the scores of one query with some gallery images.
+    """Matches that make up the scores of one query with some gallery images.
 
     Attributes:
-        pairs: what each score is the sum of; for matchers with parts a pair for each part.
-        title: of the picture.
-        size: width and height of an image in the picture.
+        pairs: contributions to each score; for matchers with parts, one pair for each part.
+        title: title of the picture.
+        size: width and height of the model's images, for the aspect ratio in the picture.
         columns: pairs side by side.
     """
 
@@ -30,16 +30,13 @@ class Explanation:
     columns: int = 3
 
     def titled(self, title: str) -> "Explanation":
-        """The same with another title."""
+        """Return a copy with another title."""
         return dataclasses.replace(self, title=title)
 
     def save(self, path: str | os.PathLike, *, height: int = 384, matches: int = 12) -> None:
-        """Writes the pairs with their strongest matches as a picture (PNG).
+        """Write the pairs with their strongest matches as a picture (PNG).
 
-        Args:
-            path: of the picture.
-            height: of each image, in pixels.
-            matches: lines in each pair, at most.
+        Each image is `height` pixels high; each pair has at most `matches` lines.
         """
         width = max(1, round(height * self.size[0] / self.size[1]))
         picture = correspondence_picture(
@@ -48,13 +45,13 @@ class Explanation:
         save(picture, path)
 
 
-# (query [Q, ...], gallery [G, ...]) -> contributions by part, of None for a matcher without parts,
-# and [Q, G] logits.
+# (query [Q, ...], gallery [G, ...]) -> contributions by part (None for a matcher without parts) and
+# [Q, G] logits.
 Explain = Callable[[np.ndarray, np.ndarray], tuple[dict, np.ndarray]]
 
 
 def make_explain(model: Model, variables: Any) -> Explain:
-    """What each cell adds to a score, for a model whose matcher has `explain`."""
+    """Compile the contributions of cells to scores, for a model whose matcher has `explain`."""
 
     @jax.jit
     def compiled(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
@@ -84,15 +81,15 @@ def pairs_of(
     right: Sequence[bool | None] | None,
     reference: np.ndarray | None,
 ) -> list[Pair]:
-    """The pairs of an explanation, of the first image with each of the others.
+    """Return the pairs of the first image with each of the others.
 
     Args:
-        explain: as `make_explain` makes it.
+        explain: result of `make_explain`.
         features: [1 + G, ...], of the query and of the gallery images.
         pixels: the images.
-        reaches: of each part that is shown, how many cells around a match belong to it.
-        titles: of the images.
-        right: of each gallery image, whether it shows the person of the query, or None.
+        reaches: for each part to show, the number of cells around a match that belong to it.
+        titles: titles of the images.
+        right: for each gallery image, whether it shows the query's person; None if unknown.
         reference: [R, ...] features of other images, as for `ReID.explain`.
     """
     explained, logit = explain(features[:1], features[1:])

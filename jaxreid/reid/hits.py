@@ -1,4 +1,4 @@
-"""Ranked lists: the best images of a gallery for a query."""
+"""Ranked lists: the best gallery images for a query."""
 
 import dataclasses
 import os
@@ -13,12 +13,12 @@ from jaxreid.pictures.ranking import hits_picture
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image of a ranked list.
+    """Image of a ranked list.
 
     Attributes:
-        image: as it was given: a path, bytes, a PIL image or an array.
-        index: its place in the gallery.
-        score: of the query with it; larger is more alike.
+        image: image as passed: a path, bytes, a PIL image or an array.
+        index: index in the gallery.
+        score: score with the query; larger is more similar.
     """
 
     image: Any
@@ -27,7 +27,7 @@ class Hit:
 
 
 class Hits(Sequence[Hit]):
-    """A query with the best of a gallery, best first."""
+    """Query and its best gallery images, best first."""
 
     def __init__(self, query: Any, hits: Sequence[Hit]) -> None:
         self.query, self._hits = query, list(hits)
@@ -43,13 +43,13 @@ class Hits(Sequence[Hit]):
         return "\n".join([f"{len(self)} hits for {name_of(self.query, 0)}", *lines])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the ranked list as a picture (PNG)."""
-        found = [(hit.image, hit.score) for hit in self]
-        save(hits_picture([self.query], [found]), path)
+        """Write the ranked list as a picture (PNG)."""
+        entries = [(hit.image, hit.score) for hit in self]
+        save(hits_picture([self.query], [entries]), path)
 
 
 def listed(images: Any) -> list[Any]:
-    """Images as a list, also if it is a single one."""
+    """Return images as a list, also for a single one."""
     single = isinstance(images, str | os.PathLike | bytes) or hasattr(images, "convert")
     if isinstance(images, np.ndarray):
         single = images.ndim == 3
@@ -57,6 +57,6 @@ def listed(images: Any) -> list[Any]:
 
 
 def name_of(image: Any, place: int) -> str:
-    """A path or the name of a file; "image 3" where there is none."""
+    """Return the path or file name of an image; "image 3" without one."""
     named = isinstance(image, str | os.PathLike)
     return os.fspath(image) if named else getattr(image, "filename", "") or f"image {place}"

@@ -1,4 +1,4 @@
-"""A model with its weights, ready to use; made by `jaxreid.load`."""
+"""Model with its weights, ready to use; returned by `jaxreid.load`."""
 
 import os
 import pathlib
@@ -25,22 +25,21 @@ from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card, save_weights
 from jaxreid.weights.source import open_weights
 
-LONG = 256  # images from which on a progress bar is shown
+# Number of images from which a progress bar is shown.
+LONG = 256
 
 
 class ReID:
-    """A person re-identification model with its weights, ready to use.
-
-    Made by `jaxreid.load`.
+    """Person re-identification model with its weights, returned by `jaxreid.load`.
 
     Attributes:
-        card: the model, as keywords of `make_model`.
-        model: the Flax modules.
+        card: model, as keywords of `make_model`.
+        model: Flax modules.
         variables: {"params", "batch_stats"}.
-        path: where the weights are from.
-        step: updates of a run; None for a file of weights.
-        settings: resolved configuration of the run; {} for a file.
-        messages: sentences about what was read.
+        path: source of the weights.
+        step: number of updates in the run; None for a weights file.
+        settings: resolved configuration of the run; {} for a weights file.
+        messages: messages about what was read.
     """
 
     def __init__(
@@ -69,19 +68,19 @@ class ReID:
     def embed(
         self, images: ImageSource | Sequence[ImageSource], *, names: Sequence[str] | None = None
     ) -> np.ndarray:
-        """Features of images.
+        """Return features of images.
 
         Args:
-            images: paths, bytes of image files, PIL images or uint8 arrays [h, w, 3], of any size;
-                one of them, or any number. Each is a person cut out of a frame.
-            names: of the images, for messages.
+            images: one or more paths, bytes of image files, PIL images or uint8 arrays [h, w, 3],
+                of any size. Each shows a person cropped from a frame.
+            names: names of the images, for messages.
 
         Returns:
-            [N, h, w, d] float32 feature maps or [N, d] embeddings, as the model makes them; N is 1
+            [N, h, w, d] float32 feature maps or [N, d] embeddings, depending on the model; N is 1
             for one image.
 
         Raises:
-            ValueError, OSError: an image that cannot be read, by its name.
+            ValueError, OSError: an image cannot be read; the message names it.
         """
         images = listed(images)
         if not images:
@@ -94,17 +93,13 @@ class ReID:
             return scorer.encode(images, names, bar)
 
     def score(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Scores of all pairs of features.
-
-        Args:
-            query: [Q, ...] as `embed` returns them.
-            gallery: [G, ...], the same of the gallery.
+        """Score all pairs of features, as `embed` returns them.
 
         Returns:
-            [Q, G] float32; larger is more alike.
+            [Q, G] float32; larger is more similar.
 
         Raises:
-            ValueError: features of another shape than this model's.
+            ValueError: features do not have this model's shape.
         """
         query, gallery = (self._checked(x) for x in (query, gallery))
         tiles = {
@@ -121,23 +116,26 @@ class ReID:
         top: int = 10,
         features: np.ndarray | None = None,
     ) -> Hits:
-        """The images of a gallery that are most like a query.
+        """Rank the gallery images that are most similar to a query.
 
         Args:
             query: an image, as for `embed`.
             gallery: G images.
             top: length of the list.
-            features: [G, ...] of the gallery, if they are known already.
+            features: [G, ...] features of the gallery, if known.
 
         Returns:
-            The list, best first; equal scores in the order of the gallery.
+            Ranked list, best first; ties in gallery order.
         """
         gallery = listed(gallery)
         if top < 1:
             raise ValueError(f"top is {top}; expected at least 1.")
         features = self.embed(gallery) if features is None else self._checked(features)
         if len(features) != len(gallery):
-            raise ValueError(f"{len(features)} features of {len(gallery)} gallery images.")
+            raise ValueError(
+                f"got {len(features)} features for {len(gallery)} gallery images; expected one "
+                "for each."
+            )
         scores = self.score(self.embed(query), features)[0]
         order = np.argsort(-scores, kind="stable")[:top]
         return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
@@ -151,19 +149,19 @@ class ReID:
         titles: Sequence[str] | None = None,
         right: Sequence[bool | None] | None = None,
     ) -> Explanation:
-        """The local matches that make the score of a query with each gallery image.
+        """Explain the score of a query with each gallery image by local matches.
 
         Args:
             query: an image, as for `embed`.
             *gallery: at least one image.
-            parts: of a matcher with parts, those to show; None for all.
-            reference: [R, ...] features of other images; contributions are then measured relative
-                to those that the same cells make with these images on average.
-            titles: of the query and of the gallery images; default: their names.
-            right: of each gallery image, whether it shows the person of the query, or None.
+            parts: parts to show, for a matcher with parts; None for all.
+            reference: [R, ...] features of other images. Contributions are then measured relative
+                to the average contribution of the same cells with these images.
+            titles: titles of the query and of the gallery images; their names by default.
+            right: for each gallery image, whether it shows the query's person; None if unknown.
 
         Raises:
-            ValueError: the matcher compares images as wholes, or has no such part.
+            ValueError: the matcher compares whole images, or has no such part.
         """
         known = self.check_explains(parts)
         if not gallery:
@@ -190,23 +188,20 @@ class ReID:
         return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
 
     def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
-        """The parts that `explain` can show, with the reach of each; {} for features without parts.
-
-        Args:
-            parts: names to be checked.
+        """Return the parts that `explain` can show, with their reach; {} if there are no parts.
 
         Raises:
-            ValueError: the matcher compares images as wholes, or has no such part.
+            ValueError: the matcher compares whole images, or does not have one of `parts`.
         """
         if not hasattr(self.model.matcher, "explain"):
             able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
             raise ValueError(
-                f"the matcher {self.card['matcher']['name']!r} compares images as wholes and has "
-                f"no local matches to show; matchers that have: {', '.join(able)}."
+                f"the matcher {self.card['matcher']['name']!r} compares whole images and has no "
+                f"local matches to show; matchers with local matches: {', '.join(able)}."
             )
         known = self.model.neck.features.reaches
         if parts and not known:
-            raise ValueError(f"the features of {self.path} have no parts; leave out parts.")
+            raise ValueError(f"the features of {self.path} have no parts; omit parts.")
         for part in parts or ():
             check_name(part, tuple(known), "part")
         return known
@@ -221,28 +216,28 @@ class ReID:
         workdir: str | os.PathLike | None = None,
         **settings: Any,
     ) -> dict[str, Result]:
-        """Metrics on test sets.
+        """Evaluate the model on test sets.
 
         Args:
-            test: names of data sets, as for `jaxreid.datasets.load`; default: those of the run.
-            dir: folder of the data sets that are read from files; default: that of the run.
-            prepared_dir: where prepared copies are kept; default: that of the run.
-            identities: only this many people of each set, 0 for all; default: as in the run.
-            workdir: a work directory, in which the results are written as well.
-            **settings: of `eval`, such as `rerank=True`; the others are those of the run.
+            test: names of data sets, as for `jaxreid.datasets.load`; those of the run by default.
+            dir: folder of data sets that are read from files; that of the run by default.
+            prepared_dir: folder of prepared copies; that of the run by default.
+            identities: number of people per set, 0 for all; as in the run by default.
+            workdir: work directory to which the results are also written.
+            **settings: settings of `eval`, such as `rerank=True`; the others are those of the run.
 
         Returns:
-            By name of the set the result of the plain variant; further variants by
-            "<set> <variant>", such as "market1501 rerank".
+            Results of the first variant by set; of further variants by "<set> <variant>", such as
+            "market1501 rerank".
 
         Raises:
-            ValueError, OSError: a set that cannot be read, or a setting that cannot work.
+            ValueError, OSError: a set cannot be read, or a setting is invalid.
         """
         data = dict(self.settings.get("data", {}))
         names = [test] if isinstance(test, str) else list(test or data.get("test") or ())
         if not names:
             raise ValueError(
-                "no test set: expected names of data sets, as in test=['synthetic_people/mall']."
+                "no test set; expected names of data sets, as in test=['synthetic_people/mall']."
             )
         places = {"dir": dir, "prepared_dir": prepared_dir}
         places = {key: value or data.get(key) for key, value in places.items()}
@@ -253,17 +248,17 @@ class ReID:
     def evaluate_on(
         self, tests: TestSets, *, workdir: str | os.PathLike | None = None, **settings: Any
     ) -> dict[str, Result]:
-        """As `evaluate`, on test sets in memory: by name, the splits "query" and "gallery"."""
+        """Evaluate, as `evaluate`, on test sets in memory: splits "query" and "gallery" by set."""
         settings = {**self.settings.get("eval", {}), **settings}
         scorer, evaluation = make_evaluation(self.model, self._mesh, settings)
         scorer = scorer.bind(self.variables)
         warnings = warnings_of(self.path, tests) if self.step is not None else []
         if workdir is None:
-            found = {}
+            evaluated = {}
             for warning in warnings:
                 print(warning)
             for name, splits in tests.items():
-                found[name], _, messages = evaluation.on(scorer, **splits, name=name)
+                evaluated[name], _, messages = evaluation.on(scorer, **splits, name=name)
                 for message in messages:
                     print(message)
         else:
@@ -274,21 +269,21 @@ class ReID:
             with Writer(workdir, resume_at=None) as writer:
                 for message in [f"evaluating {m}" for m in self.messages] + warnings:
                     writer.say(message)
-                found = evaluation.run(
+                evaluated = evaluation.run(
                     scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
                 )
                 report(writer, workdir, initial=initial)
         return {
             name if i == 0 else f"{name} {variant}": result
-            for name, results in found.items()
+            for name, results in evaluated.items()
             for i, (variant, result) in enumerate(results.items())
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the model as a file of weights (.safetensors), which `load` reads.
+        """Write the model as a weights file (.safetensors) that `load` reads.
 
         Raises:
-            ValueError, OSError: another suffix, or a folder that does not exist.
+            ValueError, OSError: the suffix is another, or the folder does not exist.
         """
         path = pathlib.Path(path)
         if path.suffix != ".safetensors":
@@ -299,7 +294,7 @@ class ReID:
         save_weights(path, jax.tree.map(np.asarray, self.variables), self.card, source=source)
 
     def _scorer(self, **sizes: int) -> Scorer:
-        """A scorer of these sizes, compiled once."""
+        """Return a scorer of these sizes, compiled once."""
         key = tuple(sorted(sizes.items()))
         if key not in self._scorers:
             devices = self._mesh.size
@@ -322,20 +317,20 @@ class ReID:
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """[h, w, d] or [d] of one image's features."""
+        """Shape of one image's features, [h, w, d] or [d]."""
         return feature_shape(self.model, self.variables)
 
 
 def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
-    """Loads a model, ready to use.
+    """Load a model, ready to use.
 
     Args:
-        path: the work directory of a run, a step of it (`RUN/checkpoints/500`), or a file of
-            weights (.safetensors).
-        step: of a run; the newest checkpoint if None.
+        path: work directory of a run, one of its steps (`RUN/checkpoints/500`), or a weights file
+            (.safetensors).
+        step: step of a run; the newest checkpoint if None.
 
     Raises:
-        FileNotFoundError, ValueError: no model is there, or it cannot be read.
+        FileNotFoundError, ValueError: there is no model, or it cannot be read.
     """
     weights = open_weights(path, step=step)
     return ReID(
@@ -351,30 +346,21 @@ def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
 def evaluate(
     path: str | os.PathLike, test: Sequence[str] | None = None, **settings: Any
 ) -> dict[str, Result]:
-    """Metrics of a model on test sets.
-
-    Args:
-        path: as for `load`.
-        test: as for `ReID.evaluate`.
-        **settings: of `ReID.evaluate`.
-
-    Returns:
-        Results by name of the test set.
-    """
+    """Evaluate a model on test sets: `load(path).evaluate(test, **settings)`."""
     return load(path).evaluate(test, **settings)
 
 
 def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Result]:
-    """Evaluates the newest checkpoint of a work directory again, or a file of weights into it.
+    """Evaluate the newest checkpoint of a work directory again, or a weights file into it.
 
     Args:
-        config: the resolved configuration; its `init_from` is evaluated where the work directory
-            holds no checkpoint. The model is that of the checkpoint or of the file.
-        workdir: of a training, or of nothing yet; the results are written there.
+        config: resolved configuration; its `init_from` is evaluated if the work directory holds no
+            checkpoint. The model is that of the checkpoint or of the file.
+        workdir: work directory of a training, or a new one; the results are written there.
 
     Raises:
-        FileNotFoundError: there is no checkpoint and no file.
-        ValueError: a setting that cannot work.
+        FileNotFoundError: there is neither a checkpoint nor a file.
+        ValueError: a setting is invalid.
     """
     config = dict(config)
     held = holds_checkpoint(workdir)
@@ -387,7 +373,7 @@ def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[
 
 
 def _fitting(count: int, most: int) -> int:
-    """The smallest of 1, 8, 64, ... that holds `count`, at most `most`: few shapes to compile."""
+    """Return the smallest of 1, 8, 64, ... >= `count`, at most `most`: few shapes to compile."""
     size = 1
     while size < min(count, most):
         size *= 8

@@ -145,11 +145,11 @@ def test_absolute_contributions_are_another_picture(tool):
     ("arguments", "message"),
     [
         (["--images", "a.jpg", "b.jpg", "--parts", "3x3"], "have no parts"),
-        (["--images", "a.jpg", "b.jpg"], "--images: there is no file a.jpg"),
+        (["--images", "a.jpg", "b.jpg"], "--images: no file a.jpg"),
         (["--images", "README.md", "README.md"], "README.md"),
-        (["--dataset", "market1501", "--query", "8"], "--query=8: the queries are 0 to 7"),
+        (["--dataset", "market1501", "--query", "8"], "--query=8: expected an index from 0 to 7"),
         (["--dataset", "market1501", "--query", "0003_c1s1_00032.jpg"],
-         "no query is named '0003_c1s1_00032.jpg'; the nearest are 0003_c1s1_000325_00.jpg, "),
+         "no query is named '0003_c1s1_00032.jpg'; nearest names: 0003_c1s1_000325_00.jpg, "),
         (["--dataset", "market1510"], "unknown data set 'market1510'; valid: market1501"),
         (["--images", "a.jpg", "b.jpg", "--out", "/nowhere/at/all.png"], "no folder /nowhere/at"),
     ],
@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said(tool, arguments, message, monkeypatch):
     ("model", "message"),
     [
         (("--weights", "nothing.safetensors"), "no model in"),
-        (("--weights", "whole.safetensors"), "'embedding' compares images as wholes"),
+        (("--weights", "whole.safetensors"), "'embedding' compares whole images"),
         (("--workdir", "."), "holds no checkpoint"),
     ],
 )
@@ -179,8 +179,8 @@ def test_models_without_parts_are_refused(tool, model, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "knows no data set"),
-        (["--images", "a.jpg", "b.jpg", "--query", "3"], "leave out --dataset and --query"),
+        ([], "names no data set"),
+        (["--images", "a.jpg", "b.jpg", "--query", "3"], "omit --dataset and --query"),
         (["--dataset", "market1501", "--matches", "0"], "--matches is 0"),
         (["--dataset", "market1501", "--workdir", "run"], "not allowed with argument"),
     ],
