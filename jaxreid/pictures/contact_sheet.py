@@ -10,20 +10,22 @@ from jaxreid.data.split import Split
 from jaxreid.pictures.canvas import DARK, Canvas, grid
 
 GAP, CAPTION, LABEL, HEADING = 4, 15, 76, 44
-QUERY = (255, 208, 60)  # frame of a query
+# Frame colour of a query.
+QUERY = (255, 208, 60)
 
-Shot = tuple[ImageSource, str, bool]  # image, caption, whether it is framed
+# Image, caption, and whether it is framed.
+Shot = tuple[ImageSource, str, bool]
 
 
 def people_of(splits: Mapping[str, Split], split: str) -> list[tuple[str, list[Shot]]]:
-    """Orders the images of a split by person, camera and time.
+    """Group the images of a split by person, and sort them by camera and time.
 
     Args:
-        splits: the splits of a data set, by name.
-        split: one of them, or "test" for query and gallery together, queries framed.
+        splits: splits of a data set, by name.
+        split: name of a split, or "test" for query and gallery together, with queries framed.
 
     Returns:
-        For each person, by id with distractors (pid 0) last: a label and their images.
+        For each person, by id with distractors (pid 0) last: a label and the images.
     """
     parts = ("query", "gallery") if split == "test" else (split,)
     people: dict[int, list] = {}
@@ -44,7 +46,7 @@ def people_of(splits: Mapping[str, Split], split: str) -> list[tuple[str, list[S
 
 
 def sheet_title(name: str, splits: Mapping[str, Split], split: str) -> str:
-    """Returns two lines: the data set and split, and the size of each split of the data set."""
+    """Return two lines: the data set and split, and the size of each split of the data set."""
     sizes = []
     for part, s in splits.items():
         known, others = len(np.unique(s.pid[s.pid > 0])), int((s.pid == 0).sum())
@@ -57,16 +59,10 @@ def sheet_title(name: str, splits: Mapping[str, Split], split: str) -> str:
 def sheet_picture(
     title: str, people: Sequence[tuple[str, Sequence[Shot]]], *, columns: int, height: int
 ) -> Image.Image:
-    """Draws a contact sheet.
+    """Draw people from `people_of` as a contact sheet, with `columns` images in a row.
 
-    Args:
-        title: one or two lines at the top.
-        people: from `people_of`.
-        columns: images in a row; of a person with more, evenly spaced ones are shown.
-        height: of each image in pixels; they are half as wide.
-
-    Returns:
-        RGB picture.
+    Of a person with more images, evenly spaced ones are shown. Images are `height` pixels high and
+    half as wide, but at least 56.
     """
     width = max(56, height // 2)
     step = width + GAP, height + CAPTION + GAP

@@ -1,4 +1,4 @@
-"""Pictures of matches: lines between the cells of two images that look alike to a matcher."""
+"""Pictures of matches: lines between cells of two images that a matcher finds similar."""
 
 import dataclasses
 import math
@@ -22,14 +22,19 @@ from jaxreid.pictures.canvas import (
 )
 
 GAP, MARGIN, HEADING = 26, 16, 62
-NARROWEST = 600  # so that the legend has room
-NARROWEST_PANEL = 460  # and the sum
+# Minimum width of the picture, for the legend.
+NARROWEST = 600
+# Minimum width of a panel, for the sum.
+NARROWEST_PANEL = 460
 FINENESS = 3
-WEIGHTS = 1.5, 4.0  # pixels of the weakest and of the strongest line
-RAMP = (255, 243, 150), (255, 150, 40), (205, 15, 85)  # weak to strong
+# Width in pixels of the weakest and of the strongest line.
+WEIGHTS = 1.5, 4.0
+# Colours of lines, from weak to strong.
+RAMP = (255, 243, 150), (255, 150, 40), (205, 15, 85)
 SHADE = (0, 0, 0, 160)
 
-Box = tuple[float, float, float, float]  # left, upper, right and lower edge
+# Left, upper, right and lower edge.
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,16 +43,16 @@ class Pair:
 
     Attributes:
         query: path, encoded bytes, PIL image or uint8 [H, W, 3].
-        gallery: the same.
-        titles: a few characters above the two images.
-        right: the same person; None if that is not known.
+        gallery: likewise.
+        titles: short titles of the two images.
+        right: whether both show the same person; None if unknown.
         from_query: [h, w] float, contribution of each query cell to the score.
         from_gallery: [h, w] float, contribution of each gallery cell.
-        match_in_gallery: [h, w] int, the best gallery cell for each query cell, counted row by row.
-        match_in_query: [h, w] int, the best query cell for each gallery cell.
-        constant: the rest of the score.
-        reference: name of what contributions are measured against, or None.
-        part: name of the part of the features that this is about; None for all of them.
+        match_in_gallery: [h, w] int, best gallery cell for each query cell, numbered row by row.
+        match_in_query: [h, w] int, best query cell for each gallery cell.
+        constant: remainder of the score.
+        reference: name of the reference for the contributions, or None.
+        part: part of the features that the pair shows; None for all of them.
         whole: score of all parts together.
         reach: rows and columns on each side of a cell that are encoded with it.
     """
@@ -72,11 +77,11 @@ class Pair:
         return float(self.from_query.sum() + self.from_gallery.sum() + self.constant)
 
     def above(self, query: np.ndarray, gallery: np.ndarray, reference: str) -> "Pair":
-        """Returns this pair, with contributions measured relative to a reference.
+        """Return this pair, with contributions measured relative to a reference.
 
         Args:
             query: [h, w] float, contributions of the query's cells with the reference images.
-            gallery: [h, w] float, those of the gallery image's cells.
+            gallery: [h, w] float, contributions of the gallery image's cells.
             reference: name of the reference.
         """
         return dataclasses.replace(
@@ -90,14 +95,14 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A match of two cells, counted row by row.
+    """Match of two cells, numbered row by row.
 
     Attributes:
         query: cell of the query.
         gallery: cell of the gallery image.
-        value: its contribution to the score.
-        chosen_by: "both" if each is the other's best match; "query" or "gallery" if only that
-            side's best match is the other.
+        value: contribution to the score.
+        chosen_by: "both" if each is the other's best match; "query" or "gallery" if the match is
+            the best only for the cell of that image.
     """
 
     query: int
@@ -107,10 +112,10 @@ class Link:
 
 
 def links_of(pair: Pair) -> list[Link]:
-    """Returns the best match of every cell, by decreasing contribution.
+    """Return the best match of every cell, by decreasing contribution.
 
-    Mutual matches appear once, with both contributions: the values of all links and the constant
-    add up to the score.
+    Mutual matches appear once, with both contributions, so that the values of all links and the
+    constant add up to the score.
     """
     there, back = pair.match_in_gallery.ravel(), pair.match_in_query.ravel()
     from_query, from_gallery = pair.from_query.ravel(), pair.from_gallery.ravel()
@@ -126,10 +131,10 @@ def links_of(pair: Pair) -> list[Link]:
 
 
 def strongest_links(pair: Pair, count: int) -> list[Link]:
-    """Returns up to `count` links to draw: large positive contributions, spread over the image.
+    """Return up to `count` links to draw: large positive contributions, spread over the image.
 
-    A link is skipped where a stronger one begins and ends beside it: neighbouring cells see much
-    the same, and their lines would hide each other. The required distance follows from the numbers
+    A link is skipped if a stronger one begins and ends next to it: neighbouring cells have similar
+    content, and their lines would hide each other. The required distance follows from the numbers
     of cells and of links.
     """
     rows, columns = pair.from_query.shape
@@ -151,17 +156,17 @@ def strongest_links(pair: Pair, count: int) -> list[Link]:
 def correspondence_picture(
     title: str, pairs: Sequence[Pair], *, size: tuple[int, int], links: int, columns: int = 3
 ) -> Image.Image:
-    """Draws pairs of images side by side, with their strongest matches as lines.
+    """Draw pairs of images side by side, with their strongest matches as lines.
 
-    Colour and thickness of a line show what its match adds to the score, on one scale for all
-    pairs; below a pair stand its score and the sum that makes it.
+    Colour and width of a line show what its match adds to the score, on one scale for all pairs.
+    Below a pair are its score and the summands.
 
     Args:
-        title: at the top.
+        title: title at the top.
         pairs: at least one, with equal numbers of cells and the same reference.
         size: width and height of each image in pixels.
-        links: lines in each pair, at most.
-        columns: pairs beside each other, at most.
+        links: maximum number of lines per pair.
+        columns: maximum number of pairs per row.
 
     Returns:
         RGB picture.
@@ -184,15 +189,16 @@ def correspondence_picture(
 
 
 def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], strongest: float) -> Canvas:
-    """Draws one pair with its titles, its lines and its sum."""
+    """Draw one pair with its titles, lines and sum."""
     width, height = size
-    # The right image hangs lower: lines between cells of equal height would hide each other.
+    # The right image is lower, because lines between cells of equal height would hide each other.
     left = FRAME, CAPTION + FRAME
     right = left[0] + width + 2 * FRAME + width // 2, left[1] + height // 6
     below = right[1] + height + FRAME + 2
     panel = Canvas((max(right[0] + width + FRAME, NARROWEST_PANEL), below + 3 * CAPTION))
     frames = PLAIN, frame_colour(pair.right)
-    title_heights = 0, below  # where no line goes
+    # No line passes there.
+    title_heights = 0, below
     for (x, y), image, frame, title, title_height in zip(
         (left, right), (pair.query, pair.gallery), frames, pair.titles, title_heights, strict=True
     ):
@@ -214,14 +220,9 @@ def _panel(pair: Pair, links: Sequence[Link], size: tuple[int, int], strongest: 
 def _cell(
     index: int, shape: tuple[int, int], size: tuple[int, int], corner: Place, reach: int
 ) -> Box:
-    """Returns the box of a cell with `reach` cells on each side of it.
+    """Return the box of a cell, numbered row by row, with `reach` cells on each side of it.
 
-    Args:
-        index: of the cell, row by row.
-        shape: rows and columns of cells.
-        size: of the image.
-        corner: upper left one of the image.
-        reach: in cells.
+    `shape` counts the rows and columns of cells; `size` and upper left `corner` are the image's.
     """
     place = np.array(divmod(index, shape[1]))
     first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, shape)
@@ -238,9 +239,10 @@ def _lines(
     patches: Sequence[Sequence[Box]],
     strongest: float,
 ) -> Canvas:
-    """Draws outlined patches and the lines between the centres of their cells, as a layer."""
+    """Draw outlined patches and the lines between the centres of their cells, as a layer."""
     layer = Canvas(size, fineness=FINENESS, transparent=True)
-    for link in reversed(links):  # the strongest last, on top
+    # The strongest last, on top.
+    for link in reversed(links):
         share = link.value / strongest
         colour, weight = _colour(share), WEIGHTS[0] + share * (WEIGHTS[1] - WEIGHTS[0])
         boxes, outlines = (
@@ -258,7 +260,7 @@ def _lines(
 
 
 def _sum(panel: Canvas, y: int, pair: Pair, links: Sequence[Link]) -> None:
-    """Writes the score of a pair and what it is the sum of."""
+    """Write the score of a pair and its summands."""
     query, gallery = pair.from_query.sum(), pair.from_gallery.sum()
     drawn = sum(link.value for link in links)
     score = f"{pair.part or 'score'} {pair.score:+.2f}"
@@ -273,7 +275,7 @@ def _sum(panel: Canvas, y: int, pair: Pair, links: Sequence[Link]) -> None:
 
 
 def _legend(canvas: Canvas, place: tuple[int, int], strongest: str) -> None:
-    """Draws the scale of colours, and explains the ends of the lines."""
+    """Draw the scale of colours, and explain the ends of the lines."""
     (x, y), length = place, 110
     canvas.text((x, y), "adds 0")
     x += 46

@@ -1,4 +1,4 @@
-"""Ranked lists: a query on the left, the best of a gallery on the right."""
+"""Ranked lists: a query on the left, the best gallery images on the right."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,22 +16,25 @@ from jaxreid.pictures.canvas import (
     wrapped,
 )
 
-CELL = (64, 128)  # width, height of one image
+# Width and height of one image.
+CELL = (64, 128)
 GAP, MARGIN, HEADING = 6, 14, 34
-LINE = 14  # height of each further line of a caption
-NARROWEST = 420  # so that titles have room
+# Height of each further line of a caption.
+LINE = 14
+# Minimum width of the picture, for the titles.
+NARROWEST = 420
 STEP = CELL[0] + 2 * FRAME + GAP
 CAPTION_SIZE, CAPTION_WIDTH = 11, STEP - 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One image of a ranked list.
+    """Image of a ranked list.
 
     Attributes:
         image: path, encoded bytes, PIL image or uint8 [h, w, 3].
-        caption: one or several short lines below it; what does not fit is cut.
-        right: the same person as the query; None for the query itself, or if that is not known.
+        caption: one or several short lines below the image; lines that are too long are cut.
+        right: whether it shows the query's person; None for the query itself, or if unknown.
     """
 
     image: ImageSource
@@ -41,7 +44,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A query with the best of the gallery, best first."""
+    """Query with the best gallery images, best first."""
 
     title: str
     query: Tile
@@ -49,14 +52,7 @@ class Row:
 
 
 def ranking_picture(sections: Sequence[tuple[str, Sequence[Row]]]) -> Image.Image:
-    """Draws ranked lists; right images are framed green, wrong ones red, others grey.
-
-    Args:
-        sections: title and rows of each test set.
-
-    Returns:
-        RGB picture.
-    """
+    """Draw ranked lists by test set; right images are framed green, wrong ones red, others grey."""
     rows = [row for _, section in sections for row in section]
     tiles = [tile for row in rows for tile in (row.query, *row.gallery)]
     lines = max((tile.caption.count("\n") for tile in tiles), default=0)
@@ -85,15 +81,9 @@ def hits_picture(
     hits: Sequence[Sequence[tuple[ImageSource, float]]],
     title: str = "",
 ) -> Image.Image:
-    """Draws the best of a gallery for each query, where nobody knows who is right.
+    """Draw the best gallery images for each query, best first, where the right ones are unknown.
 
-    Args:
-        queries: Q images, each a path, encoded bytes, a PIL image or uint8 [h, w, 3].
-        hits: for each query, images and scores, best first.
-        title: at the top.
-
-    Returns:
-        RGB picture. Below each image stand its place, its score, and its name if it has a path.
+    The caption of each image is its rank, its score, and its name if it has a path.
     """
     rows = [
         Row(
@@ -101,10 +91,10 @@ def hits_picture(
             Tile(query, "query", None),
             [
                 Tile(image, _hit_caption(place, image, score), None)
-                for place, (image, score) in enumerate(found, 1)
+                for place, (image, score) in enumerate(entries, 1)
             ],
         )
-        for number, (query, found) in enumerate(zip(queries, hits, strict=True), 1)
+        for number, (query, entries) in enumerate(zip(queries, hits, strict=True), 1)
     ]
     return ranking_picture([(title or _title(rows), rows)])
 

@@ -1,4 +1,4 @@
-"""The candidates of an architecture search, epoch by epoch."""
+"""Probabilities of the candidates of an architecture search, epoch by epoch."""
 
 from collections.abc import Sequence
 
@@ -8,24 +8,23 @@ from PIL import Image
 from jaxreid.models.backbones.osnet import BLOCKS, PLACES
 from jaxreid.pictures.canvas import LIGHT, Canvas, grid
 
-# Okabe and Ito, 2008: distinct for any kind of colour vision, and by their lightness in grey.
+# Okabe and Ito, 2008: distinct for any kind of colour vision, and by lightness in grey.
 COLOURS = ((0, 0, 0), (0, 114, 178), (230, 159, 0), (204, 121, 167))
 RULE = (225, 225, 225)
 PANEL, GUTTER, MARGIN, COLUMNS = (300, 170), (62, 66), 20, 3
 FINENESS = 3
-LIMITS = (40, 60, 80, 100)  # percent at the upper edge of all panels
-TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # epochs between two labels, at most six
+# Percent at the upper edge of all panels.
+LIMITS = (40, 60, 80, 100)
+# Epochs between two labels; the smallest with at most six intervals is used.
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def architecture_picture(history: Sequence[tuple[int, np.ndarray]]) -> Image.Image:
-    """Draws the probabilities of the four candidates over the epochs, a panel for each block.
+    """Draw the probabilities of the four candidates over the epochs, one panel per block.
 
     Args:
         history: (epochs so far, [6, 4] float in 0..1, blocks by `BLOCKS` and candidates by
             `PLACES`), at least one, the newest last.
-
-    Returns:
-        RGB picture.
     """
     step, top = (PANEL[0] + GUTTER[0], PANEL[1] + GUTTER[1]), MARGIN + 54
     size = 2 * MARGIN + COLUMNS * step[0], top + -(-len(BLOCKS) // COLUMNS) * step[1]
@@ -61,13 +60,9 @@ def _panel(
     history: Sequence[tuple[int, np.ndarray]],
     limit: int,
 ) -> None:
-    """Draws axes and lines of one block.
+    """Draw axes and lines of one block from its history (epochs so far, [4] float).
 
-    Args:
-        canvas: the canvas.
-        corner: upper left one of the panel.
-        history: (epochs so far, [4]).
-        limit: percent at the upper edge.
+    `corner` is the upper left one, `limit` the percent at the upper edge.
     """
     (left, top), (width, height) = corner, PANEL
     last = max(history[-1][0], 1)
@@ -80,7 +75,8 @@ def _panel(
         x = left + width * epoch / last
         canvas.line([(x, top + height), (x, top + height + 4)], LIGHT.faint, 1)
         canvas.text((x, top + height + 7), str(epoch), anchor="ma")
-    for candidate in (-history[-1][1]).argsort(kind="stable")[::-1]:  # the chosen one on top
+    # The chosen candidate is drawn last, on top.
+    for candidate in (-history[-1][1]).argsort(kind="stable")[::-1]:
         points = [
             (left + width * epoch / last, top + height * (1 - 100 * shares[candidate] / limit))
             for epoch, shares in history
