@@ -1,7 +1,7 @@
-"""Contenders of `benchmark.py embeddings`: GMN's scores of pairs of embeddings, in several ways.
+"""Contenders of `benchmark.py embeddings`: several implementations of GMN's scores of embeddings.
 
-The plain form is written from the definition: of every pair the squared difference, then the
-network on it, in blocks of as many pairs as the package makes at once.
+The plain implementation follows the definition: it applies the network to the squared difference of
+every pair, in blocks of as many pairs as the package processes at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ PLAIN = "PyTorch, plain"
 AT_ONCE = "JAX, all pairs at once"
 EXPANDED = "JAX, expanded"
 HIDDEN = 512
-# The smallest reading of the network, a weight for each channel, has no product to take apart.
+# "linear", with one weight per channel, has no matrix product to expand.
 TASKS = {"perceptron": (OURS, PLAIN, AT_ONCE, EXPANDED), "linear": (OURS, PLAIN, AT_ONCE)}
 
 
 def contender(name: str, problem: Problem) -> Callable[[], Any]:
-    """A function that scores all pairs once and returns their scores [Q, G] when it is done."""
+    """Make a function that scores all pairs once and returns the scores [Q, G] when done."""
     import jax
     import jax.numpy as jnp
 
@@ -61,17 +61,22 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
 
 
 def _random(variables: Any) -> Any:
-    """Other numbers than those before training, of which many are zeros that hide mistakes."""
+    """Perturb initial variables, because many are zero and would hide mistakes."""
     import jax
 
     leaves, tree = jax.tree.flatten(variables)
     generator = np.random.default_rng(2)
-    drawn = [np.float32(x + 0.1 * generator.uniform(-1, 1, x.shape)) for x in leaves]
-    return jax.tree.unflatten(tree, drawn)
+    perturbed = [np.float32(x + 0.1 * generator.uniform(-1, 1, x.shape)) for x in leaves]
+    return jax.tree.unflatten(tree, perturbed)
 
 
 def _layers(task: str, variables: Any) -> tuple[Any, ...]:
-    """What is left of a trained network: kernel, shift, weights of the hidden units and bias."""
+    """Fold batch norm into the layers of the network in evaluation mode.
+
+    Returns:
+        "perceptron": kernel, shift, output weights of the hidden units and bias; "linear": weight
+        and shift.
+    """
     params, stats = variables["params"], variables["batch_stats"]
 
     def affine(name: str) -> tuple[Any, Any]:
@@ -94,7 +99,7 @@ def _layers(task: str, variables: Any) -> tuple[Any, ...]:
 
 
 def _plain(layers: Sequence[Any], query: Any, gallery: Any) -> Any:
-    """Scores [Q, G] from the squared difference of every pair; arrays of JAX or PyTorch."""
+    """Compute scores [Q, G] from the squared difference of every pair, in JAX or PyTorch."""
     pairs = (query[:, None] - gallery[None]) ** 2
     if len(layers) == 2:
         weight, shift = layers
@@ -127,11 +132,11 @@ def compare(
     take_turns: Callable[..., dict[str, dict[str, float]]],
     progress: tqdm,
 ) -> dict[str, Any]:
-    """Times forms of the scoring in turn.
+    """Time the implementations alternately.
 
     Returns:
-        As `benchmark_matching.measured`, against the plain form, and "difference" from its scores,
-        relative to the largest.
+        The record of `benchmark_matching.measured`, relative to the plain PyTorch implementation,
+        and "difference" from its scores, relative to the largest score.
     """
     runs = {name: contender(name, problem) for name in names}
     scores = {name: np.asarray(run()) for name, run in runs.items()}

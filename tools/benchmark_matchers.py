@@ -1,4 +1,4 @@
-"""Contenders of `benchmark.py scoring`: this package's matchers against QAConv, pair by pair."""
+"""Contenders of `benchmark.py scoring`: this package's other matchers against its QAConv."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,19 +10,20 @@ from tqdm import tqdm
 
 BASELINE = "QAConv"
 PARTS = 5  # of QAConv-MS: pixels, three scales, attention
-WIDER = 4  # each of its parts has so many times the channels of QAConv's map
+WIDER = 4  # channels of each QAConv-MS part, as a multiple of those of QAConv's map
 HIDDEN = 2048
-IMAGES = (16, 64)  # queries and gallery images, at most: QAConv-MS takes twenty times as long
+# Upper limit on queries and gallery images: QAConv-MS takes twenty times as long as QAConv.
+IMAGES = (16, 64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A matcher and what it compares.
+    """A matcher and the size of its features.
 
     Attributes:
         options: keywords of `make_matcher`.
-        channels: of the features, as a multiple of QAConv's.
-        flops: (n, d) -> of one pair, with maps of n positions and QAConv's d channels.
+        channels: channels of the features, as a multiple of QAConv's.
+        flops: (n, d) -> operations per pair, for maps of n positions and QAConv's d channels.
     """
 
     options: dict[str, Any]
@@ -31,7 +32,7 @@ class Contender:
 
 
 def _flops(n: int, d: int) -> float:
-    """Of the correlations of a pair of maps. Those of patches are sums of them."""
+    """Count the operations of the correlation of a pair; patch correlations are sums of these."""
     return 2.0 * n * n * d
 
 
@@ -60,16 +61,16 @@ CONTENDERS = {
 
 
 def contender(name: str, problem: Problem) -> Callable[[], Any]:
-    """A function that scores all pairs once and returns when it is done."""
+    """Make a function that scores all pairs once and returns when done."""
     import jax
     import jax.numpy as jnp
 
     from jaxreid.models.matchers import make_matcher
 
-    made = CONTENDERS[name]
-    maps = dataclasses.replace(problem, channels=problem.channels * made.channels).maps()
+    entry = CONTENDERS[name]
+    maps = dataclasses.replace(problem, channels=problem.channels * entry.channels).maps()
     query, gallery = (jnp.asarray(x, problem.dtype) for x in maps)
-    options = dict(made.options)
+    options = dict(entry.options)
     if options["name"] == "qaconv_ms":
         options["parts"] = {str(i): WIDER * problem.channels for i in range(PARTS)}
     matcher = make_matcher(**options)
@@ -87,11 +88,11 @@ def compare(
     take_turns: Callable[..., dict[str, dict[str, float]]],
     progress: tqdm,
 ) -> dict[str, Any]:
-    """Times matchers in turn, each on features as it compares them.
+    """Time matchers alternately, each on features of its own format.
 
     Returns:
-        As `benchmark_matching.compare`, "times_as_fast" as QAConv; "difference" is None, since
-        each computes something else.
+        The record of `benchmark_matching.measured`, relative to QAConv. "difference" is None
+        because the matchers compute different scores.
     """
     n = problem.height * problem.width
     pairs = problem.queries * problem.gallery

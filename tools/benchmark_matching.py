@@ -1,7 +1,7 @@
-"""Contenders of `benchmark.py scoring` and `benchmark.py step`: QAConv's matching, in several ways.
+"""Contenders of `benchmark.py scoring` and `step`: several implementations of QAConv's matching.
 
-The original formulation is written here plainly, from its definition: the correlation of all pairs
-and positions, two maxima, batch normalisation, one linear layer, batch normalisation.
+The original formulation follows the definition: correlations of all pairs and positions, two
+maxima, batch norm, a linear layer, batch norm.
 """
 
 import concurrent.futures
@@ -24,24 +24,25 @@ PLAIN = "JAX, plain"
 OURS = "jaxreid"
 CONTENDERS = {"ours": OURS, "original": ORIGINAL, "tiled": TILED, "plain": PLAIN}
 TYPES = ("float32", "bfloat16")
-SAVED = 64  # pairs in a tile of the tiled form in PyTorch: 8 x 8
-BLOCK = (64, 128)  # queries and gallery maps of a block of the plain forms: what was fastest
+SAVED = 64  # pairs per tile of the tiled PyTorch implementation: 8 x 8
+BLOCK = (64, 128)  # queries and gallery maps per block of the other baselines; the fastest
 TASKS = ("pairs", "memory")
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Maps to be matched, drawn at random.
+    """Random maps to match.
 
     Attributes:
         queries: Q.
         gallery: G.
         height: h of a map.
-        width: w.
-        channels: d.
-        dtype: "float32" or "bfloat16", of the maps; scores are float32 where we make them.
-        task: "scores"; or a loss with its gradients, for "pairs" of both maps, as of a batch with
-            itself, for "memory" of the queries alone, as with a class memory. Both of the matcher.
+        width: w of a map.
+        channels: d of a map.
+        dtype: "float32" or "bfloat16", type of the maps; this package's scores are float32.
+        task: "scores", or a loss with gradients for the matcher and both maps ("pairs", as for a
+            batch with itself) or only the queries ("memory", as for a class memory). Other
+            benchmarks use tasks of their own.
     """
 
     queries: int
@@ -54,11 +55,11 @@ class Problem:
 
     @property
     def flops(self) -> float:
-        """Of the correlations of all pairs, once."""
+        """Operations of the correlations of all pairs."""
         return 2.0 * self.queries * self.gallery * (self.height * self.width) ** 2 * self.channels
 
     def maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """[Q, h, w, d] and [G, h, w, d] float32, unit norm along d."""
+        """Draw maps [Q, h, w, d] and [G, h, w, d] float32 with unit norm along d."""
         generator = np.random.default_rng(0)
         maps = []
         for count in (self.queries, self.gallery):
@@ -68,13 +69,13 @@ class Problem:
         return tuple(maps)
 
     def same(self) -> np.ndarray:
-        """[Q, G] float32, 1 for pairs that are to be learned as one person."""
+        """Draw pair labels [Q, G] float32: 1 for the same identity, else 0."""
         generator = np.random.default_rng(1)
         return (generator.random((self.queries, self.gallery)) < 1 / 8).astype(np.float32)
 
 
 def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
-    """Ours, or the same with every correlation in memory."""
+    """Make the contender in JAX: this package, or (`plain`) with all correlations in memory."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -99,8 +100,8 @@ def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
         return matcher.apply({"params": params, "batch_stats": stats}, query, gallery)
 
     def loss(params: Any, query: Any, gallery: Any) -> Any:
-        given = {"params": params, "batch_stats": stats}
-        logit, _ = matcher.apply(given, query, gallery, train=True, mutable=["batch_stats"])
+        variables = {"params": params, "batch_stats": stats}
+        logit, _ = matcher.apply(variables, query, gallery, train=True, mutable=["batch_stats"])
         return optax.losses.sigmoid_binary_cross_entropy(logit, problem.same()).mean()
 
     if problem.task == "scores":
@@ -113,12 +114,12 @@ def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
     compiled = {}
     ours = qaconv.best_matches, qaconv.match_scores
     matches, scores = (every_pair, every_score) if plain else ours
-    instead = mock.patch.multiple(qaconv, best_matches=matches, match_scores=scores)
-    with jax.default_matmul_precision("highest"), instead:
+    patched = mock.patch.multiple(qaconv, best_matches=matches, match_scores=scores)
+    with jax.default_matmul_precision("highest"), patched:
         for q, g, rows, columns in blocks:
             if (rows, columns) not in compiled:
-                given = params, query[q : q + rows], gallery[g : g + columns]
-                compiled[rows, columns] = jax.jit(function).lower(*given).compile()
+                inputs = params, query[q : q + rows], gallery[g : g + columns]
+                compiled[rows, columns] = jax.jit(function).lower(*inputs).compile()
 
     def run() -> Any:
         out = [
@@ -131,7 +132,7 @@ def jax_contender(problem: Problem, plain: bool) -> Callable[[], Any]:
 
 
 def torch_contender(problem: Problem, tiled: bool) -> Callable[[], Any]:
-    """The original formulation in eager PyTorch; or, tiled, with our tiles."""
+    """Make the contender in eager PyTorch: the original formulation, or (`tiled`) our tiling."""
     import torch
 
     n, d = problem.height * problem.width, problem.channels
@@ -193,7 +194,7 @@ def torch_contender(problem: Problem, tiled: bool) -> Callable[[], Any]:
 
 
 def _blocks(problem: Problem) -> list[tuple[int, int, int, int]]:
-    """First query, first gallery map, and how many of each, of the plain forms' blocks."""
+    """List the blocks of the baselines: first query, first gallery map and the number of each."""
     rows, columns = BLOCK
     return [
         (q, g, min(rows, problem.queries - q), min(columns, problem.gallery - g))
@@ -203,9 +204,9 @@ def _blocks(problem: Problem) -> list[tuple[int, int, int, int]]:
 
 
 def contender(name: str, problem: Problem) -> Callable[[], Any]:
-    """A function that does the work once and returns when it is done.
+    """Make a function that performs the task once and returns when done.
 
-    Its result is a list of blocks of scores, or (loss, gradients).
+    It returns a list of blocks of scores, or (loss, gradients).
     """
     if name in (ORIGINAL, TILED):
         return torch_contender(problem, tiled=name == TILED)
@@ -213,7 +214,7 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
 
 
 def product(dtype: str) -> tuple[Callable[[], Any], float]:
-    """A large matrix product of JAX, the most that can be reached, and its operations."""
+    """Make a large matrix product in JAX, the upper limit of the rate, and count its operations."""
     import jax
     import jax.numpy as jnp
 
@@ -232,11 +233,11 @@ def memory(
     threads: int | None,
     make: Callable[[str, Problem], Callable[[], Any]],
 ) -> int | None:
-    """Bytes by which one run raises the resident memory of a process that has its inputs ready.
+    """Measure the bytes by which one run raises the peak resident memory of a process.
 
-    None where the system does not tell.
+    The inputs are allocated before. None if the system does not report memory.
     """
-    context = multiprocessing.get_context("spawn")  # another process: nothing is there to be reused
+    context = multiprocessing.get_context("spawn")  # a new process has no freed memory to reuse
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_memory, name, problem, threads, make).result()
 
@@ -250,7 +251,7 @@ def _memory(
     if threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     small = dataclasses.replace(problem, queries=2, gallery=2)
-    make(name, small)()  # libraries load what they need
+    make(name, small)()  # warm-up: libraries allocate their own memory
     run = make(name, problem)
     reset, status = pathlib.Path("/proc/self/clear_refs"), pathlib.Path("/proc/self/status")
     if not reset.exists():
@@ -276,12 +277,11 @@ def compare(
     take_turns: Callable[..., dict[str, dict[str, float]]],
     progress: tqdm,
 ) -> dict[str, Any]:
-    """Times contenders in turn, with a large product as the limit, and checks that they agree.
+    """Time contenders and a large matrix product alternately; compare the contenders' results.
 
     Returns:
-        "ms" by contender, with "product"; "pairs_per_second"; "of_product", the share of the
-        product's rate; "peak_bytes"; "times_as_fast" as the original; and "difference" of the
-        results from the first one's, relative to their spread.
+        The record of `measured`, relative to the original formulation, and "difference" from the
+        results of the first contender, relative to their standard deviation.
     """
     runs: dict[str, Callable[[], Any]] = {name: contender(name, problem) for name in names}
     results = {name: _plain(problem, run()) for name, run in runs.items()}
@@ -309,21 +309,23 @@ def measured(
     flops: Mapping[str, float],
     baseline: str,
 ) -> dict[str, Any]:
-    """The time of contenders in turn, and the memory of each.
+    """Measure time and memory of contenders.
 
     Args:
-        problem: what they do.
-        runs: by name, functions that do it once.
-        repeats: as for `compare`.
-        threads: as for `compare`.
-        take_turns: as for `compare`.
-        progress: as for `compare`.
-        make: makes such a function, in the process where memory is measured.
-        flops: of each, for the share of the product's rate.
-        baseline: of "times_as_fast", if it is among them.
+        problem: task and sizes.
+        runs: functions by name that perform the task once.
+        repeats: timed runs of each contender.
+        threads: cores of the processes that measure memory; None for all.
+        take_turns: times functions alternately, as in `benchmark.py`.
+        progress: advanced by one per run.
+        make: makes the function of a contender in the process that measures its memory.
+        flops: operations of each contender.
+        baseline: reference of "times_as_fast", which is empty without it.
 
     Returns:
-        As `compare`, but for "difference".
+        "problem"; "ms" by contender and for "product", as from `take_turns`; "product_gflops", the
+        rate of the product; and by contender "pairs_per_second", "of_product" (rate relative to the
+        product's), "peak_bytes" and "times_as_fast" (relative to the baseline).
     """
     multiply, of_product = product(problem.dtype)
     ms = take_turns({**runs, "product": multiply}, repeats, progress)
@@ -347,7 +349,7 @@ def measured(
 
 
 def _plain(problem: Problem, result: Any) -> np.ndarray:
-    """Scores [Q, G], or the gradient of the queries, as float64."""
+    """Convert a result to float64: the scores [Q, G], or the gradient of the queries."""
 
     def array(x: Any) -> np.ndarray:
         x = x.float() if hasattr(x, "float") else x

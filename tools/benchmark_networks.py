@@ -1,4 +1,4 @@
-"""Contenders of `benchmark.py backbones`: passes of a network, here and in PyTorch."""
+"""Contenders of `benchmark.py backbones`: passes of a network in this package and in PyTorch."""
 
 import copy
 import time
@@ -18,7 +18,7 @@ NAMES = (
 )
 PASSES = ("forward", "forward and backward")
 LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
-MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # of a ResNet, as in QAConv 2.1
+MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # ResNet as in QAConv 2.1
 OURS = "jaxreid"
 
 
@@ -31,25 +31,25 @@ def compare(
     take_turns: Callable[..., dict[str, dict[str, float]]],
     progress: tqdm,
 ) -> list[dict[str, Any]]:
-    """Times the passes of one network.
+    """Time the passes of one network.
 
-    The loss of the backward pass is the mean of the outputs, weighted by fixed random numbers. (The
-    mean of their squares would not do: for maps of unit length it is constant.)
+    The loss of the backward pass is the mean of the outputs, weighted by fixed random numbers. The
+    mean of squares would not do, because it is constant for maps of unit length.
 
     Args:
-        arch: its name.
-        model: the network of `torch_networks` whose weights both sides use.
+        arch: name of the network.
+        model: network of `torch_networks` whose weights both sides use.
         x: [B, 3, H, W] float32 images.
-        passes: of `PASSES`.
+        passes: any of `PASSES`.
         repeats: timed runs of each contender.
-        take_turns: times functions in turn, as that of `benchmark.py`.
-        progress: moves on by one for each run.
+        take_turns: times functions alternately, as in `benchmark.py`.
+        progress: advanced by one per run.
 
     Returns:
-        For each pass "ms", the times by contender; "times_as_fast" as the faster of PyTorch's
-        layouts this package is; "difference", relative, of the outputs (forward) or of the norm
-        of all gradients (backward), which shows that both sides compute the same; and "compile_s",
-        the seconds of our very first run.
+        One record per pass: "pass"; "ms", times by contender; "times_as_fast", speed relative to
+        the faster PyTorch layout; "difference", relative difference of the outputs (forward) or of
+        the norm of all gradients (backward), a check that both sides compute the same;
+        "compile_s", seconds of our first run.
     """
     import torch
 
@@ -63,13 +63,13 @@ def compare(
         for layout, memory_format in LAYOUTS.items():
             contenders[layout] = torch_pass(model, x, weight, memory_format, train)
         start = time.perf_counter()
-        mine = contenders[OURS]()
+        ours = contenders[OURS]()
         seconds = time.perf_counter() - start
         theirs = contenders["PyTorch"]()
         if train:
-            difference = _difference(_norm(mine), _norm(theirs))
+            difference = _difference(_norm(ours), _norm(theirs))
         else:
-            difference = _difference(np.moveaxis(np.asarray(mine), -1, 1), np.asarray(theirs))
+            difference = _difference(np.moveaxis(np.asarray(ours), -1, 1), np.asarray(theirs))
         ms = take_turns(contenders, repeats, progress)
         best = min(ms[layout]["median"] for layout in LAYOUTS)
         records.append(
@@ -95,20 +95,20 @@ def _norm(arrays: list[Any]) -> np.ndarray:
 def jax_pass(
     arch: str, model: Any, x: np.ndarray, weight: np.ndarray, train: bool
 ) -> Callable[[], Any]:
-    """A pass of this package, with the weights of a network of `torch_networks`.
+    """Make a pass of this package with the weights of a network of `torch_networks`.
 
     Args:
-        arch: the network's name.
+        arch: name of the network.
         model: the network.
         x: [B, 3, H, W] float32 images.
-        weight: of the outputs in the loss, of the shape of the network's output.
+        weight: weights of the outputs in the loss, in the shape of PyTorch's output.
         train: forward and backward in training mode; otherwise forward in evaluation mode.
 
     Returns:
-        A function without arguments, which returns the gradients as a list, or the output.
+        A function without arguments that returns the list of gradients, or the output.
 
     Raises:
-        ValueError: the weights are not those of our network.
+        ValueError: the weights do not fit our network.
     """
     import jax
 
@@ -157,17 +157,17 @@ def jax_pass(
 def torch_pass(
     model: Any, x: np.ndarray, weight: np.ndarray, memory_format: str, train: bool
 ) -> Callable[[], Any]:
-    """A pass of PyTorch.
+    """Make a pass in PyTorch.
 
     Args:
-        model: the network, which is copied.
+        model: the network; it is copied.
         x: [B, 3, H, W] float32 images.
-        weight: of the outputs in the loss.
+        weight: weights of the outputs in the loss.
         memory_format: "contiguous_format" or "channels_last".
         train: forward and backward in training mode; otherwise forward in evaluation mode.
 
     Returns:
-        A function without arguments, which returns the gradients as a list, or the output.
+        A function without arguments that returns the list of gradients, or the output.
     """
     import torch
 

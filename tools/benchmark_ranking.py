@@ -1,4 +1,4 @@
-"""Baselines and data of `benchmark.py ranking`: the algorithms as they are usually written."""
+"""Baselines and data of `benchmark.py ranking`: straightforward implementations in NumPy."""
 
 import pathlib
 import tracemalloc
@@ -13,7 +13,8 @@ from jaxreid.evaluation.ranking import rank_queries, summarize
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks, rerank_matrix
 from jaxreid.evaluation.ranking.temporal_lifting import tlift
 
-# Queries and gallery: those of Market-1501, with its distractors; what a dense re-ranking can hold.
+# (queries, gallery images): as in Market-1501 with distractors; fewer for dense re-ranking, which
+# holds the full distance matrix.
 SIZES = {
     "metrics": (3368, 19732),
     "evaluation": (3368, 19732),
@@ -21,8 +22,8 @@ SIZES = {
     "rerank streamed": (3368, 19732),
     "tlift": (3368, 19732),
 }
-ALONE = ("rerank streamed",)  # what the plain algorithm would need tens of GB for
-TILE = 512  # images whose distances are computed at a time, as in configs' eval.gallery_tile
+ALONE = ("rerank streamed",)  # no baseline: the plain algorithm would need tens of GB
+TILE = 512  # images per block of distances, as eval.gallery_tile of the recipes
 FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 HEADER = (
     "what",
@@ -45,7 +46,7 @@ def plain_metrics(
     gallery_pid: np.ndarray,
     gallery_camid: np.ndarray,
 ) -> tuple[float, float]:
-    """Mean average precision and rank-1, by sorting the gallery for one query after the other."""
+    """Compute mAP and rank-1 query by query, sorting the gallery for each."""
     order = np.argsort(-scores, axis=1, kind="stable")
     precisions, firsts = [], []
     for q, ranked in enumerate(order):
@@ -66,18 +67,18 @@ def plain_roc(
     gallery_pid: np.ndarray,
     gallery_camid: np.ndarray,
 ) -> tuple[float, ...]:
-    """True-positive rates at `FALSE_POSITIVE_RATES`, equal-error rate, by sorting all pairs."""
+    """Compute TPR at `FALSE_POSITIVE_RATES` and the equal error rate by sorting all pairs."""
     same = query_pid[:, None] == gallery_pid
     keep = ~same | (query_camid[:, None] != gallery_camid)
     score, match = scores[keep], same[keep]
     order = np.argsort(-score)
     hits = match[order].cumsum()
-    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # of those which tie
-    found = np.append(0, hits[last] / hits[-1])
-    wrong = np.append(0, (1 + last - hits[last]) / (score.size - hits[-1]))
-    rates = [found[np.searchsorted(wrong, f, side="right") - 1] for f in FALSE_POSITIVE_RATES]
-    at = np.argmax(wrong >= 1 - found)
-    (a, b), (c, d) = wrong[at - 1 : at + 1], 1 - found[at - 1 : at + 1]
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # last of each tie
+    tpr = np.append(0, hits[last] / hits[-1])
+    fpr = np.append(0, (1 + last - hits[last]) / (score.size - hits[-1]))
+    rates = [tpr[np.searchsorted(fpr, f, side="right") - 1] for f in FALSE_POSITIVE_RATES]
+    at = np.argmax(fpr >= 1 - tpr)
+    (a, b), (c, d) = fpr[at - 1 : at + 1], 1 - tpr[at - 1 : at + 1]
     return *map(float, rates), float(a + (b - a) * (c - a) / (c - a + b - d))
 
 
@@ -91,14 +92,14 @@ def plain_rerank(
     squared: bool = False,
     sort: str = "stable",
 ) -> np.ndarray:
-    """k-reciprocal re-ranking, dense, one image after the other; in the matrix's dtype.
+    """Re-rank by k-reciprocal encoding, dense and image by image, in the matrix's dtype.
 
     Args:
-        matrix: [N, N] distances from each image to each, queries first.
+        matrix: [N, N] distances between all images, queries first.
         num_query: Q.
-        k1: neighbours.
-        k2: images whose descriptions are averaged.
-        weight: of the original distance.
+        k1: number of neighbours.
+        k2: images averaged in local query expansion.
+        weight: weight of the original distance.
         squared: square the distances.
         sort: kind of `np.argsort`.
 
@@ -155,7 +156,7 @@ def plain_tlift(
     k: int = 10,
     alpha: float = 0.2,
 ) -> np.ndarray:
-    """TLift as it is written down: camera by camera, query by query; arguments of `tlift`."""
+    """Apply TLift as published, camera by camera and query by query; arguments as for `tlift`."""
     nearness = np.zeros(score.shape)
     cameras = np.unique(gallery_camid)
     for own in np.unique(query_camid[query_camid <= max(cameras, default=-1)]):
@@ -174,15 +175,15 @@ def plain_tlift(
 
 
 def walkers(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Images of people who walk in twos past six cameras.
+    """Simulate images of people who walk in pairs past six cameras.
 
     Args:
         queries: Q.
         gallery: G.
-        seed: of the random numbers.
+        seed: random seed.
 
     Returns:
-        [Q + G, 64] float32 embeddings of unit length, queries first; [Q + G] int person; and
+        [Q + G, 64] float32 embeddings of unit length, queries first; [Q + G] int identities; and
         {"camid" [Q + G] int, "time" [Q + G] float seconds}.
     """
     generator = np.random.default_rng(seed)
@@ -199,7 +200,7 @@ def walkers(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.n
 
 
 def contenders(what: str, queries: int, gallery: int) -> tuple[dict[str, Callable[[], Any]], int]:
-    """What is measured.
+    """Make the contenders of one measurement.
 
     Args:
         what: a key of `SIZES`.
@@ -207,9 +208,9 @@ def contenders(what: str, queries: int, gallery: int) -> tuple[dict[str, Callabl
         gallery: G.
 
     Returns:
-        Functions by name, "jaxreid" and, but for those `ALONE`, "plain", that return arrays of the
-        same numbers; and the bytes of the matrix of scores or distances they begin with, or would
-        begin with if it were not streamed.
+        Functions by name, "jaxreid" and (except for `ALONE`) "plain", that return arrays of the
+        same numbers; and the bytes of their input matrix of scores or distances, also if it is
+        streamed and never held.
     """
     embedding, pid, seen = walkers(queries, gallery)
     q, g = slice(queries), slice(queries, None)
@@ -244,7 +245,7 @@ def contenders(what: str, queries: int, gallery: int) -> tuple[dict[str, Callabl
 
 
 def _streamed(embedding: np.ndarray, queries: int) -> np.ndarray:
-    """Re-ranked distance of each query's nearest gallery image; [Q]."""
+    """Compute the re-ranked distance [Q] of each query's nearest gallery image."""
 
     def distances(images: np.ndarray) -> np.ndarray:
         rows = embedding[images] @ embedding.T
@@ -257,14 +258,17 @@ def _streamed(embedding: np.ndarray, queries: int) -> np.ndarray:
 
 
 def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
-    """What `plain_metrics` returns."""
+    """Compute the numbers of `plain_metrics` with this package."""
     summary = summarize(rank_queries(score, *ids))
     return np.array([summary["mAP"], summary["rank1"]])
 
 
 def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
-    """Makes what returns the numbers of `plain_metrics` and `plain_roc`, and lists each's best."""
-    from jaxreid.evaluation.results import Ranking  # with JAX, which counts the cores
+    """Make a function that computes the numbers of `plain_metrics` and `plain_roc`.
+
+    It also collects the best matches of each query, which the baseline does not.
+    """
+    from jaxreid.evaluation.results import Ranking  # imports JAX, which counts the cores
     from jaxreid.evaluation.retrieval import BLOCK_SIZE
 
     class Images(types.SimpleNamespace):
@@ -288,12 +292,12 @@ def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np
 
 
 def measure_memory(run: Callable[[], Any]) -> tuple[Any, int, int | None]:
-    """Calls a function and watches its memory.
+    """Call a function and measure its peak memory.
 
     Returns:
-        Its result; the bytes of arrays and objects that it holds at most; and those by which the
-        memory of the process grows at most, with the libraries' own: None if the system does not
-        tell. Freed memory which the process has kept makes the latter smaller.
+        The result; the peak bytes of Python objects and arrays (tracemalloc); and the peak growth
+        of the process's resident memory, including libraries, or None if the system does not report
+        it. Freed memory that the process still holds lowers the latter.
     """
     before = _resident("VmRSS") if _reset_peak() else None
     tracemalloc.start()
@@ -306,7 +310,7 @@ def measure_memory(run: Callable[[], Any]) -> tuple[Any, int, int | None]:
 
 
 def _reset_peak() -> bool:
-    """Lets the process's peak of resident memory begin anew; False where only Linux could."""
+    """Reset the process's peak resident memory; return False except on Linux."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -315,7 +319,7 @@ def _reset_peak() -> bool:
 
 
 def _resident(field: str) -> int:
-    """Bytes of the process in memory: "VmRSS" now, "VmHWM" at the peak."""
+    """Read the resident bytes of the process: "VmRSS" now, "VmHWM" at the peak."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     (size,) = (line.split()[1] for line in lines if line.startswith(field + ":"))
     return 1024 * int(size)
@@ -327,18 +331,18 @@ def compare(
     repeats: int,
     take_turns: Callable[..., dict[str, dict[str, float]]],
 ) -> list[dict[str, Any]]:
-    """Times and memory of what is asked for.
+    """Measure time and memory.
 
     Args:
         what: keys of `SIZES`.
-        images: how many queries and gallery images; None for `SIZES`.
+        images: numbers of queries and gallery images; None for `SIZES`.
         repeats: timed runs of each contender.
-        take_turns: times functions in turn, as that of `benchmark.py`.
+        take_turns: times functions alternately, as in `benchmark.py`.
 
     Returns:
-        A record for each. By contender, a record holds "ms", the times;
-        "peak_bytes" and "resident_bytes", as of `measure_memory`. "ratio" and "difference" of the
-        two are None for one `ALONE`.
+        One record per key: "what", "queries" and "gallery"; by contender "ms", "peak_bytes" and
+        "resident_bytes" (see `measure_memory`); "matrix_bytes" (see `contenders`); and "ratio" of
+        the times and "difference" of the results, both None for `ALONE`.
     """
     results = []
     runs = sum(1 if name in ALONE else 2 for name in what) * (2 + repeats)
@@ -360,8 +364,8 @@ def _compare_one(
     take_turns: Callable[..., dict[str, dict[str, float]]],
     progress: tqdm,
 ) -> dict[str, Any]:
-    """The measured part of a record of `compare`."""
-    # First of all, before freed memory is left over from other runs.
+    """Make the measured part of a record of `compare`."""
+    # Memory first, before other runs leave freed memory in the process.
     output, traced, resident = zip(*map(measure_memory, runs.values()), strict=True)
     times = take_turns(runs, repeats, progress)
     alone = len(runs) == 1
@@ -376,7 +380,7 @@ def _compare_one(
 
 
 def row(record: dict[str, Any]) -> tuple[str, ...]:
-    """A record of `compare` as a row under `HEADER`; "-" for what was not measured."""
+    """Format a record of `compare` as a row under `HEADER`, with "-" for missing values."""
 
     def text(value: float | None, form: str, unit: float = 1) -> str:
         return "-" if value is None else format(value / unit, form)

@@ -1,4 +1,4 @@
-"""Results of `benchmark.py` as tables: for the terminal and, from its file, for docs/speed.md."""
+"""Tables of `benchmark.py` results: for the terminal and, from a results file, docs/speed.md."""
 
 import json
 import pathlib
@@ -12,17 +12,17 @@ Rows = tuple[Sequence[str], list[Sequence[str]]]
 
 
 def spread(times: Mapping[str, Mapping[str, float]]) -> float:
-    """The widest distance between quartiles, relative to the median, of `take_turns`."""
+    """Return the largest interquartile range relative to the median, of times by `take_turns`."""
     return max((t["upper"] - t["lower"]) / t["median"] for t in times.values())
 
 
 def rows(benchmark: str, results: Sequence[Record]) -> Rows:
-    """Header and rows of the results of a benchmark."""
+    """Return header and rows for the results of a benchmark."""
     others = {"ranking": _ranking, **dict.fromkeys(("scoring", "step", "embeddings"), _matching)}
     return others.get(benchmark, _networks)(results)
 
 
-# Columns for readers; those who measure see all of them.
+# Columns in the documentation; the terminal shows all.
 SHOWN = {
     "scoring": ("what", "contender", "pairs/s", "times as fast", "of product rate", "memory"),
     "step": ("what", "contender", "ms", "times as fast", "memory"),
@@ -34,16 +34,16 @@ SHOWN = {
 
 
 def markdown(path: pathlib.Path) -> str:
-    """The newest results of each benchmark in a file of JSON lines, as Markdown.
+    """Format the newest results of each benchmark in a JSON lines file as Markdown.
 
     Raises:
-        ValueError: the file holds no results.
+        ValueError: the file does not contain results.
     """
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line]
         newest = {record["settings"]["benchmark"]: record for record in records}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no results of --json: {error!r}") from error
+        raise ValueError(f"{path} contains no results of --json: {error!r}") from error
     if not newest:
         raise ValueError(f"{path} is empty; measure with --json={path} first.")
     parts = []
@@ -51,11 +51,9 @@ def markdown(path: pathlib.Path) -> str:
         head, body = rows(name, record["results"])
         shown = [head.index(column) for column in SHOWN[name]]
         table = [[row[i] for i in shown] for row in (head, ["---"] * len(head), *body)]
-        where = record["machine"]
-        told = (
-            f"`benchmark.py {name}`, {where['cores']} cores, {where['cpu']}, {where['date'][:10]}:"
-        )
-        parts.append("\n".join([told, "", *("| " + " | ".join(row) + " |" for row in table)]))
+        host = record["machine"]
+        title = f"`benchmark.py {name}`, {host['cores']} cores, {host['cpu']}, {host['date'][:10]}:"
+        parts.append("\n".join([title, "", *("| " + " | ".join(row) + " |" for row in table)]))
     return "\n\n".join(parts)
 
 
@@ -69,7 +67,7 @@ def _matching(results: Sequence[Record]) -> Rows:
         "perceptron": "GMN, perceptron",
         "linear": "GMN, linear",
     }
-    found = []
+    body = []
     for r in results:
         p = r["problem"]
         size = f"{p['queries']} x {p['gallery']} of {p['height']}x{p['width']}x{p['channels']}"
@@ -78,7 +76,7 @@ def _matching(results: Sequence[Record]) -> Rows:
             evaluated = p["task"] not in ("pairs", "memory")
             share = f"{r['of_product'][name]:.0%}" if evaluated else "-"
             bytes_, difference = r["peak_bytes"][name], r["difference"][name]
-            found.append(
+            body.append(
                 (
                     f"{tasks[p['task']]}, {p['dtype']}",
                     size,
@@ -92,17 +90,17 @@ def _matching(results: Sequence[Record]) -> Rows:
                     f"{spread(r['ms']):.0%}",
                 )
             )
-    return (*header, "memory", "difference", "spread"), found
+    return (*header, "memory", "difference", "spread"), body
 
 
 def _networks(results: Sequence[Record]) -> Rows:
     header = ("network", "images", "pass", *(f"{name} ms" for name in results[0]["ms"]))
-    found = [
+    body = [
         (r["network"], r["images"], r["pass"], *(f"{t['median']:.1f}" for t in r["ms"].values()))
         + (f"{r['times_as_fast']:.2f}", f"{spread(r['ms']):.0%}", f"{r['difference']:.0e}")
         for r in results
     ]
-    return (*header, "times as fast as PyTorch", "spread", "difference"), found
+    return (*header, "times as fast as PyTorch", "spread", "difference"), body
 
 
 def _ranking(results: Sequence[Record]) -> Rows:

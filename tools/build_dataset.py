@@ -1,9 +1,9 @@
-"""Prepares a data set ahead of a run, and prints what is in it.
+"""Prepare a data set in advance of a run and print its sizes.
 
 python tools/build_dataset.py market1501 --dir /data/Market-1501-v15.09.15
 python tools/build_dataset.py synthetic_people/plaza
 
-The same as the command `jaxreid data build`.
+Equivalent to `jaxreid data build`.
 """
 
 import sys

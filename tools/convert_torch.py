@@ -1,8 +1,8 @@
-"""Converts a PyTorch checkpoint to a file that training and evaluation start from.
+"""Convert a PyTorch checkpoint to a weight file for training and evaluation.
 
 python tools/convert_torch.py resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=ibn_b.safetensors
 
-The same as the command `jaxreid convert`.
+Equivalent to `jaxreid convert`.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Writes a contact sheet of a data set: one row for each person, ordered by camera and time.
+"""Draw a contact sheet of a data set: one row per person, ordered by camera and time.
 
 python tools/show_dataset.py synthetic_people/plaza --out=plaza.png
 python tools/show_dataset.py market1501 --dir=/data/market1501 --split=gallery --people=12
 
-The same as the command `jaxreid data sheet`.
+Equivalent to `jaxreid data sheet`.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""The backbones in plain PyTorch: the baseline of the benchmark, and a source of checkpoints.
+"""Backbones in plain PyTorch: the benchmark's baseline and a source of test checkpoints.
 
-The names of modules, and so of weights, are those of the published checkpoints: torchvision's
-(ResNet), IBN-Net's, QAConv's (`ResMap`) and torchreid's (OSNet). Written from the papers and those
-names; the package itself never imports this file.
+Module names, and thus weight names, are those of the published checkpoints: torchvision (ResNet),
+IBN-Net, QAConv (`ResMap`) and torchreid (OSNet). Written from the papers and these names. The
+package itself never imports this file.
 
 Images are [B, 3, H, W] float, maps [B, c, h, w].
 """
@@ -43,26 +43,26 @@ def make(
     neck: int = 128,
     neck_norm: str = "none",
 ) -> nn.Module:
-    """Makes a network with PyTorch's random weights.
+    """Make a network with PyTorch's random initial weights.
 
     Args:
         name: one of `NAMES`.
-        classes: of the classifier that every published checkpoint has.
-        cut: of a ResNet: one of `CUTS` for QAConv's feature maps; None for the whole classifier.
-        neck: channels of the convolution after the cut; 0 leaves it out.
+        classes: outputs of the classifier that every published checkpoint contains.
+        cut: ResNet only: one of `CUTS` for QAConv's feature maps; None for the full classifier.
+        neck: channels of the convolution after the cut; 0 omits it.
         neck_norm: "none" (with bias: QAConv 2.1) or "batch" (QAConv 1.0 to 2.0).
 
     Returns:
         A `ResNet` (images to logits), a `ResMap` (to maps) or an `OSNet` (to embeddings).
 
     Raises:
-        ValueError: a name is unknown, or an OSNet is to be cut.
+        ValueError: a name is unknown, or `cut` is given for an OSNet.
     """
     check_name(name, NAMES, "network")
     kind, _, variant = name.partition("_")
     if kind == "osnet":
         if cut is not None:
-            raise ValueError(f"{name} with cut={cut!r}: only a ResNet can be cut; leave cut out.")
+            raise ValueError(f"{name} with cut={cut!r}: only a ResNet can be cut; omit cut.")
         kind, _, width = variant.rpartition("x")
         return OSNet(kind.rstrip("_"), WIDTHS["x" + width], classes)
     base = ResNet(int(kind.removeprefix("resnet")), variant.removeprefix("ibn_"), classes)
@@ -70,13 +70,13 @@ def make(
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Redraws all weights and running statistics, so that each of them matters to the output.
+    """Redraw all weights and running statistics, so that each of them affects the output.
 
-    Activations then stay moderate in evaluation too, which with fresh statistics they do not.
+    Activations then stay moderate in evaluation mode; with initial statistics they would not.
 
     Args:
-        model: from `make`; changed in place.
-        seed: of the draw.
+        model: network from `make`; modified in place.
+        seed: random seed.
 
     Returns:
         The model.
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         ibn: "", "a" (in every block of layers 1 to 3) or "b" (in the stem, and at the end of
             layers 1 and 2).
-        classes: of the classifier.
+        classes: outputs of the classifier.
     """
 
     def __init__(self, depth: int, ibn: str, classes: int):
@@ -115,33 +115,34 @@ class ResNet(nn.Module):
         for layer, count in enumerate(DEPTHS[depth], start=1):
             blocks, channels = [], 32 * 2**layer
             for i in range(count):
-                here = (ibn == "a" and layer < 4) or (ibn == "b" and layer < 3 and i == count - 1)
+                normed = (ibn == "a" and layer < 4) or (ibn == "b" and layer < 3 and i == count - 1)
                 stride = 2 if layer > 1 and i == 0 else 1
-                blocks.append(_Block(inputs, channels, expansion, stride, ibn if here else ""))
+                blocks.append(_Block(inputs, channels, expansion, stride, ibn if normed else ""))
                 inputs = channels * expansion
             setattr(self, f"layer{layer}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
 
     def maps(self, x: Tensor, cut: str = "layer4") -> Tensor:
-        """Images to the feature map after a layer."""
+        """Compute the feature map after a layer."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for layer in range(1, int(cut[-1]) + 1):
             x = getattr(self, f"layer{layer}")(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits [B, classes]."""
+        """Compute logits [B, classes]."""
         return self.fc(self.maps(x).mean((2, 3)))
 
 
 class ResMap(nn.Module):
-    """QAConv's model (Liao and Shao, ECCV 2020): a ResNet up to a cut, a neck, unit length.
+    """QAConv's model (Liao and Shao, ECCV 2020): a ResNet up to a cut, a neck, L2 normalisation.
 
     Args:
-        base: a whole ResNet; what lies behind the cut has weights, and no use.
+        base: full ResNet; layers after the cut keep their weights, as in the published checkpoints,
+            but are unused.
         cut: one of `CUTS`.
-        neck: channels of a 3x3 convolution; 0 leaves it out.
-        neck_norm: "none" (convolution with bias) or "batch" (without, and batch normalisation).
+        neck: channels of a 3x3 convolution; 0 omits it.
+        neck_norm: "none" (convolution with bias) or "batch" (no bias, batch norm).
 
     Raises:
         ValueError: `cut` or `neck_norm` is unknown.
@@ -156,7 +157,7 @@ class ResMap(nn.Module):
         self.neck_bn = nn.BatchNorm2d(neck) if neck and batch else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to maps of unit length along the channels."""
+        """Compute maps of unit length along the channels."""
         return functional.normalize(self.neck_bn(self.neck_conv(self.base.maps(x, self.cut))))
 
 
@@ -166,13 +167,14 @@ class OSNet(nn.Module):
     Args:
         kind: "", "ibn" or "ain".
         width: factor on the channels.
-        classes: of the classifier.
+        classes: outputs of the classifier.
     """
 
     def __init__(self, kind: str, width: float, classes: int):
         super().__init__()
         stem, *stages = (int(width * channels) for channels in (64, 256, 384, 512))
-        places = {  # of an instance normalisation in each of the six blocks
+        # Position of the instance norm in each of the six blocks.
+        places = {
             "": ("none",) * 6,
             "ibn": ("sum", "sum", "none", "none", "none", "none"),
             "ain": ("residual", "residual", "none", "residual", "residual", "none"),
@@ -196,19 +198,19 @@ class OSNet(nn.Module):
         self.classifier = nn.Linear(512, classes)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Images to the feature map before pooling."""
+        """Compute the feature map before pooling."""
         x = self.maxpool(self.conv1(x))
         for stage in (self.conv2, self.pool2, self.conv3, self.pool3, self.conv4, self.conv5):
             x = x if stage is None else stage(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to embeddings [B, 512]; `classifier` turns these into logits."""
+        """Compute embeddings [B, 512]; `classifier` maps them to logits."""
         return self.fc(self.maps(x).mean((2, 3)))
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1, and a residual connection."""
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3 and 1x1."""
 
     def __init__(self, inputs: int, channels: int, expansion: int, stride: int, ibn: str):
         super().__init__()
@@ -236,7 +238,7 @@ class _Block(nn.Module):
 
 
 class _IBN(nn.Module):
-    """Half of the channels normalised by instance, the rest by batch."""
+    """IBN-a normalisation: instance norm on half of the channels, batch norm on the rest."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -249,7 +251,7 @@ class _IBN(nn.Module):
 
 
 class _OSBlock(nn.Module):
-    """Streams of one to four lite convolutions, gated and summed, and a residual connection."""
+    """Residual block with four streams of one to four lite convolutions, gated and summed."""
 
     def __init__(self, inputs: int, outputs: int, place: str, ain: bool):
         super().__init__()
@@ -278,7 +280,7 @@ class _OSBlock(nn.Module):
 
 
 class _Gate(nn.Module):
-    """Weighs each channel by what the whole map shows."""
+    """Channel gate computed from the average-pooled map."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -291,10 +293,10 @@ class _Gate(nn.Module):
 
 
 def _lite(channels: int) -> nn.Sequential:
-    """A 3x3 convolution in two steps: 1x1 across channels, then 3x3 within each."""
-    within = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    """Make a lite 3x3 convolution: pointwise 1x1, then depthwise 3x3."""
+    depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
     norm, relu = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-    parts = OrderedDict(conv1=_conv(channels, channels, 1), conv2=within, bn=norm, relu=relu)
+    parts = OrderedDict(conv1=_conv(channels, channels, 1), conv2=depthwise, bn=norm, relu=relu)
     return nn.Sequential(parts)
 
 

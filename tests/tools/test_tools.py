@@ -123,7 +123,7 @@ def test_the_document_shows_the_tables_of_the_measurements():
 
 def test_a_file_without_results_makes_no_table(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
-    for name, message in (("other.jsonl", "holds no results"), ("none.jsonl", "no file")):
+    for name, message in (("other.jsonl", "contains no results"), ("none.jsonl", "no file")):
         result = run("benchmark.py", "table", tmp_path / name)
         assert result.returncode == 2
         assert message in result.stderr
