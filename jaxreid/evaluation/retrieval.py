@@ -77,7 +77,7 @@ def evaluate(
 def _query_blocks(
     query: Split, gallery_size: int, query_tile: int, variants: Sequence[Variant]
 ) -> list[np.ndarray]:
-    """Return blocks of queries whose scores are held at once; TLift needs companions in one block."""
+    """Return blocks of queries that are scored together; TLift needs companions in one block."""
     size = max(1, BLOCK_SIZE // max(1, gallery_size))
     size = max(1, size // query_tile) * query_tile
     lifts = [variant.tlift for variant in variants if variant.tlift is not None]
