@@ -601,7 +601,7 @@ REFUSALS = [
             "--config=configs/qaconv_gs.py:market1501,debug",
             "--config.model.matcher.statistics_chunk=4",
         ],
-        "statistics_chunk=4 divides a class memory, and this objective has none",
+        "statistics_chunk=4 divides a class memory, but this objective has none",
     ),
     (["--config.schedule.name=adapt"], "unknown schedule 'adapt'; valid: adaptive"),
     (
@@ -610,7 +610,7 @@ REFUSALS = [
     ),
     (["--config.sampler.alternate=True"], "there is one data set: give several in data.train"),
     (["--config.model.matcher.name=qaconv_ms"], "use neck 'multi_scale'"),
-    (["--config.model.matcher.patch=2"], "matcher.patch is 2; needed is an odd number"),
+    (["--config.model.matcher.patch=2"], "matcher.patch is 2; expected an odd number"),
     (
         ["--config=configs/qaconv_ms.py:market1501,debug", "--config.eval.shortlist=5"],
         "this model has another matcher: set eval.shortlist=0",

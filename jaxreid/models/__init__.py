@@ -1,1 +1,1 @@
-"""The model: images to features to scores."""
+"""The model: images to features, features to scores."""

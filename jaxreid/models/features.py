@@ -1,4 +1,4 @@
-"""Features: the interface between necks, which make them, and matchers, which compare them."""
+"""Features: the interface between necks, which produce them, and matchers, which compare them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,16 +8,15 @@ KINDS = ("map", "embedding")
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Kind of the features of an image, and the parts that they consist of.
+    """Layout of an image's features: their kind and their parts.
 
     Attributes:
         kind: "map" ([B, h, w, d], local features) or "embedding" ([B, d]).
-        parts: channels of each part of a map, by name, in the order in which they lie side by side;
-            0 where the backbone decides (all parts are equally wide then). Empty for features that
-            are compared as they are.
-        shared: channels after the parts, to be compared along with each of them.
-        reaches: positions that the template of a part sees on each side of its own, by name, in the
-            order of the parts.
+        parts: channels of each part of a map, by name, in concatenation order. 0 if the backbone
+            determines the width; all parts are then equally wide. Empty for features that are
+            compared as a whole.
+        shared: channels after the parts, compared together with every part.
+        reaches: radius in positions of each part's template kernel, by name, in the same order.
     """
 
     kind: str
@@ -27,5 +26,5 @@ class Features:
 
     @property
     def words(self) -> str:
-        """A noun for messages: "maps", "maps in parts" or "embeddings"."""
+        """Plural noun for messages: "maps", "maps in parts" or "embeddings"."""
         return f"{self.kind}s in parts" if self.parts else f"{self.kind}s"

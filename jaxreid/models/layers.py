@@ -1,4 +1,4 @@
-"""Layers that the backbones share, with PyTorch's geometry and statistics."""
+"""Layers shared by the backbones, with PyTorch's padding and batch statistics."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ import jax.numpy as jnp
 from jaxreid.ops.convolution import convolve
 from jaxreid.ops.normalize import EPSILON, batch_norm, moments
 
-# Weights before training.
-#   he       He et al., ICCV 2015, over the outputs of a convolution, linear layers near 0 and no
-#            biases: that of ResNet and OSNet
-#   uniform  PyTorch's default, which depends on the inputs alone
+# Weight initialisation.
+#   he       He et al., ICCV 2015, fan-out, for convolutions; normal(0.01) for linear layers; zero
+#            biases. Used by ResNet and OSNet.
+#   uniform  PyTorch's default, which depends on the fan-in only
 INITIALIZERS = ("he", "uniform")
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 linear_init = nn.initializers.normal(0.01)
 
 
 def uniform_init(inputs: float) -> Callable[..., jax.Array]:
-    """PyTorch's default for weights and biases of a layer that sums `inputs` numbers."""
+    """Return PyTorch's default initializer for weights and biases of a layer of fan-in `inputs`."""
     bound = inputs**-0.5
 
     def uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -30,17 +30,17 @@ def uniform_init(inputs: float) -> Callable[..., jax.Array]:
 
 
 def conv_inits(initializer: str, inputs: int) -> dict[str, Callable]:
-    """Keywords `kernel_init` and `bias_init` of a convolution.
+    """Return the keywords `kernel_init` and `bias_init` of a convolution.
 
     Args:
         initializer: one of `INITIALIZERS`.
-        inputs: numbers that each output sums.
+        inputs: fan-in.
     """
     return _inits(initializer, inputs, conv_init)
 
 
 def linear_inits(initializer: str, inputs: int) -> dict[str, Callable]:
-    """As `conv_inits`, of a linear layer."""
+    """Return the keywords `kernel_init` and `bias_init` of a linear layer; see `conv_inits`."""
     return _inits(initializer, inputs, linear_init)
 
 
@@ -52,17 +52,14 @@ def _inits(initializer: str, inputs: int, he: Callable) -> dict[str, Callable]:
 
 
 class Conv(nn.Module):
-    """A square convolution with PyTorch's symmetric padding.
+    """Square convolution with PyTorch's symmetric padding.
 
     Attributes:
-        features: channels that come out.
-        kernel: its size, odd.
-        stride: in both directions.
-        use_bias: add a bias for each channel.
-        depthwise: each channel on its own; `features` are those that come in.
-        dtype: of the computation; parameters are float32.
-        kernel_init: of its weights.
-        bias_init: of its bias.
+        features: output channels.
+        kernel: kernel size, odd.
+        stride: stride in both directions.
+        depthwise: depthwise convolution; `features` must equal the input channels.
+        dtype: compute dtype; parameters are float32.
     """
 
     features: int
@@ -76,7 +73,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        """Map [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.kernel, self.kernel, inputs, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
@@ -91,12 +88,12 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
     Attributes:
-        train: normalise with the statistics of the batch and update the running ones.
-        axis_name: mesh axis over which the batch is spread.
-        use_bias: add a bias for each channel.
-        affine: learn a scale for each channel, and the bias.
+        train: normalise with batch statistics and update the running ones.
+        axis_name: mesh axis over which the batch is sharded.
+        use_bias: learn a bias per channel, if `affine`.
+        affine: learn a scale per channel, and a bias if `use_bias`.
 
-    Differs: Flax's own keeps the biased running variance; this one keeps PyTorch's unbiased one.
+    Differs: keeps the unbiased running variance, as PyTorch does; Flax keeps the biased one.
     """
 
     train: bool
@@ -106,7 +103,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., C]."""
+        """Normalise [..., C]."""
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape) if self.affine else 1.0
         biased = self.affine and self.use_bias
@@ -129,21 +126,21 @@ class BatchNorm(nn.Module):
 
 
 class InstanceNorm(nn.Module):
-    """Normalisation of each channel of each image by its own statistics, in training and after.
+    """Instance normalisation: each channel of each image by its own statistics, also in evaluation.
 
-    It takes the look of a camera (light, colour cast) out of the features.
+    Removes camera style (illumination, colour cast) from the features.
 
     Attributes:
-        affine: learn a scale and a bias for each channel.
+        affine: learn a scale and a bias per channel.
 
-    Source: Ulyanov et al., 2016; in recognition Pan et al. (IBN-Net), ECCV 2018.
+    Source: Ulyanov et al., 2016; for recognition Pan et al. (IBN-Net), ECCV 2018.
     """
 
     affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, C]."""
+        """Normalise [B, h, w, C]."""
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape) if self.affine else 1.0
         bias = self.param("bias", nn.initializers.zeros, shape) if self.affine else 0.0
@@ -154,11 +151,11 @@ class InstanceNorm(nn.Module):
 
 
 class InstanceBatchNorm(nn.Module):
-    """The first half of the channels normalised by instance, the rest by batch.
+    """Instance norm on the first half of the channels, batch norm on the rest.
 
     Attributes:
-        train: as for `BatchNorm`.
-        axis_name: as for `BatchNorm`.
+        train: see `BatchNorm`.
+        axis_name: see `BatchNorm`.
 
     Source: IBN-Net-a (Pan et al., ECCV 2018).
     """
@@ -168,7 +165,7 @@ class InstanceBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, C]."""
+        """Normalise [B, h, w, C]."""
         half = x.shape[-1] // 2
         instance = InstanceNorm(name="IN")(x[..., :half])
         batch = BatchNorm(train=self.train, axis_name=self.axis_name, name="BN")(x[..., half:])
@@ -176,15 +173,15 @@ class InstanceBatchNorm(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Weighs each channel by its mean over the whole map.
+    """Channel gate: a sigmoid weight per channel, computed from the channel means of the map.
 
     Attributes:
-        reduction: channels for each one of the hidden layer.
-        dtype: of the computation.
+        reduction: ratio of input channels to hidden units.
+        dtype: compute dtype.
         initializer: one of `INITIALIZERS`.
 
-    Source: the unified aggregation gate of OSNet, ICCV 2019, Section 3.2. One gate, called for
-    every stream of a block, has one set of weights.
+    Source: the unified aggregation gate of OSNet, ICCV 2019, Section 3.2. All streams of a block
+    call one gate and share its weights.
     """
 
     reduction: int = 16
@@ -193,10 +190,10 @@ class ChannelGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., h, w, C] -> [..., h, w, C]."""
+        """Gate [..., h, w, C]."""
         channels = x.shape[-1]
         hidden = channels // self.reduction
-        # 1x1 convolutions in the originals, and initialised as such.
+        # 1x1 convolutions in the original, hence the initialisation of a convolution.
         init = functools.partial(conv_inits, self.initializer)
         gate = nn.Dense(hidden, dtype=self.dtype, name="fc1", **init(channels))(x.mean((-3, -2)))
         gate = nn.Dense(channels, dtype=self.dtype, name="fc2", **init(hidden))(nn.relu(gate))
@@ -204,10 +201,10 @@ class ChannelGate(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Logits of classes: a linear layer.
+    """Linear classifier.
 
     Attributes:
-        classes: there are.
+        classes: number of classes.
         initializer: one of `INITIALIZERS`.
     """
 
@@ -216,21 +213,22 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, d] -> [B, classes]."""
+        """Map [B, d] to logits [B, classes]."""
         init = linear_inits(self.initializer, x.shape[-1])
         shape = (x.shape[-1], self.classes)
         kernel = self.param("kernel", init["kernel_init"], shape, jnp.float32)
         bias = self.param("bias", init["bias_init"], shape[1:], jnp.float32)
-        # Before the product: in double precision, gradients are then added up over devices in it.
+        # Promote before the product, so that with float64 inputs the gradients are summed over the
+        # devices in float64.
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
         return x @ kernel + bias
 
 
 class GeM(nn.Module):
-    """Generalised mean over the positions, between their average (p = 1) and their maximum.
+    """Generalised-mean pooling: average for p = 1, maximum as p grows.
 
     Attributes:
-        initial_p: the exponent before training; it is learned.
+        initial_p: initial value of the learned exponent.
 
     Source: Radenovic et al., TPAMI 2019, Section 3.2.
     """
@@ -239,7 +237,7 @@ class GeM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, C]."""
+        """Pool [B, h, w, C] to [B, C]."""
         p = self.param("p", nn.initializers.constant(self.initial_p), (1,))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return jnp.mean(jnp.maximum(wide, 1e-6) ** p, axis=(1, 2)) ** (1 / p)

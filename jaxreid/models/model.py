@@ -1,4 +1,4 @@
-"""The model: backbone, neck and matcher, and the images they expect."""
+"""The model: backbone, neck and matcher, with the image format it expects."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,20 +21,20 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class Model(nn.Module):
-    """Images to features, and features to scores.
+    """Re-identification model: images to features, and pairs of features to scores.
 
     Attributes:
         backbone: images to feature maps.
         neck: feature maps to features.
-        matcher: features of queries and gallery to scores.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        mean: [3], taken from pixels in [0, 1] before the backbone.
-        std: [3], by which the rest is divided.
-        interpolation: by which images come to this size, "bicubic" or "bilinear".
-        freeze_stats: keep the running statistics of batch normalisation in backbone and neck
-            fixed while training; scales and biases still learn.
-        classes: training identities that embeddings are classified into; 0 for no classifier.
+        matcher: query and gallery features to scores.
+        height: image height in pixels.
+        width: image width in pixels.
+        mean: [3], subtracted from pixels in [0, 1] before the backbone.
+        std: [3], divides the centred pixels.
+        interpolation: resize method, "bicubic" or "bilinear".
+        freeze_stats: freeze the running batch-norm statistics of backbone and neck in training;
+            scales and biases still learn.
+        classes: number of training identities for the classifier; 0 for no classifier.
     """
 
     backbone: Backbone
@@ -49,12 +49,12 @@ class Model(nn.Module):
     classes: int = 0
 
     def setup(self) -> None:
-        """Makes the classifier, if there is one."""
+        """Create the classifier if `classes` is not 0."""
         if self.classes:
             self.classifier = Classifier(self.classes, initializer_of(self.backbone))
 
     def encode(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """Features of a batch.
+        """Extract the features of a batch.
 
         Args:
             image: [B, H, W, 3] uint8, or float in the same range.
@@ -69,17 +69,15 @@ class Model(nn.Module):
     def encode_with_before(
         self, image: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """Features of a batch, and what precedes the BN neck (the features where there is none).
+        """Extract features and the features before the BN neck; see `encode`.
 
-        Args:
-            image: as for `encode`.
-            train: as for `encode`.
+        Without a BN neck both are the same.
         """
         train = train and not self.freeze_stats
         return self.neck.with_before(self._maps(image, train), train=train)
 
     def _maps(self, image: jax.Array, train: bool) -> jax.Array:
-        """Feature maps of the backbone."""
+        """Normalise pixels and run the backbone."""
         pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
         return self.backbone(pixels, train=train)
@@ -92,45 +90,49 @@ class Model(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores [Q, G] of features; larger is more alike."""
+        """Return scores [Q, G] of features; a larger score means more similar."""
         return self.matcher(query, gallery, train=train, mask=mask)
 
     def match_perturbed(
         self, query: jax.Array, gallery: jax.Array, factor: jax.Array, *, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Scores [Q, G] in training, and those of perturbed pairs (`MetricNetwork.perturbed`)."""
+        """Return training scores [Q, G] of clean and perturbed pairs (`MetricNetwork.perturbed`).
+
+        Raises:
+            ValueError: if the matcher has no pair features.
+        """
         if not hasattr(self.matcher, "perturbed"):
-            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "perturbed"))
+            supported = MATCHERS.names_where(lambda matcher: hasattr(matcher, "perturbed"))
             raise ValueError(
-                f"the matcher {type(self.matcher).__name__} has no pair features to drop entries "
-                f"of; take the matcher {_either(able)}, or leave the loss of pairs out with "
-                "objective.gmn=0 (option baseline of configs/gmn.py)."
+                f"matcher {type(self.matcher).__name__} has no pair features to apply dropout to; "
+                f"use matcher {_either(supported)}, or disable the pair loss with objective.gmn=0 "
+                "(option baseline of configs/gmn.py)."
             )
         return self.matcher.perturbed(query, gallery, factor, mask=mask)
 
     def classify(self, embedding: jax.Array) -> jax.Array:
-        """Logits [B, classes] of embeddings [B, d]."""
+        """Return logits [B, classes] of embeddings [B, d]."""
         return self.classifier(embedding)
 
     @property
     def image_format(self) -> dict[str, Any]:
-        """How files become images for this model: keywords of the pipeline."""
+        """Image size and interpolation, as keywords of the data pipeline."""
         names = ("height", "width", "interpolation")
         return {name: getattr(self, name) for name in names}
 
     @nn.nowrap
     def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, Any]:
-        """Random numbers of one training step: a collection of variables, or none.
+        """Draw the random numbers of one training step as a variable collection, or return {}.
 
         Args:
             epoch: [] int32.
-            key: of this step, the same on all devices.
+            key: step key, the same on all devices.
         """
         drawn = self.backbone.draw(epoch, key)
         return {"drawn": {"backbone": drawn}} if drawn else {}
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Scores of a batch with itself; runs every part once, to make the parameters."""
+        """Score a batch against itself. Runs every part once, which initialises all parameters."""
         feature = self.encode(image)
         if self.classes:
             self.classify(feature)
@@ -140,15 +142,15 @@ class Model(nn.Module):
 def apply_training(
     model: Model, function: Callable[[Model], Any], variables: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """Calls `function` with the model bound to its variables.
+    """Call `function` on the model bound to its variables.
 
     Args:
         model: the model.
-        function: takes the bound model; its result may depend on any of the model's methods.
-        variables: {"params", "batch_stats"}, and the result of `Model.draw`.
+        function: takes the bound model and may call any of its methods.
+        variables: {"params", "batch_stats"}, merged with the result of `Model.draw`.
 
     Returns:
-        The result of `function`, and the batch statistics after its calls.
+        The result of `function`, and the updated batch statistics.
     """
     result, updates = nn.apply(function, model, mutable=["batch_stats"])(variables)
     return result, updates.get("batch_stats", variables["batch_stats"])
@@ -169,45 +171,38 @@ def make_model(
     classes: int = 0,
     axis_name: str | None = None,
 ) -> Model:
-    """A model from the names and options of its parts.
+    """Build a model from the names and options of its parts.
 
-    Args:
-        backbone: keywords of `make_backbone`.
-        neck: keywords of `make_neck`.
-        matcher: keywords of `make_matcher`.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        mean: subtracted from pixels in [0, 1]. QAConv uses none.
-        std: divides them.
-        interpolation: as for `Model`; QAConv resizes by "bicubic", torchreid by "bilinear".
-        freeze_stats: as for `Model`.
-        dtype: "float32" or "bfloat16", the type of the convolutions.
-        classes: as for `Model`.
-        axis_name: mesh axis over which a training batch is spread.
+    `backbone`, `neck` and `matcher` are the keywords of `make_backbone`, `make_neck` and
+    `make_matcher`. `dtype` ("float32" or "bfloat16") is that of the convolutions, `axis_name` the
+    mesh axis over which the training batch is sharded. The other arguments are those of `Model`:
+    QAConv uses no `mean` and `std`, and "bicubic" interpolation; torchreid uses "bilinear".
 
     Raises:
-        ValueError: an unknown name, an option out of its range, parts that do not fit.
+        ValueError: unknown name, option out of range, or incompatible parts.
     """
     check_name(interpolation, INTERPOLATIONS, "model.interpolation")
-    net = make_backbone(**backbone, dtype=dtype, axis_name=axis_name)
-    made = make_neck(**neck, dtype=dtype, axis_name=axis_name, initializer=initializer_of(net))
-    features = made.features
-    comparer, _ = MATCHERS.find(matcher["name"])
-    if not comparer.takes(features):
+    backbone_module = make_backbone(**backbone, dtype=dtype, axis_name=axis_name)
+    neck_module = make_neck(
+        **neck, dtype=dtype, axis_name=axis_name, initializer=initializer_of(backbone_module)
+    )
+    features = neck_module.features
+    matcher_class, _ = MATCHERS.find(matcher["name"])
+    if not matcher_class.takes(features):
         raise ValueError(
-            f"matcher {matcher['name']!r} compares {comparer.TAKES}, and neck {neck['name']!r} "
-            f"makes {features.words}; use neck {_necks_that(comparer.takes)}."
+            f"matcher {matcher['name']!r} compares {matcher_class.TAKES}, but neck "
+            f"{neck['name']!r} makes {features.words}; use neck {_necks_that(matcher_class.takes)}."
         )
     if classes and features.kind != "embedding":
-        able = MATCHERS.names_where(lambda matcher: matcher.takes(Features("embedding")))
+        supported = MATCHERS.names_where(lambda matcher: matcher.takes(Features("embedding")))
         raise ValueError(
-            f"neck {neck['name']!r} with {classes} classes: only embeddings are classified; take "
-            f"the neck {_necks_that(lambda made: made.kind == 'embedding')} and the matcher "
-            f"{_either(able)}, as configs/osnet.py and configs/gmn.py do."
+            f"neck {neck['name']!r} with {classes} classes: only embeddings can be classified; use "
+            f"neck {_necks_that(lambda features: features.kind == 'embedding')} and matcher "
+            f"{_either(supported)}, as configs/osnet.py and configs/gmn.py do."
         )
     return Model(
-        backbone=net,
-        neck=made,
+        backbone=backbone_module,
+        neck=neck_module,
         matcher=make_matcher(
             **matcher, parts=features.parts, shared=features.shared, axis_name=axis_name
         ),
@@ -222,12 +217,12 @@ def make_model(
 
 
 def initializer_of(backbone: Backbone) -> str:
-    """The initialisation of the whole network, one of `layers.INITIALIZERS`."""
+    """Return the initialisation scheme of the whole network, one of `layers.INITIALIZERS`."""
     return getattr(backbone, "initializer", "he")
 
 
 def _necks_that(fits: Callable[[Features], bool]) -> str:
-    """Names of the necks whose features fit, as far as they can be made without options."""
+    """List the necks whose features fit; necks that need options are skipped."""
     return _either(NECKS.names_where(lambda neck: fits(neck().features)))
 
 
@@ -236,16 +231,16 @@ def _either(names: Sequence[str]) -> str:
 
 
 def init_variables(model: Model, seed: int) -> dict[str, Any]:
-    """Parameters and statistics of an untrained model."""
+    """Initialise the parameters and batch statistics of a model."""
     image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
     return model.init(jax.random.key(seed), image)
 
 
 def feature_shape(model: Model, variables: Any) -> tuple[int, ...]:
-    """[h, w, d] or [d] of one image's features; nothing is computed.
+    """Return the feature shape of one image, [h, w, d] or [d], by `jax.eval_shape`.
 
     Args:
-        model: outside a mesh.
+        model: a model without a mesh axis.
         variables: {"params", "batch_stats"}, or their shapes.
     """
     image = jax.ShapeDtypeStruct((1, model.height, model.width, 3), jnp.uint8)

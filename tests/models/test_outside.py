@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(names):
         make_model(**card(names, matcher={"name": "qaconv"}))
     with pytest.raises(ValueError, match=r"compares maps in parts.*makes maps; use neck .*'multi"):
         make_model(**card(names, neck={"name": "map"}))
-    with pytest.raises(ValueError, match="only embeddings are classified; take the neck 'pooled'"):
+    with pytest.raises(ValueError, match="only embeddings can be classified; use neck 'pooled'"):
         make_model(**card(names, classes=3))
 
 

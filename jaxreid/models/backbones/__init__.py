@@ -19,17 +19,16 @@ DTYPES = ("float32", "bfloat16", "float64")
 def make_backbone(
     name: str, *, dtype: str = "float32", axis_name: str | None = None, **options: Any
 ) -> Backbone:
-    """A backbone by name: normalised pixels [B, H, W, 3] to a feature map [B, h, w, c].
+    """Build a backbone, which maps normalised pixels [B, H, W, 3] to [B, h, w, c].
 
     Args:
-        name: one of `BACKBONES`, or package.module:Class. The project's own are named as their
-            published weights.
-        dtype: "float32" or "bfloat16", the type of its convolutions ("float64" for tests).
-        axis_name: mesh axis over which a batch is spread.
-        **options: attributes of the backbone that its name does not decide.
+        name: one of `BACKBONES`, named after the published weights, or package.module:Class.
+        dtype: dtype of the convolutions, "float32" or "bfloat16" ("float64" for tests).
+        axis_name: mesh axis over which the batch is sharded.
+        **options: attributes of the backbone that its name does not imply.
 
     Raises:
-        ValueError: an unknown name or option, or an option out of its range.
+        ValueError: unknown name or option, or option out of range.
     """
     check_name(dtype, DTYPES, "model.dtype")
     return BACKBONES.make(name, options, dtype=jnp.dtype(dtype), axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""The protocol of all backbones."""
+"""Backbone protocol."""
 
 from typing import ClassVar
 
@@ -9,22 +9,22 @@ import jax
 class Backbone(nn.Module):
     """Images to a feature map.
 
-    A backbone is one file: a subclass with its options as attributes, `validate` if they can be
-    wrong, and `__call__`; and `FAMILY` where one class has several names. Attributes `dtype` (type
-    of its convolutions) and `axis_name` (mesh axis over which the batch is spread) receive those of
-    the model.
+    A backbone is one file: a subclass with its options as attributes, `validate` if they need
+    checks, and `__call__`; plus `FAMILY` if one class has several names. The attributes `dtype`
+    (of the convolutions) and `axis_name` (mesh axis over which the batch is sharded), if present,
+    are set from the model.
 
     Attributes:
-        IMPLIED: attributes that the name of the backbone decides alone.
-        IDENTITY: options without which equal parameters make other features: a file of weights
-            is refused by a model that differs in them.
+        IMPLIED: attributes that are set by the backbone's name only.
+        IDENTITY: options that change the features without changing the parameter shapes. A model
+            rejects a weights file that differs in one of them.
     """
 
     IMPLIED: ClassVar[tuple[str, ...]] = ()
     IDENTITY: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Feature map of a batch of images.
+        """Compute the feature map of a batch of images.
 
         Args:
             x: [B, H, W, 3] float, normalised pixels.
@@ -37,18 +37,14 @@ class Backbone(nn.Module):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
 
     @nn.nowrap
     def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-        """Random numbers of one training step, which the call finds as variables in "drawn".
+        """Draw the random numbers of one training step; the call reads them from "drawn".
 
         Args:
             epoch: [] int32, from 0.
-            key: follows from seed and step alone: all devices draw the same.
+            key: depends on seed and step only, so all devices draw the same numbers.
         """
         return {}

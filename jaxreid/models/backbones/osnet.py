@@ -1,4 +1,4 @@
-"""OSNet: features of several scales in every block, at a tenth of ResNet's cost.
+"""OSNet: multi-scale features in every block, at a tenth of ResNet's cost.
 
 Source: Zhou et al., ICCV 2019, arXiv 1905.00953; OSNet-IBN and OSNet-AIN: TPAMI 2021, arXiv
 1910.06827.
@@ -21,10 +21,10 @@ WIDTHS = {
     "x0_5": (32, 128, 192, 256),
     "x0_25": (16, 64, 96, 128),
 }
-# Where a block has an instance normalisation: the four candidates of the search for OSNet-AIN.
+# Positions of instance norm in a block: the four candidates of the search for OSNet-AIN.
 #   none      nowhere
-#   residual  in the residual branch, after the batch normalisation's place, which it takes
-#   sum       on the sum, before the last ReLU
+#   residual  in the residual branch, in place of the batch norm
+#   sum       after the residual addition, before the last ReLU
 #   both      in both places
 PLACES = ("none", "residual", "sum", "both")
 STEMS = ("batch", "instance")
@@ -34,7 +34,7 @@ IBN = ("sum", "sum", "none", "none", "none", "none")
 AIN = ("residual", "residual", "none", "residual", "residual", "none")
 STREAMS = 4
 
-# Names of weights, and the options that they imply. Of OSNet-IBN only the first width is published.
+# Names of weights, and the options they imply. OSNet-IBN is published in the first width only.
 FAMILY = {
     f"osnet_{kind}{width}": {"channels": channels} | options
     for kind, options in (
@@ -47,18 +47,17 @@ FAMILY = {
 
 
 class ConvNorm(nn.Module):
-    """Convolution, normalisation and, if wanted, ReLU.
+    """Convolution, normalisation and optional ReLU.
 
     Attributes:
-        features: channels that come out.
-        kernel: size of the convolution.
-        stride: of the convolution.
+        features: output channels.
+        kernel: kernel size.
         norm: "batch", "instance" or "none".
         relu: end with a ReLU.
         train: use and update batch statistics.
-        axis_name: mesh axis over which the batch is spread.
-        dtype: type of the convolution.
-        affine: the normalisation learns a scale and a bias for each channel.
+        axis_name: mesh axis over which the batch is sharded.
+        dtype: dtype of the convolution.
+        affine: the normalisation learns a scale and a bias per channel.
         initializer: one of `layers.INITIALIZERS`.
     """
 
@@ -75,7 +74,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h / stride, w / stride, features]."""
+        """Map [B, h, w, C] to [B, h / stride, w / stride, features]."""
         options = {"stride": self.stride, "dtype": self.dtype, "name": "conv"}
         options |= conv_inits(self.initializer, self.kernel**2 * x.shape[-1])
         x = Conv(self.features, self.kernel, **options)(x)
@@ -87,14 +86,9 @@ class ConvNorm(nn.Module):
 
 
 class LiteConv(nn.Module):
-    """3x3 convolution in two steps: 1x1 across channels, then 3x3 within each; BN and ReLU.
+    """Lite 3x3 convolution: 1x1 pointwise, then 3x3 depthwise, BN and ReLU.
 
-    Attributes:
-        train: use and update batch statistics.
-        axis_name: mesh axis over which the batch is spread.
-        dtype: type of the convolutions.
-        affine: as for `ConvNorm`.
-        initializer: as for `ConvNorm`.
+    The attributes are those of `ConvNorm`.
     """
 
     train: bool
@@ -105,7 +99,7 @@ class LiteConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, C]."""
+        """Map [B, h, w, C] to [B, h, w, C]."""
         channels = x.shape[-1]
         across = conv_inits(self.initializer, channels)
         within = conv_inits(self.initializer, 3 * 3)
@@ -116,18 +110,11 @@ class LiteConv(nn.Module):
 
 
 class Streams(nn.Module):
-    """Base of the omni-scale blocks: four streams, 3, 5, 7 and 9 pixels wide.
+    """Base of the omni-scale blocks: four streams with receptive fields 3, 5, 7 and 9.
 
-    Stream t is t lite convolutions. One gate, the same for all streams, decides by image and
-    channel how much each contributes.
-
-    Attributes:
-        features: channels that come out; the streams have a quarter.
-        train: use and update batch statistics.
-        axis_name: mesh axis over which the batch is spread.
-        dtype: type of the convolutions.
-        affine: as for `ConvNorm`.
-        initializer: as for `ConvNorm`.
+    Stream t is a stack of t lite convolutions. One gate, shared by all streams, weights the
+    channels of each stream per image. The streams have a quarter of the output channels `features`;
+    the other attributes are those of `ConvNorm`.
     """
 
     features: int
@@ -139,13 +126,13 @@ class Streams(nn.Module):
 
     @property
     def mode(self) -> dict[str, Any]:
-        """Keywords of all layers."""
+        """Keywords shared by all layers."""
         names = ("train", "axis_name", "dtype", "affine", "initializer")
         return {name: getattr(self, name) for name in names}
 
     @nn.nowrap
     def streams(self, x: jax.Array) -> jax.Array:
-        """The four streams through the gate, added up: [B, h, w, features / 4]."""
+        """Return the sum of the four gated streams, [B, h, w, features / 4]."""
         gate = ChannelGate(dtype=self.dtype, initializer=self.initializer, name="gate")
         start = ConvNorm(self.features // 4, **self.mode, name="conv1")(x)
         y = 0
@@ -158,14 +145,14 @@ class Streams(nn.Module):
 
     @nn.nowrap
     def shortcut(self, x: jax.Array) -> jax.Array:
-        """Residual connection: the input, with `features` channels."""
+        """Return the residual input, projected to `features` channels if needed."""
         if x.shape[-1] == self.features:
             return x
         return ConvNorm(self.features, relu=False, **self.mode, name="downsample")(x)
 
 
 class OmniScaleBlock(Streams):
-    """A residual block of four streams.
+    """Residual block of four streams.
 
     Attributes:
         instance_norm: one of `PLACES`.
@@ -175,7 +162,7 @@ class OmniScaleBlock(Streams):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, features]."""
+        """Map [B, h, w, C] to [B, h, w, features]."""
         y = self.streams(x)
         inside = self.instance_norm in ("residual", "both")
         outside = self.instance_norm in ("sum", "both")
@@ -190,16 +177,16 @@ class OmniScaleBlock(Streams):
 
 
 class OSNet(Backbone):
-    """Images to a feature map of stride 16.
+    """OSNet up to its feature map of stride 16.
 
     Attributes:
-        channels: of the stem and of the three stages.
-        stem: its normalisation, "batch" or "instance".
-        blocks: for each of the six blocks one of `PLACES`.
-        dtype: type of the convolutions.
-        axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
-        affine: as for `ConvNorm`.
-        initializer: one of `layers.INITIALIZERS`; of neck and classifier, too.
+        channels: channels of the stem and of the three stages.
+        stem: normalisation of the stem, "batch" or "instance".
+        blocks: one of `PLACES` for each of the six blocks.
+        dtype: dtype of the convolutions.
+        axis_name: mesh axis over which the batch is sharded; None outside `shard_map`.
+        affine: see `ConvNorm`.
+        initializer: one of `layers.INITIALIZERS`; also applies to neck and classifier.
     """
 
     IMPLIED = ("channels", "affine", "initializer")
@@ -215,31 +202,19 @@ class OSNet(Backbone):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an unknown stem or place, or not as many places as blocks.
-        """
+        """Raise ValueError for an unknown stem or place, or a wrong number of places."""
         check_name(self.stem, STEMS, "backbone.stem")
         for place in self.blocks:
             check_name(place, PLACES, "place in backbone.blocks")
         if len(self.blocks) != len(BLOCKS):
             raise ValueError(
-                f"backbone.blocks has {len(self.blocks)} places; needed are {len(BLOCKS)}, one for "
+                f"backbone.blocks has {len(self.blocks)} places; expected {len(BLOCKS)}, one for "
                 f"each of {', '.join(BLOCKS)}."
             )
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Feature map of a batch of images.
-
-        Args:
-            x: [B, H, W, 3] float, normalised pixels.
-            train: use and update batch statistics.
-
-        Returns:
-            [B, H / 16, W / 16, c] float, not negative.
-        """
+        """Map normalised pixels [B, H, W, 3] to [B, H / 16, W / 16, c], non-negative."""
         mode = {
             "train": train,
             "axis_name": self.axis_name,
@@ -260,11 +235,5 @@ class OSNet(Backbone):
 
     @nn.nowrap
     def block(self, x: jax.Array, number: int, **options: Any) -> jax.Array:
-        """Output of one of the six blocks.
-
-        Args:
-            x: [B, h, w, C].
-            number: of the block, from 0.
-            **options: attributes of the block but for its instance normalisation.
-        """
+        """Apply block `number` (0 to 5); `options` are its attributes except `instance_norm`."""
         return OmniScaleBlock(instance_norm=self.blocks[number], **options)(x)

@@ -1,4 +1,4 @@
-"""The super-network in which OSNet-AIN was found: every block is four candidates at once.
+"""Super-network of the architecture search for OSNet-AIN: each block mixes four candidates.
 
 Source: Zhou et al., TPAMI 2021, arXiv 1910.06827, Section 3.3.
 """
@@ -12,45 +12,46 @@ import jax.numpy as jnp
 from jaxreid.models.backbones.osnet import BLOCKS, PLACES, WIDTHS, ConvNorm, OSNet, Streams
 from jaxreid.models.layers import BatchNorm, InstanceNorm
 
-TINY = 1e-12  # keeps logarithms finite: of a weight that is not positive, of a draw of 0
+# Keeps logarithms finite for non-positive weights and for draws of 0.
+TINY = 1e-12
 
-# Names, and the options that they imply. Nobody publishes weights of a super-network.
+# Names, and the options they imply. There are no published weights of a super-network.
 FAMILY = {f"osnet_search_{width}": {"channels": channels} for width, channels in WIDTHS.items()}
 
 
 def gumbel(uniform: jax.Array) -> jax.Array:
-    """Gumbel noise from draws in [0, 1), of the same shape; finite for every draw."""
+    """Transform uniform draws in [0, 1) into Gumbel noise, finite for every draw."""
     return -jnp.log(-jnp.log(uniform + TINY))
 
 
 def shares(weights: jax.Array, noise: jax.Array, temperature: jax.Array) -> jax.Array:
-    """How much each candidate of a block contributes.
+    """Compute the mixing weights of a block's candidates (Gumbel softmax).
 
     Args:
-        weights: [..., 4], of the architecture; those that are not positive count as `TINY`.
-        noise: broadcasts to `weights`; 0 gives the weights as shares of their sum, at temperature
-            1.
-        temperature: scalar; the lower, the closer to one candidate alone.
+        weights: [..., 4] architecture weights; non-positive ones count as `TINY`.
+        noise: broadcasts to `weights`; with noise 0 and temperature 1 the result is each weight
+            divided by their sum.
+        temperature: scalar; lower values approach a one-hot choice.
 
     Returns:
-        [..., 4] float, not negative; the sum of the last axis is 1.
+        [..., 4] float, non-negative; the last axis sums to 1.
 
-    Differs: the original adds `TINY` to the sum that the softmax divides by, and so loses a fifth
-    of the output where no weight is positive.
+    Differs: the original adds `TINY` to the softmax denominator, and so loses a fifth of the
+    output if no weight is positive.
     """
     return nn.softmax((jnp.log(nn.relu(weights) + TINY) + noise) / temperature)
 
 
 class Candidate(Streams):
-    """An `OmniScaleBlock` whose places of instance normalisation are arguments of the call.
+    """An `OmniScaleBlock` that takes the positions of instance norm as call arguments.
 
-    Both ways are computed, and one is taken: candidates with different places are then one
-    computation, of which XLA compiles one copy and not four.
+    Both variants are computed and one is selected. All candidates are then the same computation,
+    which XLA compiles once instead of four times.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, inside: jax.Array, outside: jax.Array) -> jax.Array:
-        """[B, h, w, C], bool [] and bool [] -> [B, h, w, features]."""
+        """Map [B, h, w, C] to [B, h, w, features]; `inside` and `outside` are bool []."""
         y = self.streams(x)
         y = ConvNorm(self.features, norm="none", relu=False, **self.mode, name="conv3")(y)
         batch = BatchNorm(self.train, self.axis_name, affine=self.affine, name="bn")(y)
@@ -59,14 +60,14 @@ class Candidate(Streams):
 
 
 class SearchBlock(Streams):
-    """The mean of the four candidates of `PLACES`, weighted by `shares`.
+    """Mean of the four candidates of `PLACES`, weighted by `shares`.
 
-    The variables of the candidates are stacked, in the order of `PLACES`.
+    The variables of the candidates are stacked in the order of `PLACES`.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, noise: jax.Array, temperature: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h, w, features]; noise [4] and temperature as for `shares`."""
+        """Map [B, h, w, C] to [B, h, w, features]; for noise [4] and temperature see `shares`."""
         weights = self.param("weights", nn.initializers.ones, (len(PLACES),))
         candidates = nn.vmap(
             Candidate,
@@ -81,26 +82,25 @@ class SearchBlock(Streams):
 
 
 class SuperNet(OSNet):
-    """Images to a feature map of stride 16, by all architectures of the search space together.
+    """OSNet super-network: images to a feature map of stride 16, mixing the whole search space.
 
-    A training passes what `draw` gives for its step as the variables {"drawn": {"noise",
-    "temperature"}}. Without them there is no noise, and the temperature is 1.
+    A training step passes the result of `draw` as the variables {"drawn": {"noise",
+    "temperature"}}. Without them the noise is 0 and the temperature 1.
 
     Attributes:
-        channels: as for `OSNet`; so are dtype and axis_name.
-        stem: as for `OSNet`; "instance" in the search.
-        blocks: none; every block is all four of `PLACES`.
-        affine: as for `OSNet`; the search learns no scales and biases of normalisations.
-        initializer: as for `OSNet`; PyTorch's default in the search.
-        temperature: of the first epoch.
-        temperature_factor: by which it is multiplied now and then.
+        stem: see `OSNet`; "instance" in the search.
+        blocks: unused; every block mixes all four of `PLACES`.
+        affine: see `OSNet`; the search learns no scales and biases in normalisations.
+        initializer: see `OSNet`; PyTorch's default in the search.
+        temperature: temperature of the first epoch.
+        temperature_factor: multiplier of the temperature schedule.
         temperature_every: epochs between two multiplications.
-        temperature_floor: below which it does not fall.
+        temperature_floor: minimum temperature.
 
-    Differs: the original draws noise in evaluation as well, which makes its scores meaningless. In
-        training, each of its replicas (eight GPUs with a share of the batch each) draws its own
-        noise in every step; here all devices use one draw, so that the state does not depend on
-        their number.
+    Differs: the original also draws noise in evaluation, which makes its scores meaningless. In
+        training, each of its replicas (eight GPUs that split the batch) draws its own noise in
+        every step. Here all devices share one draw, so that the state does not depend on their
+        number.
     """
 
     IMPLIED = ("channels", "stem", "blocks", "affine", "initializer")
@@ -116,11 +116,7 @@ class SuperNet(OSNet):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: a temperature that would not stay positive.
-        """
+        """Raise ValueError if a temperature option is out of range."""
         if min(self.temperature, self.temperature_factor, self.temperature_floor) <= 0:
             raise ValueError(
                 "backbone.temperature, temperature_factor and temperature_floor are "
@@ -129,28 +125,23 @@ class SuperNet(OSNet):
             )
         if self.temperature_every < 1:
             raise ValueError(
-                f"backbone.temperature_every is {self.temperature_every}; needed is at least 1."
+                f"backbone.temperature_every is {self.temperature_every}; expected at least 1."
             )
 
     @nn.nowrap
     def draw(self, epoch: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-        """Noise and temperature of one training step; needs no variables.
+        """Draw Gumbel "noise" [6, 4] and "temperature" [] of one step; see `Backbone.draw`.
 
-        Args:
-            epoch: int, from 0.
-            key: of seed and step alone, so that all devices draw the same.
-
-        Returns:
-            "noise" [6, 4], Gumbel noise, and "temperature" [], both of the default float type.
+        Both have the default float dtype. Needs no variables.
         """
         noise = gumbel(jax.random.uniform(key, (len(BLOCKS), len(PLACES))))
-        fallen = self.temperature * self.temperature_factor ** (epoch // self.temperature_every)
-        temperature = jnp.maximum(fallen, self.temperature_floor).astype(noise.dtype)
+        decayed = self.temperature * self.temperature_factor ** (epoch // self.temperature_every)
+        temperature = jnp.maximum(decayed, self.temperature_floor).astype(noise.dtype)
         return {"noise": noise, "temperature": temperature}
 
     @nn.nowrap
     def block(self, x: jax.Array, number: int, **options: Any) -> jax.Array:
-        """As `OSNet.block`, of all four candidates."""
+        """Apply one of the six blocks, mixing all four candidates; see `OSNet.block`."""
         noise, temperature = 0.0, 1.0
         if self.has_variable("drawn", "noise"):
             noise = self.get_variable("drawn", "noise")[number]

@@ -1,7 +1,7 @@
 """ResNet, plain and with instance normalisation (IBN-Net).
 
-Source: He et al., CVPR 2016; IBN-Net: Pan et al., ECCV 2018. Cutting it after an inner layer is
-QAConv's (Liao and Shao, ECCV 2020).
+Source: He et al., CVPR 2016; IBN-Net: Pan et al., ECCV 2018. Cutting it after an inner layer
+follows QAConv (Liao and Shao, ECCV 2020).
 """
 
 import functools
@@ -22,10 +22,11 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-IBN_DEPTHS = (18, 34, 50, 101)  # those that IBN-Net publishes
+# Depths published by IBN-Net.
+IBN_DEPTHS = (18, 34, 50, 101)
 CUTS = ("layer1", "layer2", "layer3", "layer4")
 
-# Names of weights, and the options that they imply.
+# Names of weights, and the options they imply.
 FAMILY = {f"resnet{depth}": {"depth": depth} for depth in BLOCKS} | {
     f"resnet{depth}_ibn_{ibn}": {"depth": depth, "ibn": ibn}
     for depth in IBN_DEPTHS
@@ -37,13 +38,13 @@ class Block(nn.Module):
     """Base of the two residual blocks.
 
     Attributes:
-        channels: of the 3x3 convolutions.
-        stride: of the block.
+        channels: channels of the 3x3 convolutions.
+        stride: stride of the block.
         train: use and update batch statistics.
-        axis_name: mesh axis over which the batch is spread.
-        dtype: type of the convolutions.
-        ibn: "none"; "a", half of the channels after the first convolution normalised by instance;
-            "b", the sum normalised by instance before the last ReLU.
+        axis_name: mesh axis over which the batch is sharded.
+        dtype: dtype of the convolutions.
+        ibn: "none"; "a", instance norm on half of the channels after the first convolution; "b",
+            instance norm after the residual addition, before the last ReLU.
     """
 
     channels: int
@@ -54,20 +55,20 @@ class Block(nn.Module):
     ibn: str = "none"
 
     def conv(self, features: int, kernel: int, name: str, stride: int = 1) -> nn.Module:
-        """A convolution of the block's type."""
+        """Create a convolution with the block's dtype."""
         return Conv(features, kernel, stride=stride, dtype=self.dtype, name=name)
 
     def norm(self, name: str) -> nn.Module:
-        """A batch normalisation in the block's mode."""
+        """Create a batch normalisation in the block's mode."""
         return BatchNorm(train=self.train, axis_name=self.axis_name, name=name)
 
     def first_norm(self, name: str) -> nn.Module:
-        """As `norm`, after the first convolution, which IBN-a treats differently."""
+        """Create the normalisation after the first convolution: `InstanceBatchNorm` for IBN-a."""
         kind = InstanceBatchNorm if self.ibn == "a" else BatchNorm
         return kind(train=self.train, axis_name=self.axis_name, name=name)
 
     def join(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The end of the block: the sum of its input, brought to the shape of `y`, and `y`."""
+        """Add the block input `x`, projected to the shape of `y` if needed, to `y`; apply ReLU."""
         if x.shape != y.shape:
             x = self.conv(y.shape[-1], 1, "downsample_conv", self.stride)(x)
             x = self.norm("downsample_bn")(x)
@@ -78,11 +79,11 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions and a residual connection."""
+    """Residual block of two 3x3 convolutions."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h / stride, w / stride, channels]."""
+        """Map [B, h, w, C] to [B, h / stride, w / stride, channels]."""
         y = self.conv(self.channels, 3, "conv1", self.stride)(x)
         y = nn.relu(self.first_norm("bn1")(y))
         y = self.conv(self.channels, 3, "conv2")(y)
@@ -90,11 +91,11 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 (which takes the stride) and 1x1 convolution and a residual connection."""
+    """Residual block of a 1x1, a 3x3 (strided) and a 1x1 convolution."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, h / stride, w / stride, 4 * channels]."""
+        """Map [B, h, w, C] to [B, h / stride, w / stride, 4 * channels]."""
         y = self.conv(self.channels, 1, "conv1")(x)
         y = nn.relu(self.first_norm("bn1")(y))
         y = self.conv(self.channels, 3, "conv2", self.stride)(y)
@@ -104,19 +105,18 @@ class Bottleneck(Block):
 
 
 class ResNet(Backbone):
-    """Images to a feature map.
+    """ResNet, cut after one of its four layers.
 
     Attributes:
         depth: 18, 34, 50, 101 or 152.
-        ibn: "none"; "a" (blocks of layers 1 to 3); or "b": instance instead of batch
-            normalisation in the stem, and after the last block of layer1 and of layer2.
-        cut: the last layer that is computed: "layer1" (stride 4), "layer2" (8), "layer3" (16),
-            "layer4" (32).
-        last_stride: of layer4; 1 keeps its map at stride 16, as embeddings for re-identification
-            like it (Luo et al., CVPRW 2019).
+        ibn: "none"; "a", IBN-a in the blocks of layers 1 to 3; "b", instance norm in place of batch
+            norm in the stem, and instance norm at the end of layer1 and of layer2.
+        cut: last layer to compute: "layer1" (stride 4), "layer2" (8), "layer3" (16), "layer4" (32).
+        last_stride: stride of layer4; 1 keeps its map at stride 16, which suits re-identification
+            embeddings (Luo et al., CVPRW 2019).
         width: channels of the first convolution; 64 in the paper, less for small problems.
-        dtype: type of the convolutions.
-        axis_name: mesh axis over which the batch is spread; None outside `shard_map`.
+        dtype: dtype of the convolutions.
+        axis_name: mesh axis over which the batch is sharded; None outside `shard_map`.
     """
 
     IMPLIED = ("depth", "ibn")
@@ -131,27 +131,15 @@ class ResNet(Backbone):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an unknown layer to cut after, or a stride that layer4 cannot have.
-        """
+        """Raise ValueError for an unknown `cut`, or `width` or `last_stride` out of range."""
         check_name(self.cut, CUTS, "backbone.cut")
         check_at_least({"width": self.width}, {"width": 1}, "backbone")
         if self.last_stride not in (1, 2):
-            raise ValueError(f"backbone.last_stride is {self.last_stride}; it is 1 or 2.")
+            raise ValueError(f"backbone.last_stride is {self.last_stride}; expected 1 or 2.")
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Feature map of a batch of images.
-
-        Args:
-            x: [B, H, W, 3] float, normalised pixels.
-            train: use and update batch statistics.
-
-        Returns:
-            [B, h, w, c] float, not negative.
-        """
+        """Map normalised pixels [B, H, W, 3] to [B, h, w, c], non-negative."""
         norm = functools.partial(BatchNorm, train=train, axis_name=self.axis_name)
         block = BasicBlock if self.depth < 50 else Bottleneck
         x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)

@@ -1,4 +1,4 @@
-"""Matchers: two sets of features to scores [Q, G]; larger means more alike."""
+"""Matchers: query and gallery features to scores [Q, G]; a larger score means more similar."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,17 +27,17 @@ def make_matcher(
     axis_name: str | None = None,
     **options: Any,
 ) -> Matcher:
-    """A matcher by name.
+    """Build a matcher.
 
     Args:
         name: one of `MATCHERS`, or package.module:Class.
-        parts: of the neck's `Features`.
-        shared: the same.
-        axis_name: mesh axis over which a training batch is spread.
+        parts: `Features.parts` of the neck.
+        shared: `Features.shared` of the neck.
+        axis_name: mesh axis over which the training batch is sharded.
         **options: attributes of the matcher.
 
     Raises:
-        ValueError: an unknown name or option, or an option out of its range.
+        ValueError: unknown name or option, or option out of range.
     """
     context = {"parts": dict(parts or {}), "shared": shared, "axis_name": axis_name}
     return MATCHERS.make(name, options, **context)

@@ -1,4 +1,4 @@
-"""Embeddings compared as wholes."""
+"""Matcher of whole embeddings."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from jaxreid.ops.metrics import METRICS, similarity
 
 
 class Embedding(Matcher):
-    """Similarity of embeddings by a fixed metric; nothing is learned.
+    """Similarity of embeddings under a fixed metric, without parameters.
 
     Attributes:
-        metric: "cosine" (of the angle) or "euclidean" (the negative squared distance, which ranks
-            as the distance does).
+        metric: "cosine", or "euclidean": the negative squared distance, which ranks like the
+            distance.
     """
 
     TAKES = "embeddings"
@@ -25,11 +25,7 @@ class Embedding(Matcher):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an unknown metric.
-        """
+        """Raise ValueError for an unknown metric."""
         check_name(self.metric, METRICS, "matcher.metric")
 
     def __call__(
@@ -40,18 +36,14 @@ class Embedding(Matcher):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores [Q, G] of embeddings [Q, d] and [G, d], whether `train` and `mask` or not."""
+        """Score embeddings [Q, d] and [G, d] as [Q, G]; ignores `train` and `mask`."""
         return similarity(query, gallery, self.metric)
 
     @nn.nowrap
     def distances(self, scores: np.ndarray) -> np.ndarray:
-        """Distances for re-ranking: 1 - the cosine, or the squared Euclidean distance.
+        """Convert scores to distances for re-ranking: 1 - cosine, or squared Euclidean.
 
-        Args:
-            scores: float array of any shape.
-
-        Returns:
-            Array of the same shape and type; rounding below 0 is cut off.
+        Shape and dtype stay the same. Values below 0 from rounding are clipped.
 
         Source: torchreid.
         """
@@ -59,21 +51,17 @@ class Embedding(Matcher):
 
     @property
     def rerank_options(self) -> dict[str, Any]:
-        """Distances are squared (for Euclidean ones once more), as torchreid does."""
+        """Options that square the distances (the Euclidean ones once more), as torchreid does."""
         return {"squared": True}
 
     @nn.nowrap
     def similarities(self, scores: np.ndarray) -> np.ndarray:
-        """Similarities for TLift: (1 + cosine) / 2, or 1 / (1 + Euclidean distance).
+        """Convert scores to similarities for TLift: (1 + cosine) / 2, or 1 / (1 + distance).
 
-        Args:
-            scores: float array of any shape.
+        Shape and dtype stay the same. Similarities are in [0, 1].
 
-        Returns:
-            Array of the same shape and type in [0, 1].
-
-        Differs: TLift is published for QAConv, whose similarity is a sigmoid. Of a cosine that is
-            nearly constant, and of large distances 0 for all in float32.
+        Differs: TLift is published for QAConv, whose similarity is a sigmoid. The sigmoid of a
+            cosine is nearly constant, and that of large distances is 0 for all pairs in float32.
         """
         if self.metric == "cosine":
             return np.clip((1 + scores) / 2, 0, 1)

@@ -1,9 +1,9 @@
-"""QAConv: two images are as alike as their best local matches say.
+"""QAConv: scores from best local matches.
 
-Letters: Q queries, G gallery images, h w map size, n = h * w positions, d channels.
+Notation: Q queries, G gallery images, h w map size, n = h * w positions, d channels.
 
 Source: Liao and Shao, ECCV 2020, arXiv 1904.10424 (head "v1"); the shared, symmetric head "v2.1" is
-that of QAConv-GS, CVPR 2022, arXiv 2104.01546.
+from QAConv-GS, CVPR 2022, arXiv 2104.01546.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,13 @@ HEADS = ("v1", "v2.1")
 
 
 class ScoreNorm(nn.Module):
-    """Batch normalisation of scores: one mean and one variance over everything.
+    """Batch normalisation of scores, by default with one scalar mean and variance.
 
     Attributes:
-        axis_name: mesh axis over which the scores are spread.
-        initial_bias: the mean of the normalised scores before training.
+        axis_name: mesh axis over which the scores are sharded.
+        initial_bias: initial bias, i.e. the initial mean of the normalised scores.
         chunk: gallery rows that are normalised together in training; 0 for all.
-        shape: of the last axes, whose entries are normalised each by itself; none by default, and
-            none with `chunk`.
+        shape: shape of the trailing axes with statistics of their own per entry; () with `chunk`.
     """
 
     axis_name: str | None = None
@@ -40,7 +39,7 @@ class ScoreNorm(nn.Module):
     shape: tuple[int, ...] = ()
 
     def setup(self) -> None:
-        """Makes scale, bias, mean and variance."""
+        """Create scale, bias, mean and variance."""
         self.scale = self.param("scale", nn.initializers.ones, self.shape)
         self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), self.shape)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, self.shape)
@@ -49,52 +48,52 @@ class ScoreNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Normalises scores.
+        """Normalise scores.
 
         Args:
             x: [Q, G, ...] float.
-            train: use and update batch statistics, else use the running ones.
-            mask: [G] bool, or without `chunk` [Q, G]; rows or pairs that are False do not enter the
-                statistics.
+            train: use and update batch statistics; otherwise use the running ones.
+            mask: [G] bool, or without `chunk` also [Q, G]; rows or pairs that are False are
+                excluded from the statistics.
         """
         if not train or self.is_initializing():
             gain, shift = self.affine()
             return x * gain + shift
-        given = x, self.scale, self.bias, (self.mean.value, self.var.value)
+        arguments = x, self.scale, self.bias, (self.mean.value, self.var.value)
         if self.chunk:
             y, running = chunked_batch_norm(
-                *given, axis=1, chunk=self.chunk, mask=mask, axis_name=self.axis_name
+                *arguments, axis=1, chunk=self.chunk, mask=mask, axis_name=self.axis_name
             )
         else:
             axes = tuple(range(x.ndim - len(self.shape)))
             mask = None if mask is None else mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
             y, running = batch_norm(
-                *given, axes=axes, train=True, mask=mask, axis_name=self.axis_name
+                *arguments, axes=axes, train=True, mask=mask, axis_name=self.axis_name
             )
         self.mean.value, self.var.value = running
         return y
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Gain and shift in evaluation: the normalised x is x * gain + shift."""
+        """Return gain and shift in evaluation: normalised x = x * gain + shift."""
         return affine(self.scale, self.bias, self.mean.value, self.var.value)
 
 
 class Explanation(NamedTuple):
-    """Logits of some pairs, taken apart by positions.
+    """Logits of some pairs, decomposed by position.
 
     logit = gain * (sum of from_gallery + sum of from_query) + offset, up to rounding.
 
     Attributes:
-        from_gallery: [Q, G, h, w] float, contribution of each gallery position: its best match,
-            normalised, times its weight.
-        from_query: [Q, G, h, w] float, the same of each query position.
+        from_gallery: [Q, G, h, w] float, contribution of each gallery position: its normalised best
+            match times its weight.
+        from_query: [Q, G, h, w] float, contribution of each query position.
         match_in_query: [Q, G, h, w] int32, the query position (row * w + column) that each gallery
             position matches best.
         match_in_gallery: [Q, G, h, w] int32, the gallery position that each query position matches
             best.
         logit: [Q, G] float.
-        gain: scalar, of the last normalisation.
-        offset: scalar, the same for every pair; [Q, G] where each pair has its own.
+        gain: scalar, gain of the last normalisation.
+        offset: scalar if shared by all pairs, else [Q, G].
     """
 
     from_gallery: jax.Array
@@ -107,7 +106,11 @@ class Explanation(NamedTuple):
 
 
 def check_sizes(query: jax.Array, gallery: jax.Array) -> None:
-    """Raises ValueError where maps [Q, h, w, d] and [G, h, w, d] are not of one size."""
+    """Check that maps [Q, h, w, d] and [G, h, w, d] have the same size.
+
+    Raises:
+        ValueError: if they do not.
+    """
     if query.shape[1:] != gallery.shape[1:]:
         raise ValueError(
             f"query maps are {query.shape[1:]} and gallery maps {gallery.shape[1:]}; QAConv "
@@ -116,7 +119,7 @@ def check_sizes(query: jax.Array, gallery: jax.Array) -> None:
 
 
 def rows(maps: jax.Array) -> jax.Array:
-    """[N, h, w, d] as [N, n, d]."""
+    """Reshape [N, h, w, d] to [N, n, d]."""
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 
@@ -127,31 +130,31 @@ def map_matches(
     gate: jax.Array | None = None,
     positions: bool = False,
 ) -> tuple[jax.Array, ...]:
-    """`best_matches` of maps [Q, h, w, d] and [G, h, w, d], each result as maps [Q, G, h, w]."""
+    """Run `best_matches` on maps [Q, h, w, d] and [G, h, w, d]; each result is [Q, G, h, w]."""
     matches = best_matches(rows(query), rows(gallery), gate=gate, positions=positions)
     return tuple(x.reshape(*x.shape[:2], *query.shape[1:3]) for x in matches)
 
 
 class QAConv(Matcher):
-    """Query-adaptive convolution: scores of every query with every gallery image.
+    """Query-adaptive convolution: scores of all query-gallery pairs.
 
-    Each position of one map is compared with its best match in the other, both ways; the 2n best
-    correlations are normalised, weighted by position, summed and normalised again.
+    Each position of one map is matched with its best position in the other, in both directions. The
+    2n best correlations are normalised, weighted by position, summed and normalised again.
 
     Attributes:
-        head: "v2.1", one weight per position, the same both ways: the score is symmetric; or "v1",
+        head: "v2.1": one weight per position for both directions, so the score is symmetric. "v1":
             separate weights, first for gallery positions, then for query positions.
-        initial_logit: mean logit before training; 0 in the papers. A network that starts from
-            random weights learns sooner from about the log odds of a match: against C classes,
-            -log(C - 1), the prior of Lin et al., ICCV 2017, Section 4.1. From 0 it first learns to
-            give all pairs the same low score.
-        statistics_chunk: gallery rows, that is classes of the memory, whose scores are normalised
-            together in training; 0 for all at once, as QAConv 1.0 and 1.1 do. Version 1.2 takes 16
-            after 16, and each chunk that is not all padding updates the running statistics.
-        patch: rows and columns of the patches that are compared, odd; 1 compares single positions.
-            Larger ones are the baseline that QAConv-MS improves on.
-        axis_name: mesh axis over which gallery (or queries) are spread in training; with
-            `statistics_chunk` the gallery, in order, each device holding whole chunks.
+        initial_logit: initial mean logit; 0 in the papers. A network with random weights trains
+            faster from about the log odds of a match: -log(C - 1) for C classes, the prior of Lin
+            et al., ICCV 2017, Section 4.1. From 0 it first learns to give all pairs the same low
+            score.
+        statistics_chunk: gallery rows (classes of the memory) whose scores are normalised together
+            in training; 0 for all at once, as in QAConv 1.0 and 1.1. Version 1.2 uses chunks of 16;
+            every chunk that is not all padding updates the running statistics.
+        patch: size of the compared patches, odd; 1 compares single positions. Larger patches are
+            the baseline that QAConv-MS improves on.
+        axis_name: mesh axis over which gallery (or queries) are sharded in training. With
+            `statistics_chunk` it must be the gallery, in order, with whole chunks on each device.
     """
 
     TAKES = "maps"
@@ -164,29 +167,23 @@ class QAConv(Matcher):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
         check_name(self.head, HEADS, "matcher.head")
         least = {"patch": 1, "statistics_chunk": 0}
         check_at_least({name: getattr(self, name) for name in least}, least, "matcher")
         if self.patch % 2 == 0:
-            raise ValueError(f"matcher.patch is {self.patch}; needed is an odd number.")
+            raise ValueError(f"matcher.patch is {self.patch}; expected an odd number.")
 
     @property
     def can_pool(self) -> bool:
-        """True for single positions: a patch of coarser cells is another thing."""
+        """Whether `patch` is 1; patches of pooled cells would cover a different area."""
         return self.patch == 1
 
     @nn.nowrap
     def pooled(self, params: Mapping[str, Any], window: tuple[int, int]) -> dict[str, Any]:
-        """Parameters for coarser maps: the weight of a cell is the sum of those it replaces.
+        """Convert parameters to pooled maps: a cell's weight is the sum of its positions' weights.
 
-        Args:
-            params: as for `Matcher.pooled`.
-            window: the same.
+        See `Matcher.pooled`.
         """
         if not self.can_pool:
             return super().pooled(params, window)
@@ -196,7 +193,7 @@ class QAConv(Matcher):
         return {**params, "weight": cells.sum((2, 4))}
 
     def setup(self) -> None:
-        """Makes the two normalisations."""
+        """Create the two normalisations."""
         options = {"axis_name": self.axis_name, "chunk": self.statistics_chunk}
         self.norm_in = ScoreNorm(**options)
         self.norm_out = ScoreNorm(**options, initial_bias=self.initial_logit)
@@ -209,31 +206,25 @@ class QAConv(Matcher):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs; as `Matcher.__call__`.
+        """Score all pairs of maps with unit norm along d as logits; see `Matcher.__call__`.
 
-        Args:
-            query: [Q, h, w, d] float, unit norm along d.
-            gallery: [G, h, w, d] float, unit norm along d.
-            train: as there.
-            mask: as there.
-
-        Returns:
-            [Q, G] float logits. QAConv's similarity is sigmoid(logit / 10), which ranks the same.
+        QAConv's similarity is sigmoid(logit / 10), which ranks the same.
 
         Raises:
-            ValueError: maps of different sizes, or of another size than the weights were made for;
-                chunks that do not fit the devices.
+            ValueError: if the map sizes differ from each other or from the weights, or the chunks
+                do not fit the devices.
         """
         if train and self.statistics_chunk and self.axis_name and mask is None:
             raise ValueError(
-                f"statistics_chunk={self.statistics_chunk} divides a class memory, and this "
-                "objective has none: every device holds other queries; set it to 0."
+                f"statistics_chunk={self.statistics_chunk} divides a class memory, but this "
+                "objective has none: every device holds different queries; set it to 0."
             )
         weight, bias = self._prepared(query, gallery)
         if train:
             contribution = self._contributions(self._matches(query, gallery), weight, True, mask)
             return self.norm_out(contribution.sum((2, 3)) + bias, train=True, mask=mask)
-        # Without batch statistics all is affine: two dot products and a constant for each pair.
+        # With running statistics the score is affine in the matches: two dot products and a
+        # constant per pair.
         gain_in, shift_in = self.norm_in.affine()
         gain, shift = self.norm_out.affine()
         of_gallery, of_query = weight * gain_in * gain
@@ -245,18 +236,14 @@ class QAConv(Matcher):
         return scores + (gain * (shift_in * weight.sum() + bias) + shift)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
-        """Contributions of positions to the scores of a few pairs, in evaluation.
-
-        Args:
-            query: [Q, h, w, d] float, unit norm along d.
-            gallery: [G, h, w, d] float, unit norm along d.
+        """Decompose the scores of a few pairs by position, in evaluation.
 
         Raises:
-            ValueError: as for scoring.
+            ValueError: if the map sizes differ from each other or from the weights.
 
         Source: QAConv's `matching/qaconv_match.py` (contributions, positions).
-        Differs: it passes its probe images as our gallery, which with head "v1" exchanges the
-            weights of the two directions; it does not say how the parts add up to the score.
+        Differs: the original passes its probe images as our gallery, which swaps the weights of the
+            two directions with head "v1", and does not say how the parts add up to the score.
         """
         maps = (len(query), len(gallery), *query.shape[1:3])
         weight, bias = self._prepared(query, gallery)
@@ -274,9 +261,9 @@ class QAConv(Matcher):
         )
 
     def _prepared(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights [2, n] and the bias of a pair, for maps that fit each other.
+        """Check the maps; return weights [2, n] and the total bias of a pair.
 
-        The weights are of gallery positions, then of query positions: the published order.
+        Weights of gallery positions come first, then those of query positions: the published order.
         """
         check_sizes(query, gallery)
         weight, bias = self._head(*query.shape[1:3])
@@ -285,7 +272,7 @@ class QAConv(Matcher):
     def _matches(
         self, query: jax.Array, gallery: jax.Array, *, positions: bool = False
     ) -> tuple[jax.Array, ...]:
-        """`best_matches` of maps, or of their patches."""
+        """Run `best_matches` on maps, or `patch_matches` on their patches."""
         if self.patch == 1:
             return best_matches(rows(query), rows(gallery), positions=positions)
         return patch_matches(query, gallery, size=self.patch, positions=positions)
@@ -297,14 +284,14 @@ class QAConv(Matcher):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """[Q, G, 2, n] of gallery and of query positions."""
+        """Return the contributions [Q, G, 2, n] of gallery and query positions."""
         of_query, of_gallery = matches
         both = jnp.stack([of_gallery, of_query], axis=2)
         return self.norm_in(both, train=train, mask=mask) * weight
 
     @nn.compact
     def _head(self, h: int, w: int) -> tuple[jax.Array, jax.Array]:
-        """Weights [1 or 2, n] of positions, and the bias; makes them for h x w maps."""
+        """Create or look up the position weights [1 or 2, n] and the bias, for h x w maps."""
         directions = {"v1": 2, "v2.1": 1}[self.head]
         n = h * w
         uniform = uniform_init(n * directions)
@@ -314,8 +301,8 @@ class QAConv(Matcher):
             made_for = self.get_variable("params", "weight").shape
             if made_for != (directions, h, w):
                 raise ValueError(
-                    f"this matcher has weights for {made_for[1]}x{made_for[2]} maps in "
-                    f"{made_for[0]} direction(s), and the maps are {h}x{w} with head "
+                    f"the matcher has weights for {made_for[1]}x{made_for[2]} maps in "
+                    f"{made_for[0]} direction(s), but the maps are {h}x{w} with head "
                     f"{self.head!r}; use the image size, cut and head it was trained with."
                 )
         weight = self.param("weight", weight_init, (directions, h, w)).reshape(directions, n)

@@ -1,6 +1,6 @@
-"""QAConv-MS: best local matches of several scales, each scored by a head of its own.
+"""QAConv-MS: best local matches at several scales, with one scoring head per scale.
 
-Letters: Q queries, G gallery images, h w map size, n = h * w positions, d channels.
+Notation: Q queries, G gallery images, h w map size, n = h * w positions, d channels.
 
 Source: Chen et al., ICME 2023, and TCSVT 34(9), 2024; the perceptron is the head of TransMatcher
 (Liao and Shao, NeurIPS 2021), which their code uses.
@@ -27,19 +27,19 @@ from jaxreid.models.matchers.qaconv import (
 from jaxreid.names import check_at_least, check_name
 
 HEADS = ("perceptron", "linear")
-# Hidden activations that scoring makes at once, for each direction: 16 MiB.
+# Hidden activations per scoring step and direction: 16 MiB.
 HIDDEN_SIZE = 2**22
 
 
 class Parts(NamedTuple):
-    """What the logits of some pairs are made of, part by part.
+    """Logits of some pairs, decomposed by part.
 
     logit = sum of the parts' logits + offset, up to rounding.
 
     Attributes:
-        parts: of each part, by name, what its contribution to the logit is made of.
+        parts: explanation of each part's share of the logit, by name.
         logit: [Q, G] float.
-        offset: scalar, what every pair gets.
+        offset: scalar, shared by all pairs.
     """
 
     parts: dict[str, Explanation]
@@ -48,17 +48,17 @@ class Parts(NamedTuple):
 
 
 class PerceptronHead(nn.Module):
-    """Scores of pairs by a perceptron that sees the best matches of all positions at once.
+    """Perceptron that scores a pair from the best matches of all positions.
 
-    The n best matches of one direction are normalised and go through a hidden layer, which is
-    batch-normalised and rectified, to one number; the other direction goes the same way, and the
-    normalised sum is the score. Every normalisation is over all pairs and both directions.
+    The n best matches of each direction are normalised and mapped to one number by a hidden layer
+    with batch norm and ReLU; both directions share the weights. The score is the normalised sum.
+    Every normalisation takes its statistics over all pairs and both directions.
 
     Attributes:
-        hidden: units of the hidden layer.
-        initial_logit: as for `QAConv`.
-        axis_name: mesh axis over which gallery or queries are spread in training.
-        bias_init: initializer of the biases of a layer, by its number of inputs.
+        hidden: hidden units.
+        initial_logit: see `QAConv`.
+        axis_name: mesh axis over which gallery or queries are sharded in training.
+        bias_init: maps a layer's fan-in to the initializer of its biases.
     """
 
     hidden: int = 2048
@@ -67,7 +67,7 @@ class PerceptronHead(nn.Module):
     bias_init: Callable[[float], nn.initializers.Initializer] = uniform_init
 
     def setup(self) -> None:
-        """Makes the three normalisations."""
+        """Create the three normalisations."""
         self.norm_in = ScoreNorm(self.axis_name)
         self.norm_hidden = ScoreNorm(self.axis_name, shape=(self.hidden,))
         self.norm_out = ScoreNorm(self.axis_name, initial_bias=self.initial_logit)
@@ -80,29 +80,29 @@ class PerceptronHead(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs.
+        """Score all pairs.
 
         Args:
             of_query: [Q, G, h, w] float, the best match of each query position.
             of_gallery: [Q, G, h, w] float, the best match of each gallery position.
-            train: as for `QAConv`.
-            mask: as for `QAConv`.
+            train: see `Matcher.__call__`.
+            mask: see `Matcher.__call__`.
 
         Returns:
             [Q, G] float logits.
 
         Raises:
-            ValueError: maps of another size than the weights were made for.
+            ValueError: if the map size differs from that of the weights.
         """
         weights = self._weights(*of_query.shape[2:])
         matches = _flat(of_query), _flat(of_gallery)
         if not train:
             return _by_pieces(self._folded(*weights), matches)
         kernel, bias, out, out_bias = weights
-        given = {"train": True, "mask": mask}
-        both = self.norm_in(jnp.stack(matches, axis=2), **given)
-        hidden = nn.relu(self.norm_hidden(both @ kernel + bias, **given))
-        return self.norm_out((hidden @ out).sum(2) + 2 * out_bias, **given)
+        mode = {"train": True, "mask": mask}
+        both = self.norm_in(jnp.stack(matches, axis=2), **mode)
+        hidden = nn.relu(self.norm_hidden(both @ kernel + bias, **mode))
+        return self.norm_out((hidden @ out).sum(2) + 2 * out_bias, **mode)
 
     def explain(
         self,
@@ -111,17 +111,17 @@ class PerceptronHead(nn.Module):
         in_gallery: jax.Array,
         in_query: jax.Array,
     ) -> Explanation:
-        """What the scores of a few pairs are made of, in evaluation.
+        """Decompose the scores of a few pairs by position, in evaluation.
 
         A position contributes its best match times the gradient of the logit with respect to it.
-        Between the kinks of the hidden layer the logit is affine in the matches, so contributions
-        and offset do add up to it, but the gradient, and with it the offset [Q, G], is the pair's
-        own: unlike those of a linear head they tell how the logit would move with a match, and not
-        what it would be without it.
+        The logit is piecewise affine in the matches, so contributions and offset add up to it. The
+        gradient, and therefore the offset [Q, G], differs from pair to pair. Unlike for a linear
+        head, a contribution says how the logit changes with a match, not what the logit would be
+        without it.
 
         Args:
-            of_query: as for scoring.
-            of_gallery: as for scoring.
+            of_query: see `__call__`.
+            of_gallery: see `__call__`.
             in_gallery: [Q, G, h, w] int, the gallery position that each query position matches.
             in_query: [Q, G, h, w] int, the query position that each gallery position matches.
         """
@@ -143,7 +143,7 @@ class PerceptronHead(nn.Module):
     def _folded(
         self, kernel: jax.Array, bias: jax.Array, out: jax.Array, out_bias: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """The weights in evaluation, where each normalisation is a gain and a shift."""
+        """Fold the normalisations, which are affine in evaluation, into the weights."""
         gain_in, shift_in = self.norm_in.affine()
         gain_hidden, shift_hidden = self.norm_hidden.affine()
         gain, shift = self.norm_out.affine()
@@ -152,13 +152,13 @@ class PerceptronHead(nn.Module):
 
     @nn.compact
     def _weights(self, h: int, w: int) -> tuple[jax.Array, ...]:
-        """Kernel [n, hidden] and bias of the hidden layer, weights [hidden] and bias of the sum."""
+        """Create or look up kernel [n, hidden], bias, output weights [hidden] and output bias."""
         if self.has_variable("params", "kernel"):
             made_for = self.get_variable("params", "kernel").shape
             if made_for != (h, w, self.hidden):
                 raise ValueError(
-                    f"this matcher has weights for {made_for[0]}x{made_for[1]} maps and "
-                    f"{made_for[2]} hidden units, and the maps are {h}x{w} with {self.hidden}; use "
+                    f"the matcher has weights for {made_for[0]}x{made_for[1]} maps and "
+                    f"{made_for[2]} hidden units, but the maps are {h}x{w} with {self.hidden}; use "
                     "the image size, cut and hidden units it was trained with."
                 )
         xavier = nn.initializers.variance_scaling(
@@ -171,16 +171,15 @@ class PerceptronHead(nn.Module):
 
 
 class QAConvMS(Matcher):
-    """Scores of every query with every gallery image: the sum over the parts of their features.
+    """Scores of all query-gallery pairs, summed over the parts of the features.
 
     Attributes:
-        parts: channels of each part, by name, in the order in which the neck lays them side by
-            side.
-        shared: channels after the parts that are compared along with each of them.
-        head: "perceptron", or "linear", that of QAConv 2.1: a weight for each position.
-        hidden: units of the perceptrons.
-        initial_logit: as for `QAConv`.
-        axis_name: mesh axis over which gallery or queries are spread in training.
+        parts: channels of each part, by name, in the neck's concatenation order.
+        shared: channels after the parts, compared together with every part.
+        head: "perceptron", or "linear": the head of QAConv 2.1, one weight per position.
+        hidden: hidden units of the perceptrons.
+        initial_logit: see `QAConv`.
+        axis_name: mesh axis over which gallery or queries are sharded in training.
 
     Source: Chen et al., ICME 2023; the perceptron and the sum as in the authors' code.
     """
@@ -196,21 +195,17 @@ class QAConvMS(Matcher):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
         check_name(self.head, HEADS, "matcher.head")
         check_at_least({"hidden": self.hidden}, {"hidden": 1}, "matcher")
 
     @classmethod
     def takes(cls, features: Features) -> bool:
-        """True for maps in parts of known widths."""
+        """Return whether the features are maps in parts of known widths."""
         return super().takes(features) and 0 not in features.parts.values()
 
     def setup(self) -> None:
-        """Makes a head for each part, and the last normalisation where there are several."""
+        """Create one head per part, and the last normalisation if there are several parts."""
         several = len(self.parts) > 1
         options = {
             "initial_logit": 0.0 if several else self.initial_logit,
@@ -219,7 +214,8 @@ class QAConvMS(Matcher):
         if self.head == "perceptron":
             options["hidden"] = self.hidden
         make = QAConv if self.head == "linear" else PerceptronHead
-        # By name: a file of weights gives each head to the part it was trained for, or to none.
+        # Keyed by name, so that a weights file loads each head for the part it was trained on, or
+        # for none.
         self.heads = {name: make(**options) for name in self.parts}
         if several:
             self.norm = ScoreNorm(self.axis_name, initial_bias=self.initial_logit)
@@ -232,20 +228,13 @@ class QAConvMS(Matcher):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs; as `Matcher.__call__`.
+        """Score all pairs of maps [N, h, w, d] of concatenated parts; see `Matcher.__call__`.
 
-        Args:
-            query: [Q, h, w, d] float, the parts side by side; no norm is assumed.
-            gallery: [G, h, w, d] float, the same.
-            train: as there.
-            mask: as there.
-
-        Returns:
-            [Q, G] float logits.
+        The maps need not be normalised.
 
         Raises:
-            ValueError: maps of different sizes, of another size than the weights were made for, or
-                with other channels than the parts.
+            ValueError: if the map sizes differ from each other or from the weights, or the channels
+                do not match the parts.
         """
         scores = sum(
             self.heads[name](*self._compared(maps), train=train, mask=mask)
@@ -254,16 +243,13 @@ class QAConvMS(Matcher):
         return self.norm(scores, train=train, mask=mask) if len(self.parts) > 1 else scores
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Parts:
-        """What the scores of a few pairs are made of, in evaluation.
+        """Decompose the scores of a few pairs by part and position, in evaluation.
 
-        A linear head's contributions are exact sums; for a perceptron's see there.
-
-        Args:
-            query: [Q, h, w, d] float.
-            gallery: [G, h, w, d] float.
+        The contributions of a linear head are exact summands of the logit; for the perceptron see
+        `PerceptronHead.explain`.
 
         Raises:
-            ValueError: as for scoring.
+            ValueError: see `__call__`.
         """
         parts = {
             name: self.heads[name].explain(*self._compared(maps, positions=True))
@@ -274,35 +260,35 @@ class QAConvMS(Matcher):
     def _compared(
         self, maps: tuple[jax.Array, jax.Array], *, positions: bool = False
     ) -> tuple[jax.Array, ...]:
-        """What a part's head takes: the best matches of its maps, or the maps themselves."""
+        """Return the inputs of a part's head: best matches, or the maps for a linear head."""
         return maps if self.head == "linear" else map_matches(*maps, positions=positions)
 
     def _split(
         self, query: jax.Array, gallery: jax.Array
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Query and gallery maps of each part."""
+        """Split query and gallery maps into parts."""
         check_sizes(query, gallery)
         widths = tuple(self.parts.values())
         if query.shape[-1] != sum(widths) + self.shared:
             raise ValueError(
-                f"features have {query.shape[-1]} channels, and this matcher compares parts of "
-                f"{widths} with {self.shared} shared; use the neck's own parts."
+                f"features have {query.shape[-1]} channels, but the matcher compares parts of "
+                f"{widths} with {self.shared} shared; use the parts of the neck."
             )
 
         def split(x: jax.Array) -> list[jax.Array]:
             *parts, shared = jnp.split(x, np.cumsum(widths), axis=-1)
-            # What is shared is copied, so that one correlation compares both.
+            # Append a copy of the shared channels to every part: one correlation compares both.
             return [jnp.concatenate([x, shared], axis=-1) for x in parts] if self.shared else parts
 
         return dict(zip(self.parts, zip(split(query), split(gallery), strict=True), strict=True))
 
 
 def sum_of_parts(parts: Mapping[str, Explanation], norm: ScoreNorm | None) -> Parts:
-    """Explains the normalised sum of the parts' logits, in evaluation.
+    """Combine the explanations of the parts into that of their normalised sum, in evaluation.
 
     Args:
-        parts: of each part, by name, what its own logit is made of.
-        norm: of the sum; None where it is not normalised.
+        parts: explanation of each part's own logit, by name.
+        norm: normalisation of the sum; None if it is not normalised.
     """
     logit = sum(part.logit for part in parts.values())
     gain, shift = (1.0, jnp.zeros(())) if norm is None else norm.affine()
@@ -315,12 +301,12 @@ def sum_of_parts(parts: Mapping[str, Explanation], norm: ScoreNorm | None) -> Pa
 
 
 def _flat(matches: jax.Array) -> jax.Array:
-    """[Q, G, h, w] as [Q, G, n]."""
+    """Reshape [Q, G, h, w] to [Q, G, n]."""
     return matches.reshape(*matches.shape[:2], -1)
 
 
 def _by_pieces(folded: tuple[jax.Array, ...], matches: tuple[jax.Array, ...]) -> jax.Array:
-    """Scores [Q, G] of best matches [Q, G, n], both ways, as many pairs at a time as fit."""
+    """Score best matches [Q, G, n] of both directions as [Q, G], in batches of pairs."""
     kernel, bias, out, offset = folded
     score = lambda pair: sum(nn.relu(x @ kernel + bias) @ out for x in pair)  # noqa: E731
     pairs = tuple(m.reshape(-1, m.shape[-1]) for m in matches)

@@ -1,10 +1,10 @@
-"""TransMatcher: best local matches after cross-attention scores, without softmax and values.
+"""TransMatcher: best local matches of cross-attention scores, without softmax and values.
 
-Letters: Q queries, G gallery images, h w map size, n = h * w positions, d channels of a part;
+Notation: Q queries, G gallery images, h w map size, n = h * w positions, d channels of a part;
 t a query position, s a gallery position.
 
-For each part of the features, W and b being a layer `fc1` that both sides share and E an embedding
-of pairs of positions,
+For each part of the features, with a shared linear layer `fc1` (W, b) and an embedding E of
+position pairs,
 
     S[t, s] = <W q[t] + b, W g[s] + b> * sigmoid(E[s, t])
     logit of the part = perceptron(max over s of S[t, s], max over t of S[t, s])
@@ -26,16 +26,17 @@ from jaxreid.models.matchers.qaconv import Explanation, ScoreNorm, check_sizes, 
 from jaxreid.models.matchers.qaconv_ms import Parts, PerceptronHead, sum_of_parts
 from jaxreid.names import check_at_least
 
-BiasInit = Callable[[float], nn.initializers.Initializer]  # from the number of inputs
+# Maps a fan-in to an initializer.
+BiasInit = Callable[[float], nn.initializers.Initializer]
 
 
 class DecoderLayer(nn.Module):
-    """Scores one part of the features by gated best matches and a perceptron.
+    """Scores of one part of the features, from gated best matches and a perceptron.
 
     Attributes:
-        hidden: units of the perceptron.
-        axis_name: as for `TransMatcher`.
-        bias_init: as for `PerceptronHead`.
+        hidden: hidden units of the perceptron.
+        axis_name: see `TransMatcher`.
+        bias_init: see `PerceptronHead`.
     """
 
     hidden: int = 2048
@@ -43,7 +44,7 @@ class DecoderLayer(nn.Module):
     bias_init: BiasInit = uniform_init
 
     def setup(self) -> None:
-        """Makes the perceptron."""
+        """Create the perceptron."""
         self.head = PerceptronHead(self.hidden, axis_name=self.axis_name, bias_init=self.bias_init)
 
     def __call__(
@@ -54,30 +55,30 @@ class DecoderLayer(nn.Module):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores [Q, G] of maps [Q, h, w, d] and [G, h, w, d]; arguments as for `TransMatcher`."""
+        """Score maps [Q, h, w, d] and [G, h, w, d] as [Q, G]; see `Matcher.__call__`."""
         return self.head(*self.matches(query, gallery), train=train, mask=mask)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Explanation:
-        """What the scores are made of, in evaluation; as `PerceptronHead.explain`."""
+        """Decompose the scores by position, in evaluation; see `PerceptronHead.explain`."""
         return self.head.explain(*self.matches(query, gallery, positions=True))
 
     @nn.compact
     def matches(
         self, query: jax.Array, gallery: jax.Array, *, positions: bool = False
     ) -> tuple[jax.Array, ...]:
-        """Gated best matches of all pairs.
+        """Compute the gated best matches of all pairs.
 
         Args:
             query: [Q, h, w, d] float.
             gallery: [G, h, w, d] float.
-            positions: return where the best matches are, too.
+            positions: also return the positions of the best matches.
 
         Returns:
-            [Q, G, h, w] of each query position, [Q, G, h, w] of each gallery position, and with
-            `positions` the gallery and the query positions they are with, as `best_matches`.
+            [Q, G, h, w] for each query position, [Q, G, h, w] for each gallery position, and with
+            `positions` the matched gallery and query positions, as in `best_matches`.
 
         Raises:
-            ValueError: maps of another size than the embedding was made for.
+            ValueError: if the map size differs from that of the embedding.
         """
         h, w, d = query.shape[1:]
         n = h * w
@@ -85,34 +86,34 @@ class DecoderLayer(nn.Module):
             made_for = self.get_variable("params", "score_embed").shape[:2]
             if made_for != (h, w):
                 raise ValueError(
-                    f"this matcher has an embedding for {made_for[0]}x{made_for[1]} maps, and the "
+                    f"the matcher has an embedding for {made_for[0]}x{made_for[1]} maps, but the "
                     f"maps are {h}x{w}; use the image size and cut it was trained with."
                 )
         xavier, bias_init = nn.initializers.xavier_uniform(), self.bias_init(d)
         fc1 = nn.Dense(d, kernel_init=xavier, bias_init=bias_init, name="fc1")
         # Row and column of the gallery position, then of the query position, as in the original.
-        # Xavier's bound for n^2 inputs and as many outputs is sqrt(3) / n.
+        # The Xavier bound for fan-in and fan-out n^2 is sqrt(3) / n.
         embedding = self.param("score_embed", uniform_init(n * n / 3), (h, w, h, w))
         gate = nn.sigmoid(embedding.reshape(n, n).T)  # [query, gallery]
         return map_matches(fc1(query), fc1(gallery), gate=gate, positions=positions)
 
 
 class TransMatcher(Matcher):
-    """Scores of every query with every gallery image: the normalised sum over the parts.
+    """Scores of all query-gallery pairs: the normalised sum over the parts.
 
-    Scores are not symmetric: nothing makes the embedding E of pairs of positions so. Before
-    training the layers' weights differ and their biases are equal, as in the original, which
-    copies one layer and then draws only the weights again.
+    Scores are not symmetric, because the embedding E of position pairs is not. The layers start
+    with different weights but equal biases, as in the original, which copies one layer and then
+    re-initialises only the weights.
 
     Attributes:
-        parts: channels of each part, by name, all equal, in the order in which the neck lays them
-            side by side; only the names are read.
-        hidden: units of the perceptrons.
-        initial_logit: as for `QAConv`.
-        axis_name: mesh axis over which gallery or queries are spread in training.
+        parts: channels of each part, by name, all equal, in the neck's concatenation order; only
+            the names are used.
+        hidden: hidden units of the perceptrons.
+        initial_logit: see `QAConv`.
+        axis_name: mesh axis over which gallery or queries are sharded in training.
 
     Source: Liao and Shao, NeurIPS 2021; normalisations and initialisation as in the authors' code.
-    Differs: the original keeps the unused layer that the others were copied from.
+    Differs: the original keeps the unused layer from which the others were copied.
     """
 
     TAKES = "maps in parts"
@@ -124,25 +125,21 @@ class TransMatcher(Matcher):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
         check_at_least({"hidden": self.hidden}, {"hidden": 1}, "matcher")
 
     @classmethod
     def takes(cls, features: Features) -> bool:
-        """True for maps in parts of equal width."""
+        """Return whether the features are maps in parts of equal width."""
         equal = len(set(features.parts.values())) == 1 and not features.shared
         return super().takes(features) and equal
 
     def setup(self) -> None:
-        """Makes a layer for each part, and the last normalisation."""
+        """Create one layer per part, and the last normalisation."""
         key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
 
         def equal_init(inputs: float) -> nn.initializers.Initializer:
-            """The same numbers in every layer, whatever key the layer has."""
+            """Ignore the layer's key, so that all layers get the same numbers."""
             return lambda _, *rest: uniform_init(inputs)(jax.random.fold_in(key, inputs), *rest)
 
         options = {"axis_name": self.axis_name, "bias_init": equal_init}
@@ -157,20 +154,13 @@ class TransMatcher(Matcher):
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores all pairs; as `Matcher.__call__`.
+        """Score all pairs of maps [N, h, w, parts * d]; see `Matcher.__call__`.
 
-        Args:
-            query: [Q, h, w, parts * d] float, the parts side by side; no norm is assumed.
-            gallery: [G, h, w, parts * d] float, the same.
-            train: as there.
-            mask: as there.
-
-        Returns:
-            [Q, G] float logits.
+        The maps need not be normalised.
 
         Raises:
-            ValueError: maps of different sizes, of another size than the embeddings were made for,
-                or with channels that the parts do not divide.
+            ValueError: if the map sizes differ from each other or from the embeddings, or the
+                number of parts does not divide the channels.
         """
         scores = sum(
             self.layers[name](*maps, train=train, mask=mask)
@@ -179,18 +169,14 @@ class TransMatcher(Matcher):
         return self.norm(scores, train=train, mask=mask)
 
     def explain(self, query: jax.Array, gallery: jax.Array) -> Parts:
-        """What the scores of a few pairs are made of, in evaluation.
-
-        Args:
-            query: [Q, h, w, parts * d] float.
-            gallery: [G, h, w, parts * d] float.
+        """Decompose the scores of a few pairs by part and position, in evaluation.
 
         Raises:
-            ValueError: as for scoring.
+            ValueError: see `__call__`.
 
         Source: TransMatcher's `matching/transmatcher_match.py` (positions).
-        Differs: it returns the gated products themselves (`DecoderLayer.matches`), and does not say
-            how they add up to the score.
+        Differs: the original returns the gated products themselves (`DecoderLayer.matches`), and
+            does not say how they add up to the score.
         """
         parts = {
             name: self.layers[name].explain(*maps)
@@ -201,13 +187,13 @@ class TransMatcher(Matcher):
     def _split(
         self, query: jax.Array, gallery: jax.Array
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Query and gallery maps of each part."""
+        """Split query and gallery maps into parts."""
         check_sizes(query, gallery)
         count = len(self.parts)
         if query.shape[-1] % count:
             raise ValueError(
-                f"features have {query.shape[-1]} channels, and this matcher compares {count} "
-                "parts of equal width; use the neck's own parts."
+                f"features have {query.shape[-1]} channels, but the matcher compares {count} "
+                "parts of equal width; use the parts of the neck."
             )
         split = (jnp.split(x, count, axis=-1) for x in (query, gallery))
         return dict(zip(self.parts, zip(*split, strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""Necks: the feature map of a backbone to local features or to one embedding."""
+"""Necks: backbone feature maps to local features or to one embedding."""
 
 from typing import Any
 
@@ -28,17 +28,13 @@ def make_neck(
     initializer: str = "he",
     **options: Any,
 ) -> Neck:
-    """A neck by name: feature map [B, h, w, c] to local features or to one embedding.
+    """Build a neck, which maps [B, h, w, c] to local features or to one embedding.
 
-    Args:
-        name: one of `NECKS`, or package.module:Class.
-        dtype: as for `make_backbone`.
-        axis_name: as for `make_backbone`.
-        initializer: one of `layers.INITIALIZERS`, as the backbone's.
-        **options: attributes of the neck.
+    `name` is one of `NECKS` or package.module:Class, `initializer` that of the backbone and
+    `options` are attributes of the neck. For `dtype` and `axis_name` see `make_backbone`.
 
     Raises:
-        ValueError: an unknown name or option, or an option out of its range.
+        ValueError: unknown name or option, or option out of range.
     """
     context = {"dtype": jnp.dtype(dtype), "axis_name": axis_name, "initializer": initializer}
     return NECKS.make(name, options, **context)

@@ -1,4 +1,4 @@
-"""The neck of OSNet: one embedding through a linear layer."""
+"""OSNet neck: one embedding from a linear layer."""
 
 import flax.linen as nn
 import jax
@@ -11,13 +11,13 @@ from jaxreid.names import check_at_least
 
 
 class LinearNeck(Neck):
-    """One embedding: the mean over all positions through a linear layer, BN and ReLU.
+    """One embedding: global average pooling, linear layer, BN and ReLU.
 
     Attributes:
-        channels: of the embedding.
-        affine: the BN learns a scale and a bias for each channel. The architecture search of
-            OSNet-AIN leaves them out.
-        axis_name: mesh axis over which the batch is spread.
+        channels: channels of the embedding.
+        affine: the BN learns a scale and a bias per channel; False in the architecture search of
+            OSNet-AIN.
+        axis_name: mesh axis over which the batch is sharded.
         initializer: one of `layers.INITIALIZERS`.
 
     Source: OSNet, Zhou et al., ICCV 2019.
@@ -35,16 +35,12 @@ class LinearNeck(Neck):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an embedding without channels.
-        """
+        """Raise ValueError if `channels` is less than 1."""
         check_at_least({"channels": self.channels}, {"channels": 1}, "neck")
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, channels], not negative; computed in float32 or wider."""
+        """Map [B, h, w, c] to [B, channels], non-negative, in float32 or wider."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
         init = linear_inits(self.initializer, x.shape[-1])
         x = nn.Dense(self.channels, name="fc", **init)(x)

@@ -1,4 +1,4 @@
-"""The neck of QAConv: local features of unit length."""
+"""QAConv neck: local features of unit norm."""
 
 import flax.linen as nn
 import jax
@@ -14,14 +14,14 @@ NORMS = ("batch", "none")
 
 
 class MapNeck(Neck):
-    """Local features of unit length.
+    """Local features of unit norm.
 
     Attributes:
-        channels: of a 3x3 convolution; 0 leaves it out.
-        norm: "batch" (no bias, batch normalisation: QAConv 1.0 to 2.0) or "none" (with bias:
+        channels: output channels of a 3x3 convolution; 0 for no convolution.
+        norm: "batch" (batch norm, no bias: QAConv 1.0 to 2.0) or "none" (bias, no norm:
             QAConv 2.1).
-        dtype: type of the convolution.
-        axis_name: mesh axis over which the batch is spread.
+        dtype: dtype of the convolution.
+        axis_name: mesh axis over which the batch is sharded.
 
     Source: Liao and Shao, ECCV 2020.
     """
@@ -33,22 +33,18 @@ class MapNeck(Neck):
 
     @property
     def features(self) -> Features:
-        """Maps that are compared as they are."""
+        """Maps without parts."""
         return Features("map")
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
         check_at_least({"channels": self.channels}, {"channels": 0}, "neck")
         check_name(self.norm, NORMS, "neck.norm")
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, h, w, channels], unit norm along the last axis."""
+        """Map [B, h, w, c] to [B, h, w, channels], with unit norm along the last axis."""
         if self.channels:
             init = uniform_init(9 * x.shape[-1])
             x = Conv(
@@ -66,5 +62,5 @@ class MapNeck(Neck):
 
     @nn.nowrap
     def average(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Features of an image that has two, of unit length again."""
+        """Average two features of an image and normalise the result to unit norm."""
         return l2_normalize(first + second)

@@ -1,9 +1,9 @@
-"""The neck of QAConv-MS: local features of several scales, and features that know the whole image.
+"""QAConv-MS neck: local features of several scales, and features with global context.
 
-Letters: B images, h w map size, n = h * w positions, d channels.
+Notation: B images, h w map size, n = h * w positions, d channels.
 
-Source: Chen et al., ICME 2023, and TCSVT 34(9), 2024. Neither paper says everything; defaults are
-what the authors' code computes, and the options are the other readings.
+Source: Chen et al., ICME 2023, and TCSVT 34(9), 2024. Both papers leave details open: the defaults
+follow the authors' code, the options cover the other readings.
 """
 
 import functools
@@ -20,21 +20,21 @@ from jaxreid.models.necks.neck import Neck
 from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.normalize import l2_normalize
 
-# Axes over which the output of a template kernel is normalised, one after the other.
+# Axes over which the output of a template kernel is L2-normalised, in order.
 NORMS = {"position": ((1, 2),), "both": (3, (1, 2)), "channel": (3,)}
 FUSIONS = ("score", "feature")
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then a perceptron; each is added to its input and the sum layer-normalised.
+    """Post-norm transformer encoder layer: self-attention, then an MLP, each with a residual.
 
     Attributes:
-        hidden: units of the perceptron.
-        dtype: of the products; sums, softmax and normalisation are float32 or wider.
-        heads: of the attention; they divide the channels.
+        hidden: hidden units of the MLP.
+        dtype: dtype of the products; sums, softmax and normalisation use float32 or wider.
+        heads: attention heads; must divide the channels.
 
-    Source: Vaswani et al., 2017, without dropout and positions; initialised as PyTorch's
-    TransformerEncoderLayer.
+    Source: Vaswani et al., 2017, without dropout and positional encoding; initialised like
+    PyTorch's TransformerEncoderLayer.
     """
 
     hidden: int = 2048
@@ -43,12 +43,12 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, n, d] -> [B, n, d]."""
+        """Map [B, n, d] to [B, n, d]."""
         d = x.shape[-1]
 
-        def dense(features: int, inputs: int, name: str, **other: Callable) -> nn.Dense:
+        def dense(features: int, inputs: int, name: str, **overrides: Callable) -> nn.Dense:
             init = {"kernel_init": uniform_init(inputs), "bias_init": uniform_init(inputs)}
-            return nn.Dense(features, dtype=self.dtype, name=name, **init | other)
+            return nn.Dense(features, dtype=self.dtype, name=name, **init | overrides)
 
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
@@ -58,33 +58,37 @@ class EncoderLayer(nn.Module):
         query, key, value = (p.reshape(*p.shape[:2], self.heads, width) for p in projected)
         logit = jnp.einsum("bnkd,bmkd->bknm", query, key, preferred_element_type=x.dtype)
         weight = jax.nn.softmax(logit * width**-0.5).astype(value.dtype)
-        seen = jnp.einsum("bknm,bmkd->bnkd", weight, value).reshape(x.shape)
-        x = norm(name="norm1")(x + dense(d, d, "out_proj", bias_init=zeros)(seen))
+        attended = jnp.einsum("bknm,bmkd->bnkd", weight, value).reshape(x.shape)
+        x = norm(name="norm1")(x + dense(d, d, "out_proj", bias_init=zeros)(attended))
         y = dense(d, self.hidden, "linear2")(nn.relu(dense(self.hidden, d, "linear1")(x)))
         return norm(name="norm2")(x + y)
 
 
 class MultiScaleNeck(Neck):
-    """Local features of several scales side by side, each to be compared with its like.
+    """Local features of several scales, concatenated; the matcher compares part with part.
 
-    A 3x3 convolution makes a map x. The parts are: x of unit length at every position ("pixel");
-    for each scale k the output of k x k template kernels over that, which encode the patch around
-    a position; and, unless it is left out, the output z of a transformer encoder whose tokens are
-    the positions of x. Beside z as the only other part, x is not normalised, as in the original.
+    A 3x3 convolution computes a map x. The parts are:
+
+    - "pixel": x with unit norm at every position;
+    - for each scale k, the output of k x k template kernels on the normalised x, which encode the
+      patch around a position;
+    - optionally z, the output of a transformer encoder whose tokens are the positions of x.
+
+    If "pixel" and z are the only parts, "pixel" is not normalised, as in the original.
 
     Attributes:
-        channels: of x, and of z.
-        scales: sizes of the template kernels, odd and different; () for none.
-        template_channels: template kernels of each scale; 0 for as many as `channels`.
-        norm: of the template kernels' output. "position": each channel has unit length over all
-            positions; with the pixels' unit length over channels this is the paper's pair of
-            orthogonal normalisations. "both": first over channels, then over positions; "channel":
-            over channels alone.
-        attention_layers: of the encoder; 0 leaves it out.
-        hidden: units of the perceptrons in the encoder.
-        fusion: "score", z is a part like the others, and not normalised; "feature", z has unit
-            length over channels and is compared along with every part.
-        dtype: type of the convolutions and products.
+        channels: channels of x and z.
+        scales: sizes of the template kernels, odd and distinct; () for none.
+        template_channels: output channels per scale; 0 for as many as `channels`.
+        norm: L2 normalisation of the template kernels' output. "position": each channel over all
+            positions; together with the channel norm of the pixels this is the paper's pair of
+            orthogonal normalisations. "both": over channels, then over positions. "channel": over
+            channels only.
+        attention_layers: layers of the encoder; 0 for no encoder.
+        hidden: hidden units of the encoder's MLPs.
+        fusion: "score": z is a part like the others, not normalised. "feature": z has unit norm
+            over channels and is compared together with every part.
+        dtype: dtype of the convolutions and products.
 
     Source: Chen et al., ICME 2023; TCSVT 2024 for the orthogonal normalisation.
     """
@@ -101,8 +105,8 @@ class MultiScaleNeck(Neck):
     @property
     def features(self) -> Features:
         """Maps in parts, by name "pixel", "1x1", "3x3", ... and "attention"."""
-        of_template = self.template_channels or self.channels
-        parts = {"pixel": self.channels} | {f"{k}x{k}": of_template for k in self.scales}
+        width = self.template_channels or self.channels
+        parts = {"pixel": self.channels} | {f"{k}x{k}": width for k in self.scales}
         if self.attention_layers and self.fusion == "score":
             parts["attention"] = self.channels
         shared = self.channels if self.attention_layers and self.fusion == "feature" else 0
@@ -111,7 +115,7 @@ class MultiScaleNeck(Neck):
 
     @property
     def _axes(self) -> dict[str, tuple[int | tuple[int, ...], ...]]:
-        """Axes over which each part is normalised, one after the other, by name; and "shared"."""
+        """Normalisation axes of each part and of "shared", in order."""
         features = self.features
         axes = {part: NORMS[self.norm] for part in features.parts} | {"pixel": (3,), "shared": (3,)}
         if "attention" in features.parts:
@@ -122,11 +126,7 @@ class MultiScaleNeck(Neck):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range, or two do not fit each other.
-        """
+        """Raise ValueError if an option is out of range or two options contradict each other."""
         check_name(self.norm, tuple(NORMS), "neck.norm")
         check_name(self.fusion, FUSIONS, "neck.fusion")
         least = {"channels": 1, "template_channels": 0, "attention_layers": 0, "hidden": 1}
@@ -134,17 +134,17 @@ class MultiScaleNeck(Neck):
         odd = all(type(size) is int and size > 0 and size % 2 for size in self.scales)
         if len(set(self.scales)) < len(self.scales) or not odd:
             raise ValueError(
-                f"neck.scales is {self.scales}; needed are different odd sizes, such as 1, 3."
+                f"neck.scales is {self.scales}; expected distinct odd sizes, such as 1, 3."
             )
         if self.fusion == "feature" and self.attention_layers == 0:
             raise ValueError(
-                "neck.fusion='feature' adds the encoder's output to every part, and "
-                "neck.attention_layers=0 leaves the encoder out; set one of them otherwise."
+                "neck.fusion='feature' adds the encoder's output to every part, but "
+                "neck.attention_layers=0 disables the encoder; change one of them."
             )
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, h, w, channels of all parts + `shared`]; training changes nothing."""
+        """Map [B, h, w, c] to [B, h, w, channels of all parts + `shared`]; ignores `train`."""
 
         def convolved(x: jax.Array, channels: int, size: int, name: str) -> jax.Array:
             init = uniform_init(size**2 * x.shape[-1])
@@ -177,22 +177,17 @@ class MultiScaleNeck(Neck):
 
     @nn.nowrap
     def average(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Features for an image of which there are two, such as its own and its mirror image's.
+        """Average two features of an image and renormalise the parts; see `Neck.average`.
 
-        Args:
-            first: [B, h, w, d] float, what the neck returns.
-            second: [B, h, w, d] float, of the same positions.
-
-        Returns:
-            [B, h, w, d]: the mean, in which every part again has unit length over what it was
-            normalised over last. The mean of a feature with itself is that feature.
+        Each part is renormalised over its last normalisation axes, if any, so that the mean of a
+        feature with itself is that feature.
         """
         features, axes = self.features, self._axes
         widths = features.parts | ({"shared": features.shared} if features.shared else {})
         ends = np.cumsum(list(widths.values()))[:-1]
         parts = jnp.split((first + second) / 2, ends, axis=-1)
-        renewed = [
+        normalized = [
             l2_normalize(x, axis=axes[part][-1]) if axes[part] else x
             for part, x in zip(widths, parts, strict=True)
         ]
-        return jnp.concatenate(renewed, axis=-1)
+        return jnp.concatenate(normalized, axis=-1)

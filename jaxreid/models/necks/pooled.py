@@ -1,4 +1,4 @@
-"""The neck of strong baselines: one embedding, and a BN neck."""
+"""Strong-baseline neck: one embedding with a BN neck."""
 
 import flax.linen as nn
 import jax
@@ -13,13 +13,13 @@ POOLS = ("average", "gem")
 
 
 class PooledNeck(Neck):
-    """One embedding: the mean over all positions, batch-normalised.
+    """One embedding: global pooling, then batch normalisation.
 
     Attributes:
         pool: "average" or "gem".
-        bn: end with a batch normalisation without bias, the "BN neck": losses on distances read
-            what is before it, classification and matching what comes after.
-        axis_name: mesh axis over which the batch is spread.
+        bn: end with a batch normalisation without bias, the "BN neck": metric losses use its input,
+            classification and matching its output.
+        axis_name: mesh axis over which the batch is sharded.
 
     Source: Luo et al., CVPRW 2019, Section 3.5.
     """
@@ -35,20 +35,16 @@ class PooledNeck(Neck):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an unknown pooling.
-        """
+        """Raise ValueError for an unknown pooling."""
         check_name(self.pool, POOLS, "neck.pool")
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, c]; the mean is taken in float32 or wider."""
+        """Map [B, h, w, c] to [B, c]; pooling runs in float32 or wider."""
         return self.with_before(x, train=train)[0]
 
     @nn.compact
     def with_before(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """[B, h, w, c] -> [B, c], and the [B, c] that precede the BN neck."""
+        """Map [B, h, w, c] to [B, c], and to the [B, c] before the BN neck."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         pooled = GeM(name="gem")(x) if self.pool == "gem" else x.mean((1, 2))
         if not self.bn:

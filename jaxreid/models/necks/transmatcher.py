@@ -1,6 +1,6 @@
-"""The neck of TransMatcher: a feature map, and what encoder layers one after another make of it.
+"""TransMatcher neck: a feature map, and the outputs of successive encoder layers on it.
 
-Letters: B images, h w map size, n = h * w positions, d channels.
+Notation: B images, h w map size, n = h * w positions, d channels.
 
 Source: Liao and Shao, NeurIPS 2021, arXiv 2105.14432.
 """
@@ -19,18 +19,19 @@ from jaxreid.names import check_at_least
 
 
 class TransformerNeck(Neck):
-    """A feature map and the outputs of a transformer encoder's layers, side by side.
+    """A feature map and the output of each transformer encoder layer, concatenated.
 
-    A 3x3 convolution makes a map; its positions are the tokens of the encoder, without positional
-    encoding. Nothing is normalised after the map or the last layer. Before training all encoder
-    layers are equal: copies of the first, as PyTorch's TransformerEncoder makes them.
+    A 3x3 convolution computes the map; its positions are the tokens of the encoder, without
+    positional encoding. Neither the map nor the output of the last layer is normalised further. All
+    encoder layers start as copies of the first, as in PyTorch's TransformerEncoder.
 
     Attributes:
-        channels: of the convolution, and of each part; 0 leaves it out and keeps the backbone's.
-        attention_layers: of the encoder; 0 leaves the map alone.
-        hidden: units of the perceptrons in the encoder.
-        heads: of the attention; they divide the channels.
-        dtype: type of the convolution and of the encoder's products.
+        channels: channels of the convolution and of each part; 0 for no convolution, which keeps
+            the backbone's channels.
+        attention_layers: layers of the encoder; 0 for the map only.
+        hidden: hidden units of the encoder's MLPs.
+        heads: attention heads; must divide the channels.
+        dtype: dtype of the convolution and of the encoder's products.
 
     Source: Liao and Shao, NeurIPS 2021.
     """
@@ -43,26 +44,22 @@ class TransformerNeck(Neck):
 
     @property
     def features(self) -> Features:
-        """Maps in parts, equally wide, by name "map", "encoder_1", "encoder_2", ..."""
+        """Maps in parts of equal width, by name "map", "encoder_1", "encoder_2", ..."""
         names = "map", *(f"encoder_{i + 1}" for i in range(self.attention_layers))
         return Features("map", dict.fromkeys(names, self.channels), 0, dict.fromkeys(names, 0))
 
     @nn.nowrap
     def validate(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ValueError: an option is out of its range.
-        """
+        """Raise ValueError if an option is out of range."""
         least = {"channels": 0, "attention_layers": 0, "hidden": 1, "heads": 1}
         check_at_least({name: getattr(self, name) for name in least}, least, "neck")
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, c] -> [B, h, w, parts * d]; training changes nothing.
+        """Map [B, h, w, c] to [B, h, w, parts * d]; ignores `train`.
 
         Raises:
-            ValueError: channels that the heads do not divide.
+            ValueError: if `heads` does not divide the channels.
         """
         if self.channels:
             init = uniform_init(9 * x.shape[-1])
@@ -71,8 +68,8 @@ class TransformerNeck(Neck):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if x.shape[-1] % self.heads:
             raise ValueError(
-                f"{self.heads} heads do not divide {x.shape[-1]} channels; set neck.heads or "
-                "neck.channels otherwise."
+                f"{self.heads} heads do not divide {x.shape[-1]} channels; change neck.heads or "
+                "neck.channels."
             )
         layer = EncoderLayer(self.hidden, self.dtype, self.heads, parent=None)
         tokens = x.reshape(len(x), -1, x.shape[-1])
@@ -83,7 +80,7 @@ class TransformerNeck(Neck):
         return jnp.concatenate(parts, axis=-1).reshape(*x.shape[:3], -1)
 
     def _start(self, key: jax.Array, layer: EncoderLayer, tokens: jax.Array) -> Any:
-        """Parameters of a layer before training: those of the first, if there is one."""
+        """Initialise a layer's parameters, as a copy of the first layer's if that exists."""
         if self.has_variable("params", "encoder_0"):
             return self.get_variable("params", "encoder_0")
         return layer.init(key, tokens)["params"]

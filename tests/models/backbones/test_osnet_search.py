@@ -401,7 +401,7 @@ def test_options_make_any_architecture():
 
 
 def test_options_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="blocks has 5 places; needed are 6, one for each of conv"):
+    with pytest.raises(ValueError, match="blocks has 5 places; expected 6, one for each of conv"):
         make_backbone("osnet_x1_0", blocks=["none"] * 5)
     with pytest.raises(ValueError, match="place in backbone.blocks 'resdual'; valid: residual, "):
         make_backbone("osnet_x1_0", blocks=[*AIN[:5], "resdual"])
@@ -414,5 +414,5 @@ def test_options_that_cannot_work_are_refused():
     for option in ("temperature", "temperature_factor", "temperature_floor"):
         with pytest.raises(ValueError, match=r"temperature_floor are .* greater than 0"):
             make_backbone(NAME, **{option: 0.0})
-    with pytest.raises(ValueError, match="temperature_every is 0; needed is at least 1"):
+    with pytest.raises(ValueError, match="temperature_every is 0; expected at least 1"):
         make_backbone(NAME, temperature_every=0)

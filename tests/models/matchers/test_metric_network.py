@@ -302,7 +302,7 @@ def test_the_mean_logit_of_a_perceptron_begins_near_the_one_asked_for():
 @pytest.mark.parametrize("net", NETS)
 def test_what_does_not_fit_is_refused(net):
     matcher, variables = trained(net)
-    with pytest.raises(ValueError, match="queries have 6 channels and those of the gallery 7"):
+    with pytest.raises(ValueError, match="query embeddings have 6 channels, gallery embeddings 7"):
         matcher.apply(variables, embeddings(2, 0), embeddings(2, 1, d=7))
     with pytest.raises(ValueError, match=r"has weights \[6.*of 7 channels need \[7"):
         matcher.apply(variables, embeddings(2, 0, d=7), embeddings(2, 1, d=7))

@@ -229,9 +229,9 @@ def test_attention_sees_every_position_and_no_order():
     [
         ({"norm": "batch"}, "'batch'; valid: .*position"),
         ({"fusion": "scores"}, "'scores'; valid: score, feature"),
-        ({"scales": (1, 2)}, r"\(1, 2\); needed are different odd sizes"),
-        ({"scales": (3, 3)}, r"\(3, 3\); needed are different odd sizes"),
-        ({"fusion": "feature", "attention_layers": 0}, "leaves the encoder out"),
+        ({"scales": (1, 2)}, r"\(1, 2\); expected distinct odd sizes"),
+        ({"scales": (3, 3)}, r"\(3, 3\); expected distinct odd sizes"),
+        ({"fusion": "feature", "attention_layers": 0}, "disables the encoder"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):
