@@ -1,9 +1,9 @@
-"""Convolutions and pooling, each in the form that the device is fast at.
+"""Convolutions and pooling, in the form that is fast on the device.
 
-Compilers for accelerators do well with `lax.conv_general_dilated` and `lax.reduce_window`. XLA for
-CPUs does not, where a convolution has one weight per channel (depthwise) or one per pixel (1x1), or
-where the gradient of a maximum is wanted: there the same sums are written as shifted products, as a
-matrix product, and as shifted maxima. Parameters are the same in both forms.
+Accelerator compilers handle `lax.conv_general_dilated` and `lax.reduce_window` well. XLA on CPUs is
+slow at depthwise and 1x1 convolutions and at the gradient of max pooling. These are therefore
+written as shifted products, as a matrix product, and as shifted maxima. Parameters are the same in
+both forms.
 """
 
 import jax
@@ -15,33 +15,32 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: int = 1, native: bool | None = None
 ) -> jax.Array:
-    """A convolution with PyTorch's symmetric padding of `kernel size // 2`, without bias.
+    """Convolve with PyTorch's symmetric padding of `kernel size // 2`, without bias.
 
-    "SAME" would pad a stride of 2 on one side only, and converted weights would be read one pixel
-    off.
+    "SAME" would pad a stride of 2 on one side only, which shifts converted weights by one pixel.
 
     Args:
         x: [B, H, W, I] float.
         kernel: [k, k, I / groups, O] float, k odd; groups is I divided by the kernel's third axis.
-        stride: in both directions.
-        native: True uses XLA's convolution, False the form for CPUs where there is one; None
-            chooses by device.
+        stride: stride in both directions.
+        native: True uses XLA's convolution, False the CPU form if there is one; None selects by
+            device.
 
     Returns:
-        [B, ceil(H / stride), ceil(W / stride), O], of the type of `x`.
+        [B, ceil(H / stride), ceil(W / stride), O], dtype of `x`.
     """
     size, per_group = kernel.shape[0], kernel.shape[2]
     if not _native(native):
         if size == 1 and per_group == x.shape[-1]:
             x = x[:, ::stride, ::stride]
-            # As rows: XLA contracts one axis of pixels faster than three, in the gradient.
+            # Flatten the pixels: in the gradient, XLA contracts one axis faster than three.
             return (x.reshape(-1, per_group) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
         if size == 3 and per_group == 1 and stride == 1 and kernel.shape[3] == x.shape[3]:
-            # Under shard_map the kernel is one for all devices. The sum of no images at all is a
-            # zero of this device, and makes the kernel its own: the gradient rule below speaks of
-            # one device, and the sum over devices is the gradient of this addition.
-            own = jax.lax.stop_gradient(x[:0].sum())
-            return _depthwise(x, kernel + own)
+            # Under shard_map the kernel is the same on all devices. Adding a device-varying zero
+            # (the sum of an empty slice) makes it device-varying, as the custom VJP assumes. The
+            # transpose of the addition sums the gradient over the devices.
+            varying_zero = jax.lax.stop_gradient(x[:0].sum())
+            return _depthwise(x, kernel + varying_zero)
     pad = size // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -54,14 +53,14 @@ def convolve(
 
 
 def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
-    """3x3 maximum, stride 2, padded with minus infinity: [B, H, W, C] -> half the size, rounded up.
+    """Apply 3x3 max pooling with stride 2, padded with -inf; halves the size, rounding up.
 
-    The gradient goes to the largest pixel. Where several are equal, XLA and PyTorch choose the
-    first; the form for CPUs divides it among them.
+    The gradient goes to the largest pixel. For ties, XLA and PyTorch choose the first; the CPU form
+    splits the gradient among them.
 
     Args:
         x: [B, H, W, C] float.
-        native: as for `convolve`.
+        native: see `convolve`.
     """
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     if _native(native):
@@ -77,7 +76,7 @@ def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
 
 
 def average_pool(x: jax.Array) -> jax.Array:
-    """2x2 mean, stride 2: [B, H, W, C] -> half the size, rounded down."""
+    """Apply 2x2 average pooling with stride 2 to [B, H, W, C]; halves the size, rounding down."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -95,7 +94,7 @@ def _pad(x: jax.Array, value: float = 0.0) -> jax.Array:
 
 
 def _shifts(x: jax.Array) -> list[jax.Array]:
-    """`x` moved by one pixel in each direction, zeros coming in: nine arrays of its shape."""
+    """Return the nine shifts of `x` by -1, 0 and 1 pixels in each direction, zero-padded."""
     _, h, w, _ = x.shape
     padded = _pad(x)
     return [padded[:, i : i + h, j : j + w] for i, j in _OFFSETS]
@@ -103,7 +102,7 @@ def _shifts(x: jax.Array) -> list[jax.Array]:
 
 @jax.custom_vjp
 def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Nine shifted products: x [B, H, W, C], kernel [3, 3, 1, C]."""
+    """Convolve x [B, H, W, C] depthwise with kernel [3, 3, 1, C], as nine shifted products."""
     shifts = zip(_shifts(x), kernel.reshape(9, -1), strict=True)
     return sum(shift * weight for shift, weight in shifts)
 
@@ -117,9 +116,9 @@ def _depthwise_forward(
 def _depthwise_backward(
     saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # Automatic differentiation would write nine padded copies and read nine products. Here the
-    # gradient of `x` is a depthwise convolution again, and one pass over the images makes all nine
-    # sums of the kernel's gradient.
+    # Automatic differentiation would write nine padded copies and read nine products. The gradient
+    # of `x` is a depthwise convolution again, and one pass over the images computes all nine sums
+    # of the kernel's gradient.
     x, kernel = saved
     products = tuple(shift * gradient for shift in _shifts(x))
     zeros = tuple(jnp.zeros((), product.dtype) for product in products)

@@ -1,11 +1,11 @@
-"""Best local matches between feature maps: the one expensive operation of the project.
+"""Best local matches between feature maps: the most expensive operation of the project.
 
-Letters: Q queries, G gallery images, r positions of a query map, s positions of a gallery map,
-d channels. Positions are the h*w cells of a map, row by row.
+Notation: Q queries, G gallery images, r positions of a query map, s positions of a gallery map,
+d channels. Positions are the h*w cells of a map in row-major order.
 
-The correlation [Q, G, r, s] never exists as a whole. It is computed a tile of pairs at a time,
-small enough to stay in the cache, reduced to its maxima and forgotten. Gradients need only know
-where the maxima were.
+The correlation [Q, G, r, s] is never materialised as a whole. It is computed in tiles of pairs that
+fit in the cache, and each tile is reduced to its maxima at once. Gradients only need the positions
+of the maxima.
 """
 
 import functools
@@ -21,31 +21,32 @@ from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import first_position, gradient_of_matches, position_dtype
 from jaxreid.ops.tiles import over_tiles
 
-# Numbers in a correlation tile, in scoring and in training, where a pair needs more beside them.
+# Numbers in a correlation tile, for scoring and for training, where a pair needs additional memory.
 # CPU: the fastest of 2^19 to 2^24 on two cores, for 192 and 32 positions. Others: not measured;
-# 32 MiB fit the cache of a large GPU.
+# 32 MiB fit in the cache of a large GPU.
 TILE_SIZE = {"cpu": (2**22, 2**20)}
 OTHER_TILE_SIZE = 2**23, 2**23
 ENGINES = ("auto", "xla", "pallas")
-ENGINE = "JAXREID_ENGINE"  # environment variable: the engine for the calls that name none
+# Environment variable: engine of calls without the `engine` argument.
+ENGINE = "JAXREID_ENGINE"
 
 Array = jax.Array
 
 
 def match_pair(query: Array, gallery: Array, gate: Array | None = None) -> tuple[Array, Array]:
-    """Best matches of one pair of maps: the definition, and the oracle of `best_matches`.
+    """Compute the best matches of one pair of maps; defines and tests `best_matches`.
 
     Args:
         query: [r, d] float.
         gallery: [s, d] float.
-        gate: [r, s] float, multiplies the correlation before the maxima are taken.
+        gate: [r, s] float, multiplies the correlation before the maxima.
 
     Returns:
-        [r] the best over gallery positions, of each query position, and
-        [s] the best over query positions, of each gallery position; in [-1, 1] where rows have
-        unit norm and there is no gate.
+        [r], for each query position the maximum over gallery positions, and [s], for each gallery
+        position the maximum over query positions. Both are in [-1, 1] for rows of unit norm without
+        a gate.
 
-    Source: Liao and Shao, ECCV 2020, Section 3; the gate is that of TransMatcher, NeurIPS 2021.
+    Source: Liao and Shao, ECCV 2020, Section 3; the gate is from TransMatcher, NeurIPS 2021.
     """
     correlation = jnp.einsum("rd,sd->rs", query, gallery)
     if gate is not None:
@@ -62,36 +63,35 @@ def best_matches(
     tile: int | None = None,
     engine: str | None = None,
 ) -> tuple[Array, ...]:
-    """Best matches of every query with every gallery map, both ways.
+    """Compute the best matches of all query-gallery pairs, in both directions.
 
-    The gradient is that of the plain formulation with one position for each maximum, the first of
-    equals, in float32 or wider. Between the passes it keeps the positions, a byte each for maps of
-    up to 256; what nothing depends on, such as the gradient of a class memory, is not computed.
+    The gradient flows through one position per maximum, the first of ties, in float32 or wider. In
+    addition to the inputs, only these positions are stored for the backward pass, one byte each for
+    maps of up to 256 positions. Unused gradients, such as that of a class memory, are not computed.
 
     Args:
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
-        gate: [r, s] float, multiplies the correlation of every pair before the maxima are taken.
-            It depends on both positions, so no factor of the features does the same.
-        positions: return where the best matches are, too.
-        tile: numbers in a correlation tile of "xla"; default by device. It changes no result but
-            by rounding.
+        gate: [r, s] float, multiplies the correlation of every pair before the maxima. It depends
+            on both positions, so it cannot be folded into the features.
+        positions: also return the positions of the best matches.
+        tile: numbers in a correlation tile of "xla"; default by device. Affects results only by
+            rounding.
         engine: "xla"; "pallas", a kernel that keeps the tile on the chip (TPU and Hopper GPU; on a
-            CPU in Pallas' interpreter, slowly); "auto", the faster one where that has been
-            measured, which so far is "xla" everywhere. Default: the environment variable
-            JAXREID_ENGINE when this is traced, where that engine can take such maps; else "auto".
-            "pallas" has no gate.
+            CPU in Pallas' interpreter, slowly); or "auto", the faster one according to
+            measurements, so far always "xla". Default: the environment variable JAXREID_ENGINE at
+            trace time if that engine supports the maps, else "auto". "pallas" supports no gate.
 
     Returns:
-        [Q, G, r] over gallery positions and [Q, G, s] over query positions, as `match_pair`,
-        float32 or wider, whatever the features' type. With `positions` also [Q, G, r] the gallery
-        position that each query position matches best and [Q, G, s] the query position that each
-        gallery position matches best, the first of equals; uint8 where that suffices, else uint16
-        or uint32.
+        [Q, G, r] maxima over gallery positions and [Q, G, s] maxima over query positions, see
+        `match_pair`, in float32 or wider for any input dtype. With `positions` also [Q, G, r], the
+        gallery position that each query position matches best, and [Q, G, s], the query position
+        that each gallery position matches best: the first of ties, in the smallest sufficient type
+        of uint8, uint16 and uint32.
 
     Raises:
-        ValueError: an unknown engine, maps or a gate that the kernel asked for cannot take, shapes
-            that do not fit, or maps without positions.
+        ValueError: unknown engine, maps or gate that the requested kernel does not support, shape
+            mismatch, or maps without positions.
     """
     _check(query, gallery, gate)
     run = _engine(engine, query, gallery, gate)
@@ -110,21 +110,21 @@ def match_scores(
     tile: int | None = None,
     engine: str | None = None,
 ) -> Array:
-    """Sums of best matches, weighted by position: all a matcher that is affine in them needs.
+    """Sum best matches, weighted by position; sufficient for matchers that are affine in them.
 
     Args:
         query: [Q, r, d] float.
         gallery: [G, s, d] float.
-        query_weight: [r] float, of the query positions' best matches over the gallery positions.
-        gallery_weight: [s] float, of the gallery positions'.
-        tile: as for `best_matches`.
-        engine: as for `best_matches`.
+        query_weight: [r] float, weights of the query positions' best matches.
+        gallery_weight: [s] float, weights of the gallery positions' best matches.
+        tile: see `best_matches`.
+        engine: see `best_matches`.
 
     Returns:
         [Q, G], float32 or wider.
 
     Raises:
-        ValueError: as for `best_matches`.
+        ValueError: see `best_matches`.
     """
     _check(query, gallery)
     run = _engine(engine, query, gallery)
@@ -135,11 +135,12 @@ def match_scores(
 def _check(query: Array, gallery: Array, gate: Array | None = None) -> None:
     if query.ndim != 3 or gallery.ndim != 3 or query.shape[2] != gallery.shape[2]:
         raise ValueError(
-            f"query {query.shape} and gallery {gallery.shape}; needed are [Q, r, d] and [G, s, d]."
+            f"expected query [Q, r, d] and gallery [G, s, d], got {query.shape} and "
+            f"{gallery.shape}."
         )
     if 0 in (query.shape[1], gallery.shape[1]):
         raise ValueError(
-            f"query {query.shape} and gallery {gallery.shape}: a map without positions has no best "
+            f"query {query.shape} and gallery {gallery.shape}: maps without positions have no best "
             "match."
         )
     if gate is not None and gate.shape != (query.shape[1], gallery.shape[1]):
@@ -150,13 +151,13 @@ def _check(query: Array, gallery: Array, gate: Array | None = None) -> None:
 
 
 def _engine(name: str | None, query: Array, gallery: Array, gate: Array | None = None) -> str:
-    """The engine by its name, or as the environment prefers where it can be had."""
+    """Return the engine: the named one, or that of the environment if it supports the maps."""
     engine = name or os.environ.get(ENGINE, "auto")
     check_name(engine, ENGINES, "matching engine")
     if engine == "pallas" and gate is not None:
         if name:
             raise ValueError(
-                "the matching engine 'pallas' has no gate; use 'xla' or 'auto' with one."
+                "the matching engine 'pallas' has no gate; use 'xla' or 'auto' for gated matches."
             )
         engine = "xla"
     if engine == "pallas" and not name and _kernel()[0].why_not(query, gallery, _kernel()[1]):
@@ -165,7 +166,7 @@ def _engine(name: str | None, query: Array, gallery: Array, gate: Array | None =
 
 
 def _kernel() -> tuple[Any, str]:
-    """The module, which only those who ask for it load, and its backend: on a CPU the TPU's."""
+    """Import the Pallas kernels on demand; return them and their backend ("tpu" on a CPU)."""
     from jaxreid.ops import correlation_kernel
 
     backend = jax.default_backend()
@@ -180,18 +181,18 @@ def find_matches(
     positions: bool,
     change: Callable[[Array], Array] = lambda correlation: correlation,
 ) -> tuple[Array, ...]:
-    """As `best_matches`, without a gradient; `change` is made to every tile of "xla" first."""
+    """Run `best_matches` without a gradient; "xla" applies `change` to every tile first."""
     if engine == "pallas":
         return _on_chip(query, gallery, positions)
 
     def reduce(correlation: Array) -> list[Array]:
         correlation = change(correlation)
         of_gallery, of_query = correlation.max(3), correlation.max(1)
-        found = [of_query, of_gallery.swapaxes(1, 2)]
+        results = [of_query, of_gallery.swapaxes(1, 2)]
         if positions:
-            found.append(first_position(correlation, of_query, 1))
-            found.append(first_position(correlation, of_gallery, 3).swapaxes(1, 2))
-        return found  # each [j, i, positions]
+            results.append(first_position(correlation, of_query, 1))
+            results.append(first_position(correlation, of_gallery, 3).swapaxes(1, 2))
+        return results  # each [j, i, positions]
 
     def whole(blocks: Array) -> Array:
         b, a, j, i, n = blocks.shape
@@ -204,32 +205,32 @@ def find_matches(
 def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
     kernel, backend = _kernel()
     interpret = jax.default_backend() == "cpu"
-    of_gallery, of_query, *found = kernel.best_matches_kernel(
+    of_gallery, of_query, *indices = kernel.best_matches_kernel(
         query, gallery, backend=backend, positions=positions, interpret=interpret
     )
     if not positions:
         return of_query, of_gallery
-    in_query, in_gallery = found
+    in_query, in_gallery = indices
     in_gallery = in_gallery.astype(position_dtype(gallery.shape[1]))
     return of_query, of_gallery, in_gallery, in_query.astype(position_dtype(query.shape[1]))
 
 
-# A gate is a tuple of at most one array, so that there is one rule with and without it.
+# The gate is a tuple of at most one array, so that one VJP rule serves calls with and without it.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _matches(
     query: Array, gallery: Array, gate: tuple[Array, ...], tile: int, engine: str, positions: bool
 ) -> tuple[Array, ...]:
     if not gate:
         return find_matches(query, gallery, tile, engine, positions)
-    factor = gate[0].T[:, None]  # of a tile [j, s, i, r]
+    factor = gate[0].T[:, None]  # broadcasts to a tile [j, s, i, r]
     return find_matches(query, gallery, tile, engine, positions, lambda tile: tile * factor)
 
 
 def _matches_forward(
     query: Array, gallery: Array, gate: tuple[Array, ...], tile: int, engine: str, positions: bool
 ) -> tuple[Any, Any]:
-    found = _matches(query, gallery, gate, tile, engine, True)
-    return found if positions else found[:2], (query, gallery, gate, *found[2:])
+    results = _matches(query, gallery, gate, tile, engine, True)
+    return results if positions else results[:2], (query, gallery, gate, *results[2:])
 
 
 _matches.defvjp(_matches_forward, gradient_of_matches)
@@ -259,7 +260,7 @@ def _weighted(matches: tuple[Array, ...], query_weight: Array, gallery_weight: A
 
 
 def _scores_backward(tile: int, engine: str, kept: Any, cotangent: Array) -> tuple[Array, ...]:
-    """That of the sums of the matches, which are computed now: scoring alone need not keep them."""
+    """Recompute the matches and differentiate their weighted sums; scoring itself stores none."""
 
     def plain(query: Array, gallery: Array, query_weight: Array, gallery_weight: Array) -> Array:
         matches = _matches(query, gallery, (), tile, engine, False)
@@ -268,4 +269,4 @@ def _scores_backward(tile: int, engine: str, kept: Any, cotangent: Array) -> tup
     return jax.vjp(plain, *kept)[1](cotangent)
 
 
-_scores.defvjp(lambda *given: (_scores(*given), given[:4]), _scores_backward)
+_scores.defvjp(lambda *args: (_scores(*args), args[:4]), _scores_backward)

@@ -1,19 +1,19 @@
-"""What `jax.shard_map` knows of an array: along which mesh axes it differs on the devices."""
+"""Varying axes of arrays in `jax.shard_map`: mesh axes along which devices hold other values."""
 
 import jax
 import jax.numpy as jnp
 
 
 def varying(x: jax.Array) -> frozenset[str]:
-    """Mesh axes along which `x` differs; empty outside `shard_map`."""
+    """Return the mesh axes along which `x` varies; empty outside `shard_map`."""
     return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each marked as different on every device on which one of them is.
+    """Mark each array as varying along every mesh axis along which any of them varies.
 
-    A gradient that arrives at an array which is the same everywhere is then summed over the
-    devices, as it must be, by the transpose of the mark.
+    The transpose of this cast sums the gradient of an array that is the same on all devices over
+    the devices, as required.
     """
     axes = [varying(x) for x in arrays]
     union = frozenset().union(*axes)
@@ -24,7 +24,7 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
-    """Zeros which may be carried through a loop in the place of `x`."""
+    """Return zeros with the varying axes of `x`, so that a loop can carry them in its place."""
     axes = tuple(varying(x))
     zeros = jnp.zeros(x.shape, x.dtype)
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros

@@ -1,4 +1,4 @@
-"""How alike embeddings are, by a fixed metric."""
+"""Similarities and distances of embeddings under a fixed metric."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,14 @@ METRICS = ("cosine", "euclidean")
 
 
 def similarity(query: jax.Array, gallery: jax.Array, metric: str) -> jax.Array:
-    """Scores all pairs.
+    """Score all pairs of [Q, d] and [G, d] as [Q, G], in float32 or wider.
 
-    Args:
-        query: [Q, d] float.
-        gallery: [G, d] float.
-        metric: "cosine" (of the angle) or "euclidean" (the negative squared distance, which ranks
-            as the distance does).
-
-    Returns:
-        [Q, G] float32 or wider, whatever the embeddings' type; larger is more alike.
+    Larger is more similar. `metric` is "cosine", or "euclidean": the negative squared distance,
+    which ranks like the distance.
     """
     wide = jnp.promote_types(query.dtype, jnp.float32)
     query, gallery = query.astype(wide), gallery.astype(wide)
-    # In full: where two are near each other, the squares and their product nearly cancel.
+    # Full precision: for nearby embeddings, the squares and the product nearly cancel.
     products = lambda a, b: jnp.matmul(a, b.T, precision="highest")  # noqa: E731
     if metric == "cosine":
         return products(l2_normalize(query), l2_normalize(gallery))
@@ -31,16 +25,10 @@ def similarity(query: jax.Array, gallery: jax.Array, metric: str) -> jax.Array:
 
 
 def distances(query: jax.Array, gallery: jax.Array, metric: str) -> jax.Array:
-    """All distances, for losses.
+    """Compute distances [Q, G] of all pairs of [Q, d] and [G, d], for losses.
 
-    Args:
-        query: [Q, d] float.
-        gallery: [G, d] float.
-        metric: "euclidean", at least 1e-6, so that its gradient is finite where two are equal; or
-            "cosine", 1 - the cosine of the angle.
-
-    Returns:
-        [Q, G] float.
+    `metric` is "euclidean", clipped to at least 1e-6, which keeps the gradient finite for equal
+    embeddings; or "cosine": 1 - cosine.
     """
-    alike = similarity(query, gallery, metric)
-    return 1 - alike if metric == "cosine" else jnp.sqrt(jnp.maximum(-alike, 1e-12))
+    score = similarity(query, gallery, metric)
+    return 1 - score if metric == "cosine" else jnp.sqrt(jnp.maximum(-score, 1e-12))

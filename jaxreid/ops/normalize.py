@@ -1,18 +1,19 @@
-"""Normalisation with PyTorch's semantics, on one device or over the mesh."""
+"""Normalisation with PyTorch's semantics, on one device or over a mesh."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-MOMENTUM = 0.1  # PyTorch's: the weight of the new batch in the running statistics
+# PyTorch's convention: the weight of the new batch in the running statistics.
+MOMENTUM = 0.1
 EPSILON = 1e-5
 
 
 def l2_normalize(
     x: jax.Array, *, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-12
 ) -> jax.Array:
-    """`x` scaled to unit norm along `axis`; a zero vector stays zero and has a finite gradient."""
+    """Scale `x` to unit norm along `axis`; a zero vector stays zero, with a finite gradient."""
     squares = jnp.sum(jnp.square(x), axis, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squares, epsilon**2))
 
@@ -24,19 +25,19 @@ def moments(
     mask: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, biased variance and number of elements, over array axes and over devices.
+    """Compute masked mean, biased variance and count over array axes and devices.
 
-    Sums and counts are added up over the devices, not averaged: devices may hold different
-    numbers of elements that count.
+    Sums and counts are summed over the devices instead of averaging, because devices may hold
+    different numbers of unmasked elements.
 
     Args:
         x: float array.
-        axes: the axes to reduce.
-        mask: bool, broadcasts to `x`; elements that are False do not count.
-        axis_name: mesh axis to reduce over as well.
+        axes: axes to reduce.
+        mask: bool, broadcasts to `x`; elements that are False are excluded.
+        axis_name: mesh axis to reduce over, in addition.
 
     Returns:
-        mean, variance, count: float arrays of the remaining axes; all are 0 where nothing counts.
+        mean, variance, count: float arrays of the remaining axes; all 0 for an empty mask.
     """
     weight = jnp.ones((), x.dtype) if mask is None else mask.astype(x.dtype)
     weight = jnp.broadcast_to(weight, x.shape)
@@ -46,27 +47,27 @@ def moments(
         return values if axis_name is None else jax.lax.psum(values, axis_name)
 
     count = total(weight)
-    some = jnp.maximum(count, 1)
-    mean = total(x * weight) / some
-    # Two passes: E[x^2] - E[x]^2 loses the digits of maxima that lie close together.
+    divisor = jnp.maximum(count, 1)
+    mean = total(x * weight) / divisor
+    # Two passes: E[x^2] - E[x]^2 cancels for best-match scores, which lie close together.
     deviation = x - jnp.expand_dims(mean, axes)
-    return mean, total(jnp.square(deviation) * weight) / some, count
+    return mean, total(jnp.square(deviation) * weight) / divisor, count
 
 
 def running_update(
     running: tuple[jax.Array, jax.Array], mean: jax.Array, variance: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Running mean and variance after one more batch.
+    """Update the running mean and variance with one batch.
 
     Args:
-        running: mean and variance so far.
-        mean: of the batch.
-        variance: of the batch, biased.
+        running: running mean and variance.
+        mean: batch mean.
+        variance: biased batch variance.
         count: elements in the batch.
 
     Returns:
-        The new running mean and variance. The variance that is kept is the unbiased one, as in
-        PyTorch (Flax keeps the biased one).
+        The new running mean and variance; the variance is unbiased, as in PyTorch (Flax keeps the
+        biased one).
     """
     old_mean, old_variance = running
     return (
@@ -84,21 +85,22 @@ def running_updates(
     *,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`running_update` by one batch after the other, in closed form.
+    """Apply `running_update` for a sequence of batches, in closed form.
 
     Args:
-        running: mean and variance so far, scalars.
-        mean: [K] of K batches in order.
-        variance: [K], biased.
-        count: [K] elements in each; a batch of none changes nothing.
-        axis_name: mesh axis over which the batches are divided, in order.
+        running: running mean and variance, scalars.
+        mean: [K], means of K batches in order.
+        variance: [K], biased variances.
+        count: [K], elements per batch; empty batches are skipped.
+        axis_name: mesh axis over which the batches are sharded, in order.
 
     Returns:
         The new running mean and variance, the same on every device.
     """
-    some = count > 0
-    total = some.sum()
-    later = total - jnp.cumsum(some)  # batches behind each one, whose updates make it fade
+    nonempty = count > 0
+    total = nonempty.sum()
+    # Number of later batches; each of their updates decays the contribution of this one.
+    later = total - jnp.cumsum(nonempty)
     if axis_name is not None:
         totals = jax.lax.all_gather(total, axis_name)
         behind = jnp.arange(totals.size) > jax.lax.axis_index(axis_name)
@@ -107,7 +109,7 @@ def running_updates(
 
     def update(old: jax.Array, new: jax.Array) -> jax.Array:
         keep = jnp.array(1 - MOMENTUM, old.dtype)
-        part = jnp.sum(MOMENTUM * keep**later * new.astype(old.dtype), where=some)
+        part = jnp.sum(MOMENTUM * keep**later * new.astype(old.dtype), where=nonempty)
         return keep**total * old + (part if axis_name is None else jax.lax.psum(part, axis_name))
 
     return update(running[0], mean), update(running[1], _unbiased(variance, count))
@@ -120,7 +122,7 @@ def _unbiased(variance: jax.Array, count: jax.Array) -> jax.Array:
 def affine(
     scale: jax.Array, bias: jax.Array, mean: jax.Array, variance: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gain and shift with which x * gain + shift is the normalised x."""
+    """Return gain and shift such that x * gain + shift is the normalised x."""
     gain = scale * jax.lax.rsqrt(variance + EPSILON)
     return gain, bias - mean * gain
 
@@ -136,21 +138,21 @@ def batch_norm(
     mask: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Batch normalisation as PyTorch computes it.
+    """Apply batch normalisation as in PyTorch.
 
     Args:
         x: float array; statistics are computed in float32 or wider.
-        scale: float array of the axes that `axes` leaves out.
-        bias: as `scale`.
-        running: running mean and variance, as `scale`.
-        axes: the axes that statistics are taken over.
-        train: True normalises with the statistics of this batch and updates the running ones;
-            False normalises with the running ones, which stay as they are.
-        mask: bool, broadcasts to `x`; elements that are False do not enter the statistics.
-        axis_name: mesh axis over which the batch is spread.
+        scale: float array with the axes that are not in `axes`.
+        bias: float array of the same shape.
+        running: running mean and variance, of the same shape.
+        axes: axes over which statistics are computed.
+        train: True normalises with batch statistics and updates the running ones; False normalises
+            with the running ones and leaves them unchanged.
+        mask: bool, broadcasts to `x`; elements that are False are excluded from the statistics.
+        axis_name: mesh axis over which the batch is sharded.
 
     Returns:
-        The normalised array, of the type of `x`, and the new running statistics.
+        The normalised array, dtype of `x`, and the new running statistics.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if train:
@@ -173,30 +175,30 @@ def chunked_batch_norm(
     mask: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """`batch_norm` in training over all axes, of one chunk of rows after the other.
+    """Apply training-mode `batch_norm` over all axes, separately for each chunk of rows.
 
     Args:
         x: float array.
         scale: scalar.
         bias: scalar.
         running: running mean and variance, scalars.
-        axis: of the rows; from 0.
+        axis: row axis, non-negative.
         chunk: rows that are normalised together; the last chunk may have fewer.
-        mask: [rows] bool; rows that are False do not enter the statistics.
-        axis_name: mesh axis over which the rows are divided, in order.
+        mask: [rows] bool; rows that are False are excluded from the statistics.
+        axis_name: mesh axis over which the rows are sharded, in order.
 
     Returns:
-        As `batch_norm`. Every chunk that holds a row which counts updates the running statistics.
+        See `batch_norm`. Every chunk with an unmasked row updates the running statistics.
 
     Raises:
-        ValueError: a chunk of no rows, or one that would lie on two devices.
+        ValueError: if `chunk` is less than 1, or a chunk would span two devices.
     """
     rows = x.shape[axis]
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     if chunk < 1 or devices > 1 and rows % chunk:
         raise ValueError(
-            f"statistics of chunks of {chunk} rows, where each of {devices} devices holds {rows}; "
-            f"needed is a chunk that divides {rows}, or 0 to take all rows at once."
+            f"statistics over chunks of {chunk} rows, but each of {devices} devices holds {rows}; "
+            f"expected a chunk that divides {rows}, or 0 for all rows at once."
         )
     count = -(-rows // chunk)
     missing = count * chunk - rows

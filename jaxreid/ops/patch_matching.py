@@ -1,12 +1,11 @@
-"""Best local matches between patches: every position stands for the cells around it.
+"""Best local matches between patches: every position is described by the cells around it.
 
-Letters: Q queries, G gallery images, r positions of a query map, s positions of a gallery map,
-d channels; h w map size, k x k patch size. At the border a patch goes on with the reflection of
-the map.
+Notation: Q queries, G gallery images, r positions of a query map, s positions of a gallery map,
+d channels; h w map size, k x k patch size. Maps are padded by reflection.
 
-A patch is a vector of k * k * d numbers, and two are compared by their inner product. That is a
-sum over the cells of the patches of the correlations of single positions, so it needs no patches:
-the correlation of the maps, padded and summed along its k * k parallel diagonals, is theirs.
+A patch is a vector of k * k * d numbers, and two patches are compared by their inner product. It is
+the sum of k * k correlations of single positions, so patches need not be built: their correlation
+is that of the maps, padded and summed along its k * k parallel diagonals.
 """
 
 import functools
@@ -23,17 +22,17 @@ Array = jax.Array
 
 
 def patches(maps: Array, size: int) -> Array:
-    """Every position's patch as one vector.
+    """Return the patch around every position as a vector.
 
     Args:
         maps: [N, h, w, d] float.
-        size: rows and columns of a patch, odd.
+        size: patch size, odd.
 
     Returns:
         [N, h * w, size * size * d].
 
     Raises:
-        ValueError: an even size, or maps too small to be reflected so far.
+        ValueError: if the size is even, or the maps are too small for the reflection.
     """
     n, h, w, d = maps.shape
     _check(h, w, size)
@@ -50,27 +49,27 @@ def patch_matches(
     positions: bool = False,
     tile: int | None = None,
 ) -> tuple[Array, ...]:
-    """`correlation.best_matches` of patches: the same results and gradients, with less work.
+    """Run `correlation.best_matches` on patches: same results and gradients, with less work.
 
     Args:
         query: [Q, h, w, d] float.
-        gallery: [G, h, w, d] float, of the same size.
-        size: rows and columns of a patch, odd.
-        positions: as for `best_matches`.
-        tile: as for `best_matches`.
+        gallery: [G, h, w, d] float.
+        size: patch size, odd.
+        positions: see `best_matches`.
+        tile: see `best_matches`.
 
     Returns:
-        As `best_matches` of `patches(query, size)` and `patches(gallery, size)`.
+        The result of `best_matches` on `patches(query, size)` and `patches(gallery, size)`.
 
     Raises:
-        ValueError: maps of different sizes; else as for `patches`.
+        ValueError: if the map sizes differ; see also `patches`.
 
     Source: the patch-wise matching that QAConv-MS (TCSVT 2024) is compared with.
     """
     if query.ndim != 4 or query.shape[1:] != gallery.shape[1:]:
         raise ValueError(
-            f"query {query.shape} and gallery {gallery.shape}; needed are [Q, h, w, d] and "
-            "[G, h, w, d]."
+            f"expected query [Q, h, w, d] and gallery [G, h, w, d], got {query.shape} and "
+            f"{gallery.shape}."
         )
     _check(*query.shape[1:3], size)
     query, gallery = vary_alike(query, gallery)
@@ -80,27 +79,27 @@ def patch_matches(
 
 def _check(h: int, w: int, size: int) -> None:
     if size < 1 or size % 2 == 0:
-        raise ValueError(f"patches of {size}x{size}; needed is an odd size, such as 3.")
+        raise ValueError(f"patches of {size}x{size}; expected an odd size, such as 3.")
     if size // 2 >= min(h, w):
         raise ValueError(
-            f"patches of {size}x{size} on maps of {h}x{w}: a map is reflected at its border, and "
-            f"needs at least {size // 2 + 1} rows and columns."
+            f"patches of {size}x{size} on maps of {h}x{w}: the reflection at the border needs at "
+            f"least {size // 2 + 1} rows and columns."
         )
 
 
 def _reflected(x: Array, axis: int, size: int) -> Array:
-    """With size // 2 more at both ends of an axis."""
+    """Pad both ends of an axis by size // 2, by reflection."""
     widths = [(size // 2 * (i == axis),) * 2 for i in range(x.ndim)]
     return jnp.pad(x, widths, mode="reflect")
 
 
 def diagonal_sums(correlation: Array, shape: tuple[int, int], size: int) -> Array:
-    """Correlations of patches from those of positions.
+    """Compute the correlation of patches from that of positions.
 
     Args:
-        correlation: [j, s, i, r] float, of the positions of maps.
+        correlation: [j, s, i, r] float, of single positions.
         shape: h and w of the maps.
-        size: of the patches.
+        size: patch size.
 
     Returns:
         [j, s, i, r].
@@ -137,17 +136,17 @@ def _matches(
 def _matches_forward(
     query: Array, gallery: Array, size: int, tile: int, positions: bool
 ) -> tuple[Any, Any]:
-    found = _matches(query, gallery, size, tile, True)
-    return found if positions else found[:2], (query, gallery, *found[2:])
+    results = _matches(query, gallery, size, tile, True)
+    return results if positions else results[:2], (query, gallery, *results[2:])
 
 
 def _matches_backward(
     size: int, tile: int, positions: bool, kept: Any, cotangents: Any
 ) -> tuple[Array, Array]:
-    """Gradients of the patches, each cell's handed on to the position that it shows."""
-    query, gallery, *found = kept
+    """Compute the gradients of the patches and accumulate each cell's at its map position."""
+    query, gallery, *indices = kept
     whole, to_maps = jax.vjp(lambda *maps: [patches(x, size) for x in maps], query, gallery)
-    kept = (*whole, (), *found)
+    kept = (*whole, (), *indices)
     *of_patches, _ = gradient_of_matches(tile, "xla", positions, kept, cotangents)
     return to_maps(of_patches)
 

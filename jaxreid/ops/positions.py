@@ -1,6 +1,6 @@
-"""Where best matches are, and the gradient of best matches, which needs to know nothing else.
+"""Positions of best matches, and the gradient of best matches, which needs only the positions.
 
-Letters: i queries and j gallery maps of a tile, r and s positions of theirs, d channels.
+Notation: i queries with r positions and j gallery maps with s positions per tile, d channels.
 """
 
 from typing import Any
@@ -15,15 +15,19 @@ Array = jax.Array
 
 
 def first_position(x: Array, best: Array, axis: int) -> Array:
-    """Where along an axis the maximum is. Four times as fast as `argmax` on a CPU."""
+    """Return the first position of the maximum `best` along an axis.
+
+    Four times as fast as `argmax` on a CPU.
+    """
     dtype = position_dtype(x.shape[axis])
     index = jax.lax.broadcasted_iota(dtype, x.shape, axis)
-    last = dtype(x.shape[axis] - 1)  # of NaN, which equals nothing
+    # Used if the maximum is NaN, which equals nothing: keeps the position valid.
+    last = dtype(x.shape[axis] - 1)
     return jnp.where(x == jnp.expand_dims(best, axis), index, last).min(axis)
 
 
 def position_dtype(count: int) -> Any:
-    """The smallest type that numbers `count` positions."""
+    """Return the smallest dtype that can index `count` positions."""
     return jnp.uint8 if count <= 2**8 else jnp.uint16 if count <= 2**16 else jnp.uint32
 
 
@@ -36,19 +40,19 @@ def gathered(
     in_query: Array,
     gate: Array | None = None,
 ) -> tuple[Array, ...]:
-    """Gradients of a tile by looking the matched features up: the fewest operations.
+    """Compute the gradients of a tile by gathering the matched features: the fewest operations.
 
     Args:
         query: [i, r, d] float.
         gallery: [j, s, d] float.
-        to_query: [j, i, r] float, what arrives at the query positions' best matches.
-        to_gallery: [j, i, s] float, at the gallery positions'.
-        in_gallery: [j, i, r] int, where the query positions' best matches are.
-        in_query: [j, i, s] int, where the gallery positions' are.
-        gate: [r, s] float, by which the correlation was multiplied.
+        to_query: [j, i, r] float, cotangents of the query positions' best matches.
+        to_gallery: [j, i, s] float, cotangents of the gallery positions' best matches.
+        in_gallery: [j, i, r] int, gallery positions that the query positions match.
+        in_query: [j, i, s] int, query positions that the gallery positions match.
+        gate: [r, s] float, factor of the correlation.
 
     Returns:
-        [i, r, d] and [j, s, d] float, and with a gate the [r, s] of the gate.
+        Gradients [i, r, d] of the query, [j, s, d] of the gallery and, with a gate, [r, s] of it.
     """
     (i, r, d), (j, s, _) = query.shape, gallery.shape
     rows, columns = gallery.reshape(j * s, d), query.reshape(i * r, d)
@@ -85,15 +89,15 @@ def one_hot(
     in_query: Array,
     gate: Array | None = None,
 ) -> tuple[Array, ...]:
-    """As `gathered`, by products with the gradient of the correlation, which is mostly zeros.
+    """Compute the result of `gathered` by matrix products with the correlation's sparse gradient.
 
-    Where products are nearly free and scattered access is not: GPUs and TPUs.
+    For GPUs and TPUs, where matrix products are nearly free and scattered access is not.
     """
     s, r = gallery.shape[1], query.shape[1]
-    there = in_gallery[:, None] == jnp.arange(s, dtype=in_gallery.dtype)[:, None, None]
-    back = in_query.swapaxes(1, 2)[..., None] == jnp.arange(r, dtype=in_query.dtype)
-    correlation = jnp.where(there, to_query[:, None], 0)  # [j, s, i, r]
-    correlation += jnp.where(back, to_gallery.swapaxes(1, 2)[..., None], 0)
+    query_hit = in_gallery[:, None] == jnp.arange(s, dtype=in_gallery.dtype)[:, None, None]
+    gallery_hit = in_query.swapaxes(1, 2)[..., None] == jnp.arange(r, dtype=in_query.dtype)
+    correlation = jnp.where(query_hit, to_query[:, None], 0)  # [j, s, i, r]
+    correlation += jnp.where(gallery_hit, to_gallery.swapaxes(1, 2)[..., None], 0)
     of_gate = ()
     if gate is not None:
         product = jnp.einsum("jsd,ird->jsir", gallery, query)
@@ -109,11 +113,11 @@ def one_hot(
 def gradient_of_matches(
     tile: int, engine: str, positions: bool, kept: Any, cotangents: Any
 ) -> tuple[Array, Array, tuple[Array, ...]]:
-    """Gradients of both maps and of the gate, a tile of pairs at a time.
+    """Compute the gradients of both maps and of the gate, in tiles of pairs.
 
-    What arrives at a position's best match goes on to the position, times the feature it matched
-    and the gate, and to the matched one, times the feature of the position and the gate. To the
-    gate goes what arrives times the correlation of the two, which is computed again.
+    The cotangent of a position's best match, times the gate, flows to the position, multiplied by
+    the feature it matched, and to the matched position, multiplied by the feature of the position.
+    The gate's gradient is the cotangent times the correlation of the two, which is recomputed.
     """
     query, gallery, gate, in_gallery, in_query = kept
     to_query, to_gallery = cotangents[:2]
@@ -126,22 +130,22 @@ def gradient_of_matches(
     def pairs(x: Array) -> Array:  # [Q, G, n] as tiles [b, a, j, i, n]
         return cut(cut(x, i).transpose(2, 0, 1, 3), j).transpose(0, 2, 1, 3, 4)
 
-    def gallery_tile(total: Any, given: Any) -> tuple[Any, Array]:
-        gallery_maps, *parts = given
+    def gallery_tile(total: Any, inputs: Any) -> tuple[Any, Array]:
+        gallery_maps, *parts = inputs
 
-        def query_tile(total: Any, given: Any) -> tuple[Any, Array]:
-            query_maps, *pair = given
+        def query_tile(total: Any, inputs: Any) -> tuple[Any, Array]:
+            query_maps, *pair = inputs
             of_query, *others = on_tile(query_maps, gallery_maps, *pair, *wide_gate)
             return [a + b for a, b in zip(total, others, strict=True)], of_query
 
         of_queries, of_gate = total
         start = [zeros_like(gallery_maps), *of_gate]
-        (of_gallery, *of_gate), found = jax.lax.scan(query_tile, start, (queries, *parts))
-        return (of_queries + found, of_gate), of_gallery
+        (of_gallery, *of_gate), of_tile = jax.lax.scan(query_tile, start, (queries, *parts))
+        return (of_queries + of_tile, of_gate), of_gallery
 
-    given = (galleries, *map(pairs, (to_query, to_gallery, in_gallery, in_query)))
+    inputs = (galleries, *map(pairs, (to_query, to_gallery, in_gallery, in_query)))
     start = zeros_like(queries), [zeros_like(x) for x in wide_gate]
-    (of_query, of_gate), of_gallery = jax.lax.scan(gallery_tile, start, given)
+    (of_query, of_gate), of_gallery = jax.lax.scan(gallery_tile, start, inputs)
     of_query, of_gallery = (
         gradient.reshape(-1, *x.shape[1:])[: len(x)].astype(x.dtype)
         for gradient, x in ((of_query, query), (of_gallery, gallery))

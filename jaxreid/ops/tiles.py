@@ -1,7 +1,7 @@
-"""Pairs of maps in tiles: a correlation too large to exist as a whole is computed piece by piece.
+"""Tiled correlation: pairs of maps are processed in tiles, as the whole does not fit in memory.
 
-Letters: Q queries, G gallery images, i and j of them in a tile, r positions of a query map,
-s positions of a gallery map, d channels.
+Notation: Q queries, G gallery images, i queries and j gallery maps per tile, r positions of a query
+map, s positions of a gallery map, d channels.
 """
 
 import functools
@@ -16,9 +16,10 @@ Array = jax.Array
 
 
 def tile_shape(query: Array, gallery: Array, size: int) -> tuple[int, int]:
-    """Queries and gallery maps per tile of `size` numbers, with as little padding as possible."""
+    """Return queries and gallery maps per tile of `size` numbers, with minimal padding."""
     pairs = max(1, size // (query.shape[1] * gallery.shape[1]))
-    power = round(math.log2(pairs))  # products of round sizes are faster
+    # Matrix products are faster if the sizes are powers of 2.
+    power = round(math.log2(pairs))
     columns = min(2 ** (power // 2), max(1, len(query)))
     rows = min(2**power // columns, max(1, len(gallery)))
     columns = min(max(columns, 2**power // rows), max(1, len(query)))
@@ -30,14 +31,14 @@ def tile_shape(query: Array, gallery: Array, size: int) -> tuple[int, int]:
 
 
 def cut(x: Array, size: int) -> Array:
-    """[N, ...] as [tiles, size, ...], padded with zeros."""
+    """Reshape [N, ...] to [tiles, size, ...], padded with zeros."""
     tiles = -(-len(x) // size)
     padded = jnp.pad(x, [(0, tiles * size - len(x))] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(tiles, size, *x.shape[1:])
 
 
 def over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array], Any]) -> Any:
-    """Reduces the correlation tile by tile.
+    """Reduce the correlation tile by tile.
 
     Args:
         query: [Q, r, d] float.
@@ -46,21 +47,20 @@ def over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array]
         reduce: takes a tile [j, s, i, r], float32 or wider.
 
     Returns:
-        The results of `reduce`, stacked as [b, a, ...], for a tiles of i queries and b tiles of j
-        gallery maps.
+        The results of `reduce`, stacked as [b, a, ...] for b gallery tiles and a query tiles.
     """
     i, j = tile_shape(query, gallery, tile)
     dtype = jnp.promote_types(jnp.promote_types(query.dtype, gallery.dtype), jnp.float32)
     (r, d), s = query.shape[1:], gallery.shape[1]
 
-    def one(gallery_maps: Array, query_maps: Array) -> Any:
-        # Gallery positions as rows, query positions as columns: one plain product, and both maxima
-        # read it along its own axes.
+    def reduce_tile(gallery_maps: Array, query_maps: Array) -> Any:
+        # Gallery positions as rows, query positions as columns: one plain matrix product, along
+        # whose axes both maxima are taken.
         rows, columns = gallery_maps.reshape(j * s, d), query_maps.reshape(i * r, d)
         product = jnp.einsum("nd,md->nm", rows, columns, preferred_element_type=dtype)
         return reduce(product.reshape(j, s, i, r))
 
     queries = cut(query, i)
     return jax.lax.map(
-        lambda maps: jax.lax.map(functools.partial(one, maps), queries), cut(gallery, j)
+        lambda maps: jax.lax.map(functools.partial(reduce_tile, maps), queries), cut(gallery, j)
     )

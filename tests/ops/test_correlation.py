@@ -239,7 +239,7 @@ def test_training_keeps_no_correlation(gated):
 @pytest.mark.parametrize(
     ("query", "gallery", "options", "message"),
     [
-        ((2, 3, 4), (2, 3, 5), {}, r"needed are \[Q, r, d\] and \[G, s, d\]"),
+        ((2, 3, 4), (2, 3, 5), {}, r"expected query \[Q, r, d\] and gallery \[G, s, d\]"),
         ((2, 0, 4), (2, 3, 4), {}, "without positions"),
         ((2, 3, 4), (2, 3, 4), {"engine": "xls"}, "unknown matching engine 'xls'.*xla"),
         ((2, 9000, 4), (2, 3, 4), {"engine": "pallas"}, "too large for on-chip memory"),

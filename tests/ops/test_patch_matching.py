@@ -105,10 +105,10 @@ def test_gradients_over_a_mesh_equal_those_of_one_device():
 @pytest.mark.parametrize(
     ("query", "gallery", "size", "message"),
     [
-        ((2, 5, 4, 3), (2, 5, 4, 3), 2, "2x2; needed is an odd size"),
+        ((2, 5, 4, 3), (2, 5, 4, 3), 2, "2x2; expected an odd size"),
         ((2, 5, 4, 3), (2, 5, 4, 3), 9, "9x9 on maps of 5x4.*at least 5 rows and columns"),
-        ((2, 5, 4, 3), (2, 4, 5, 3), 3, r"needed are \[Q, h, w, d\]"),
-        ((2, 20, 3), (2, 20, 3), 3, r"needed are \[Q, h, w, d\]"),
+        ((2, 5, 4, 3), (2, 4, 5, 3), 3, r"expected query \[Q, h, w, d\]"),
+        ((2, 20, 3), (2, 20, 3), 3, r"expected query \[Q, h, w, d\]"),
     ],
 )
 def test_what_has_no_patches_is_refused(query, gallery, size, message):
