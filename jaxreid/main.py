@@ -204,10 +204,12 @@ def leave(status: int) -> int:
 
 def fail(error: Exception) -> int:
     """Print an error message; return the exit status."""
-    while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps them
+    # `ml_collections` wraps exceptions.
+    while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-    text = re.sub(r"^flag --config=[^ ]*: ", "", text)  # prefix that absl adds to recipe errors
+    # Strip the prefix that absl adds to errors of recipes.
+    text = re.sub(r"^flag --config=[^ ]*: ", "", text)
     print(f"error: {text}\n(see --help; --traceback shows the stack trace)", file=sys.stderr)
     return 1
 

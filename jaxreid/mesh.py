@@ -34,7 +34,8 @@ def check_devices() -> None:
     """Raise ValueError with a remedy if JAX finds no device of the requested platform."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: plugin not installed
+    # JAX raises AssertionError if the plugin of the platform is not installed.
+    except (RuntimeError, AssertionError) as error:
         reason = f" ({str(error).splitlines()[0].rstrip('.')})" if str(error) else ""
         raise ValueError(
             f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}{reason}: set it to "

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_origin
 
 T = TypeVar("T")
-_LINEN = ("parent", "name")  # fields of every Linen module
+# Fields of every Linen module.
+_LINEN = ("parent", "name")
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> str:
@@ -137,7 +138,8 @@ class Table:
         if ":" in str(name):
             return _imported(name, self.kind), {}
         check_name(name, self.names, self.kind)
-        raise AssertionError  # unreachable: check_name has raised
+        # Unreachable: check_name has raised.
+        raise AssertionError
 
     def make(self, name: str, options: Mapping[str, Any], **context: Any) -> Any:
         """Construct a component by name, with its options.
@@ -155,7 +157,8 @@ class Table:
         if self._base and not (isinstance(thing, type) and issubclass(thing, self._of_base())):
             raise ValueError(f"{self.kind} {name!r} is not a subclass of {self._base}.")
         fields = keywords_of(thing)
-        fixed = getattr(thing, "IMPLIED", ())  # attributes set only by the name
+        # Attributes that only the name sets.
+        fixed = getattr(thing, "IMPLIED", ())
         valid = [f for f in fields if f not in fixed and f not in context]
         if unknown := sorted(options.keys() - set(valid)):
             has = f"it has {', '.join(valid)}" if valid else "it has none"

@@ -37,9 +37,12 @@ from tqdm import tqdm
 # functions, here and in the modules above, after `use_cores`.
 
 PACKAGES = ("jaxreid", "jax", "jaxlib", "flax", "numpy", "torch")
-PAUSE = 0.02  # seconds before each run, because threads of the previous one may still be spinning
-BUSY = 0.1  # warn above this interquartile range, relative to the median
-WARM_UP = 2  # discarded runs
+# Seconds before each run, because threads of the previous one may still be spinning.
+PAUSE = 0.02
+# Warn above this interquartile range, relative to the median.
+BUSY = 0.1
+# Discarded runs.
+WARM_UP = 2
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

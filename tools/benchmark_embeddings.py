@@ -46,7 +46,8 @@ def contender(name: str, problem: Problem) -> Callable[[], Any]:
         query, gallery = root * query, root * gallery
         of_gallery = jnp.square(gallery) @ kernel + shift
 
-        def score(one: Any) -> Any:  # (p^2 + q^2) K - 2 q (diag(p) K)
+        # With the kernel K: (p - q)^2 K = (p^2 + q^2) K - 2 q (diag(p) K).
+        def score(one: Any) -> Any:
             hidden = of_gallery + jnp.square(one) @ kernel - 2 * gallery @ (one[:, None] * kernel)
             return jnp.maximum(hidden, 0) @ out
 

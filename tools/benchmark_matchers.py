@@ -9,8 +9,10 @@ from benchmark_matching import Problem
 from tqdm import tqdm
 
 BASELINE = "QAConv"
-PARTS = 5  # of QAConv-MS: pixels, three scales, attention
-WIDER = 4  # channels of each QAConv-MS part, as a multiple of those of QAConv's map
+# Parts of QAConv-MS: pixels, three scales, attention.
+PARTS = 5
+# Channels of each QAConv-MS part, as a multiple of those of QAConv's map.
+WIDER = 4
 HIDDEN = 2048
 # Upper limit on queries and gallery images: QAConv-MS takes twenty times as long as QAConv.
 IMAGES = (16, 64)

@@ -24,8 +24,10 @@ PLAIN = "JAX, plain"
 OURS = "jaxreid"
 CONTENDERS = {"ours": OURS, "original": ORIGINAL, "tiled": TILED, "plain": PLAIN}
 TYPES = ("float32", "bfloat16")
-SAVED = 64  # pairs per tile of the tiled PyTorch implementation: 8 x 8
-BLOCK = (64, 128)  # queries and gallery maps per block of the other baselines; the fastest
+# Pairs per tile of the tiled PyTorch implementation: 8 x 8.
+SAVED = 64
+# Queries and gallery maps per block of the other baselines; the fastest choice.
+BLOCK = (64, 128)
 TASKS = ("pairs", "memory")
 
 
@@ -237,7 +239,8 @@ def memory(
 
     The inputs are allocated before. None if the system does not report memory.
     """
-    context = multiprocessing.get_context("spawn")  # a new process has no freed memory to reuse
+    # A new process has no freed memory to reuse.
+    context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_memory, name, problem, threads, make).result()
 
@@ -251,7 +254,8 @@ def _memory(
     if threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     small = dataclasses.replace(problem, queries=2, gallery=2)
-    make(name, small)()  # warm-up: libraries allocate their own memory
+    # Warm-up: libraries allocate their own memory.
+    make(name, small)()
     run = make(name, problem)
     reset, status = pathlib.Path("/proc/self/clear_refs"), pathlib.Path("/proc/self/status")
     if not reset.exists():

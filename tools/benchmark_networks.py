@@ -18,7 +18,8 @@ NAMES = (
 )
 PASSES = ("forward", "forward and backward")
 LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
-MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}  # ResNet as in QAConv 2.1
+# ResNet as in QAConv 2.1.
+MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}
 OURS = "jaxreid"
 
 

@@ -22,8 +22,10 @@ SIZES = {
     "rerank streamed": (3368, 19732),
     "tlift": (3368, 19732),
 }
-ALONE = ("rerank streamed",)  # no baseline: the plain algorithm would need tens of GB
-TILE = 512  # images per block of distances, as eval.gallery_tile of the recipes
+# No baseline: the plain algorithm would need tens of GB.
+ALONE = ("rerank streamed",)
+# Images per block of distances, as eval.gallery_tile of the recipes.
+TILE = 512
 FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 HEADER = (
     "what",
@@ -73,7 +75,8 @@ def plain_roc(
     score, match = scores[keep], same[keep]
     order = np.argsort(-score)
     hits = match[order].cumsum()
-    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # last of each tie
+    # Last position of each group of ties.
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
     tpr = np.append(0, hits[last] / hits[-1])
     fpr = np.append(0, (1 + last - hits[last]) / (score.size - hits[-1]))
     rates = [tpr[np.searchsorted(fpr, f, side="right") - 1] for f in FALSE_POSITIVE_RATES]
@@ -268,7 +271,8 @@ def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np
 
     It also collects the best matches of each query, which the baseline does not.
     """
-    from jaxreid.evaluation.results import Ranking  # imports JAX, which counts the cores
+    # Imported late, because it imports JAX, which counts the cores.
+    from jaxreid.evaluation.results import Ranking
     from jaxreid.evaluation.retrieval import BLOCK_SIZE
 
     class Images(types.SimpleNamespace):

@@ -21,7 +21,8 @@ def train(args: argparse.Namespace) -> None:
     sys.argv = ["jaxreid train", f"--config={args.recipe}", *workdir, *args.rest]
     if args.traceback:
         sys.argv.append("--traceback")
-    app.run(program.main, flags_parser=program.parse_flags)  # ends the process
+    # Ends the process with the exit status.
+    app.run(program.main, flags_parser=program.parse_flags)
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -26,7 +26,8 @@ FOLDER = _HERE if (_HERE / "common.py").exists() else _HERE.parents[1] / "config
 if FOLDER != _HERE:
     __path__.append(str(FOLDER))
 
-SHARED = ("__init__", "common")  # files that are not recipes
+# Files that are not recipes.
+SHARED = ("__init__", "common")
 
 
 def recipes() -> list[str]:
@@ -83,7 +84,8 @@ def get(recipe: str) -> ConfigDict:
     try:
         config = get_config(argument) if colon else get_config()
     except ValueError:
-        raise  # the message of a recipe is meant for the user
+        # Recipes raise ValueError with a message for the user.
+        raise
     except Exception as error:
         raise ValueError(f"get_config of {name}: {type(error).__name__}: {error}.") from error
     if not isinstance(config, ConfigDict):
@@ -170,7 +172,8 @@ def comments(recipe: str) -> dict[str, str]:
 
 def _comments(source: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the comments in the dictionaries of a recipe and those on its assignments."""
-    behind, above = {}, {}  # comments by line number
+    # Comments by line number.
+    behind, above = {}, {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             lines = behind if token.line[: token.start[1]].strip() else above
@@ -185,7 +188,8 @@ def _comments(source: str) -> tuple[dict[str, str], dict[str, str]]:
 
     defined: dict[str, str] = {}
     assigned: dict[str, str] = {}
-    names = {"config": ""}  # local names of sections, as in: data = config.data = ...
+    # Local names of sections, as in: data = config.data = ...
+    names = {"config": ""}
     assignments = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign))
     for node in sorted(assignments, key=lambda node: node.lineno):
         targets = [one for t in node.targets for one in (t.elts if hasattr(t, "elts") else [t])]
