@@ -606,9 +606,9 @@ REFUSALS = [
     (["--config.schedule.name=adapt"], "unknown schedule 'adapt'; valid: adaptive"),
     (
         ["--config=configs/qaconv_gs.py:market1501,debug", "--config.batch_size=48"],
-        "there are 12 identities, and a batch of 48 with 2 images each needs 24",
+        "there are 12 identities, but a batch of 48 with 2 images each needs 24",
     ),
-    (["--config.sampler.alternate=True"], "there is one data set: give several in data.train"),
+    (["--config.sampler.alternate=True"], "there is only one data set: give several in data.train"),
     (["--config.model.matcher.name=qaconv_ms"], "use neck 'multi_scale'"),
     (["--config.model.matcher.patch=2"], "matcher.patch is 2; expected an odd number"),
     (
