@@ -123,7 +123,7 @@ def base(dataset: str) -> ConfigDict:
     model.height, model.width = 384, 128  # input size in pixels
     # normalisation of pixels in [0, 1]: (x - mean) / std
     model.mean, model.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    model.interpolation = "bicubic"  # of the resize; torchreid uses "bilinear"
+    model.interpolation = "bicubic"  # of the resize: "bicubic", or "bilinear" as in torchreid
     model.freeze_stats = False  # keep the batch-norm statistics of backbone and neck fixed
     model.dtype = "float32"  # computation type; "bfloat16" on accelerators
     model.backbone = ConfigDict()  # images to maps: a name and its options
@@ -132,25 +132,26 @@ def base(dataset: str) -> ConfigDict:
     config.objective = ConfigDict()  # scores to a loss: a name and its options
 
     sampler = config.sampler = ConfigDict()
-    sampler.name = "random"  # "pk": identities x instances; "graph": nearest classes together
+    # "random"; "pk": identities x instances; "graph": nearest classes together
+    sampler.name = "random"
     sampler.instances = 4  # "pk", "graph": images per identity in a batch
     sampler.quota = ()  # several training sets: images of each per batch
     sampler.alternate = False  # several training sets: one epoch of each in turn
     sampler.save_graph = False  # "graph": save the graph of every epoch in the work directory
 
     optim = config.optim = ConfigDict()
-    optim.name = "sgd"  # "adam", "amsgrad", "adamw"
+    optim.name = "sgd"  # "sgd", "adam", "amsgrad", "adamw"
     optim.lr = 0.01  # learning rate of everything but the backbone
     optim.backbone_lr = 0.001  # learning rate of the backbone
-    optim.momentum = 0.9  # "sgd"
-    optim.nesterov = True  # "sgd"
-    optim.betas = (0.9, 0.999)  # "adam", "amsgrad", "adamw"
-    optim.eps = 1e-8  # "adam", "amsgrad", "adamw"
+    optim.momentum = 0.9  # for "sgd"
+    optim.nesterov = True  # for "sgd"
+    optim.betas = (0.9, 0.999)  # for "adam", "amsgrad", "adamw"
+    optim.eps = 1e-8  # for "adam", "amsgrad", "adamw"
     optim.weight_decay = 5e-4  # on all parameters, including batch norm
     optim.clip_norm = 0.0  # largest norm of the gradient; 0: no clipping
 
     schedule = config.schedule = ConfigDict()
-    schedule.name = "step"  # "cosine"; "adaptive": a single drop once the loss has fallen
+    schedule.name = "step"  # "step"; "cosine"; "adaptive": a single drop once the loss has fallen
     schedule.step_epochs = 40  # "step": epochs between drops; 0: none
     schedule.drop_epochs = ()  # "step": drop after these epochs, instead of step_epochs
     schedule.factor = 0.1  # learning rate factor of a drop
@@ -177,25 +178,27 @@ def base(dataset: str) -> ConfigDict:
     test.batch_size = 64  # images embedded at once
     test.query_tile = 32  # queries scored at once
     test.gallery_tile = 512  # gallery images scored at once
-    test.dtype = "float32"  # of features; "bfloat16" is smaller and faster but rounds scores
+    test.dtype = "float32"  # type of features; "bfloat16" is smaller, faster and rounds scores
     test.flip = False  # average the features of an image and its mirror image
-    test.junk = "auto"  # matches to ignore: "camera", or "none" where cameras are unknown
-    test.average_precision = "standard"  # "trapezoid" in QAConv 1.0 and 1.1
+    # matches to ignore: "camera" (from the query's camera), "same-image" (the query's own file),
+    # "none"; "auto": "camera" if cameras are known, else "same-image" if queries are in the gallery
+    test.junk = "auto"
+    test.average_precision = "standard"  # "standard", or "trapezoid" as in QAConv 1.0 and 1.1
     test.rerank = False  # k-reciprocal re-ranking, reported in a row of its own
     test.rerank_options = ConfigDict()  # defaults of the paper's code
     test.rerank_options.k1 = 20  # neighbours of an image, excluding itself
     test.rerank_options.k2 = 6  # nearest images in local query expansion; 1: none
-    test.rerank_options.weight = 0.3  # of the original distance
+    test.rerank_options.weight = 0.3  # weight of the original distance
     test.tlift = False  # TLift, applied after re-ranking if both are on, in a row of its own
     test.tlift_options = ConfigDict()
     test.tlift_options.tau = 100.0  # seconds within which a query's companions pass
     test.tlift_options.sigma = 200.0  # seconds from a pivot within which an image is lifted
     test.tlift_options.k = 10  # pivots of a query in each gallery camera
     test.tlift_options.alpha = 0.2  # factor of a score without any lift
-    # Coarse to fine: retrieve this many gallery images per query with maps pooled by the window
-    # and score only those exactly, reported in a row of its own; 0: off.
+    # coarse to fine: retrieve this many gallery images per query with maps pooled by the window
+    # and score only those exactly, reported in a row of its own; 0: off
     test.shortlist = 0
-    test.shortlist_window = (2, 4)  # rows and columns
+    test.shortlist_window = (2, 4)  # rows and columns of the pooling window
     test.every_epochs = 0  # evaluate every N epochs; 0: only before the first and after the last
     test.untrained = True  # evaluate before the first epoch
     test.pictures = 4  # queries of each test set in ranking.png

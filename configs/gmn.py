@@ -45,14 +45,14 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     config.model.neck = ConfigDict(
         {
             "name": "pooled",
-            "pool": "gem",  # generalised mean; "average"
+            "pool": "gem",  # "gem" (generalised mean) or "average"
             "bn": True,  # BN neck: the classifier sees batch-normalised embeddings
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "metric_network",
-            "net": "perceptron",  # "linear": one weight per channel
+            "net": "perceptron",  # "perceptron", or "linear": one weight per channel
             "hidden": 512,  # hidden units of "perceptron"
             "normalize": True,  # scale embeddings to norm sqrt(d) before subtraction
             "initial_logit": 0.0,  # logit of every pair before training
@@ -66,7 +66,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
             "smoothing": 0.1,  # label smoothing of the identity loss
             "triplet": 1.0,  # weight of the triplet loss; the identity loss has weight 1
             "margin": 0.3,  # margin of the triplet loss
-            "metric": "euclidean",  # distance of the triplet loss; "cosine"
+            "metric": "euclidean",  # of the triplet loss: "euclidean" or "cosine"
             "gmn": 1.0,  # weight of the pair loss; the option `baseline` removes it
             "pairs": "balanced",  # "random" and "hardest": alternative readings of the paper
             "dropout": 0.5,  # dropout rate of perturbed pairs; 0: none

@@ -103,7 +103,7 @@ def published(config: ConfigDict) -> None:
     config.model.matcher = ConfigDict(
         {
             "name": "embedding",
-            "metric": "euclidean",  # "cosine"
+            "metric": "euclidean",  # "euclidean" or "cosine"
         }
     )
     config.objective = ConfigDict(
@@ -112,7 +112,7 @@ def published(config: ConfigDict) -> None:
             "smoothing": 0.1,  # label smoothing of the identity loss
             "triplet": 0.0,  # weight of the triplet loss on embeddings
             "margin": 0.3,  # margin of the triplet loss
-            "metric": "euclidean",  # distance of the triplet loss; "cosine"
+            "metric": "euclidean",  # of the triplet loss: "euclidean" or "cosine"
         }
     )
     config.batch_size = 64

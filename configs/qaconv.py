@@ -36,13 +36,13 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
         {
             "name": "map",
             "channels": 128,  # channels of the matched maps
-            "norm": "batch",  # batch norm without bias; "none": bias without batch norm
+            "norm": "batch",  # "batch": batch norm without bias; "none": bias without batch norm
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "qaconv",
-            "head": "v1",  # two weights per position; "v2.1": one, shared by both directions
+            "head": "v1",  # "v1": two weights per position; "v2.1": one, for both directions
             "initial_logit": 0.0,  # logit of every pair before training
             "statistics_chunk": 0,  # memory classes that share batch-norm statistics; 0: all
             "patch": 1,  # side of the matched patches, odd; 1: single positions

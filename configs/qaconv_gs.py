@@ -32,9 +32,10 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
             "patch": 1,  # side of the matched patches, odd; 1: single positions
         }
     )
+    # "pairwise" would be the loss of version 2.0.
     config.objective = ConfigDict(
         {
-            "name": "triplet",  # "pairwise": the loss of version 2.0
+            "name": "triplet",
             "margin": 16.0,  # in logits
         }
     )

@@ -31,16 +31,16 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
             "channels": 512,
             "scales": (1, 3, 5),  # sizes of the template kernels; (): none
             "template_channels": 0,  # template kernels per scale; 0: as many as channels
-            "norm": "position",  # of the template output; "both", "channel": other readings
+            "norm": "position",  # of the template output: "position", "both" or "channel"
             "attention_layers": 2,  # encoder layers of the attention branch; 0: no branch
             "hidden": 2048,  # hidden units of the encoder's feed-forward network
-            "fusion": "score",  # "feature": the branch is compared along with every other part
+            "fusion": "score",  # "score", or "feature": compare the branch along with every part
         }
     )
     config.model.matcher = ConfigDict(
         {
             "name": "qaconv_ms",
-            "head": "perceptron",  # "linear": one weight per position, as in QAConv 2.1
+            "head": "perceptron",  # "perceptron"; "linear": a weight per position, as in QAConv 2.1
             "hidden": 2048,  # hidden units of "perceptron"
             "initial_logit": 0.0,  # logit of every pair before training
         }

@@ -106,18 +106,18 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
     names = ("input_size", "normalisation", "cut", "skip", "memory", "source")
     options = {name: getattr(args, name) for name in names}
     try:
-        made = convert_file(args.checkpoint, args.out, args.arch, **options)
+        conversion = convert_file(args.checkpoint, args.out, args.arch, **options)
     except Misfit as error:
         print("\n".join(report_lines(error.report, every_name=args.verbose)))
         raise
-    print("\n".join(report_lines(made.report, every_name=args.verbose)))
-    card = made.card
+    print("\n".join(report_lines(conversion.report, every_name=args.verbose)))
+    card = conversion.card
     print(
-        f"{made.path}: {card['backbone']['name']}, neck {card['neck']['name']}, matcher "
+        f"{conversion.path}: {card['backbone']['name']}, neck {card['neck']['name']}, matcher "
         f"{card['matcher']['name']}, {card['height']}x{card['width']}, mean {card['mean']}"
     )
-    print(f"start from it with --config.init_from={made.path}")
-    return {"out": str(made.path), "model": card, "loaded": len(made.report.loaded)}
+    print(f"start from it with --config.init_from={conversion.path}")
+    return {"out": str(conversion.path), "model": card, "loaded": len(conversion.report.loaded)}
 
 
 def data_info(args: argparse.Namespace) -> dict[str, Any]:
