@@ -181,7 +181,8 @@ def base(dataset: str) -> ConfigDict:
     test.dtype = "float32"  # type of features; "bfloat16" is smaller, faster and rounds scores
     test.flip = False  # average the features of an image and its mirror image
     # matches to ignore: "camera" (from the query's camera), "same-image" (the query's own file),
-    # "none"; "auto": "camera" if cameras are known, else "same-image" if queries are in the gallery
+    # "none"; "auto": "camera" if cameras are known, else "same-image" if the gallery contains the
+    # queries, else "none"
     test.junk = "auto"
     test.average_precision = "standard"  # "standard", or "trapezoid" as in QAConv 1.0 and 1.1
     test.rerank = False  # k-reciprocal re-ranking, reported in a row of its own
