@@ -1,7 +1,8 @@
 """Training augmentation of one image inside TensorFlow, bit-equal to torchvision on PIL images.
 
-Which operations are on, in which order, and with which limits of their random parameters. The
-operations (geometry, covering, colour) are deterministic; their parameters are drawn from a seed.
+This module decides which operations are enabled, their order, and the limits of their random
+parameters. The operations (geometry, covering, colour) are deterministic; their parameters are
+drawn from a seed.
 
 Source: QAConv training transforms (v1.0: flip and occlusion; v1.2 and later: also crop, rotation
 and jitter); torchreid ``transforms.py`` (translation, patch, erasing).
@@ -64,40 +65,41 @@ def augment(
     erasing_fill: tuple[int, int, int] = (152, 142, 127),
     donor: Callable[[], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Augments one image, in this order, by whichever of the operations are on.
+    """Apply the enabled operations to one image, in a fixed order.
 
-    Pad and crop, flip, translation, rotation, patch, colour jitter in random order, occlusion,
-    erasing. The defaults are the QAConv v1.2 training transform. That of v1.0 and v1.1 is flip and
-    occlusion alone: ``pad=0, rotation=0, brightness=None, contrast=None, saturation=None,
-    hue=None``. torchreid's, of images resized bilinearly and all without occlusion, are:
-    random_flip ``flip=0.5``, random_crop ``translation=0.5``, random_patch ``patch=0.5``,
-    color_jitter ``brightness=(0.8, 1.2), contrast=(0.85, 1.15)``, random_erase ``erasing=0.5``.
+    The order is: pad and crop, flip, translation, rotation, patch, colour jitter (itself in random
+    order), occlusion, erasing. The defaults are the QAConv v1.2 training transform. QAConv v1.0 and
+    v1.1 use flip and occlusion only: ``pad=0, rotation=0, brightness=None, contrast=None,
+    saturation=None, hue=None``. The transforms of torchreid, on bilinearly resized images and all
+    without occlusion, are: random_flip ``flip=0.5``, random_crop ``translation=0.5``, random_patch
+    ``patch=0.5``, color_jitter ``brightness=(0.8, 1.2), contrast=(0.85, 1.15)``, random_erase
+    ``erasing=0.5``.
 
     Args:
         image: uint8 [H, W, 3] in 0..255, of static shape.
         seed: int32 or int64 [2]; equal seeds give equal images.
         flip: probability of mirroring, 0..1.
-        pad: black pixels on each side before cropping; 0 switches the crop off.
-        rotation: largest angle in degrees, both ways; 0 switches it off.
-        brightness: range of the factor; None or (1, 1) switches it off.
-        contrast: as brightness.
-        saturation: as brightness.
-        hue: range of the shift within -0.5..0.5; None or (0, 0) switches it off.
-        occlusion: smallest and largest side of the white square as a share of the shorter side of
-            the image, or None. A largest side of 0 switches it off too.
+        pad: black pixels on each side before cropping; 0 disables the crop.
+        rotation: largest angle in degrees, both ways; 0 disables it.
+        brightness: range of the factor; None or (1, 1) disables it.
+        contrast: see brightness.
+        saturation: see brightness.
+        hue: range of the shift within -0.5..0.5; None or (0, 0) disables it.
+        occlusion: smallest and largest side of the white square as a share of the shorter image
+            side; None or a largest side of 0 disables it.
         translation: probability of enlarging by 1.125 and cropping, 0..1.
-        patch: probability of pasting a patch of the donor, 0..1. It is mirrored, and rotated by
-            -10 to 10 whole degrees, with a probability of 0.5 each.
+        patch: probability of pasting a patch of the donor, 0..1. The patch is mirrored, and rotated
+            by -10 to 10 whole degrees, with probability 0.5 each.
         patch_area: smallest and largest area of the patch as a share of the image, 0..1.
         patch_aspect: smallest height / width of the patch, 0..1; the largest is 1 / patch_aspect.
         erasing: probability of filling a box with one colour, 0..1.
-        erasing_area: as patch_area.
-        erasing_aspect: as patch_aspect.
+        erasing_area: see patch_area.
+        erasing_aspect: see patch_aspect.
         erasing_fill: red, green, blue, whole numbers in 0..255. torchreid writes the ImageNet mean
-            (0.485, 0.456, 0.406) into pixels that are normalised already; the default is the colour
-            that the normalisation turns into it: 255 * (mean + std * mean), rounded.
-        donor: returns another training image, uint8 [H, W, 3] as before its augmentation; the one
-            at draw_donor. Needed for patch, and called only where a patch is pasted.
+            (0.485, 0.456, 0.406) into pixels that are already normalised; the default is the colour
+            that normalises to this value: 255 * (mean + std * mean), rounded.
+        donor: returns the training image that draw_donor chose, uint8 [H, W, 3], not augmented.
+            Required for patch; called only if a patch is pasted.
 
     Returns:
         uint8 [H, W, 3].
@@ -107,11 +109,11 @@ def augment(
             shape.
 
     Source: QAConv v1.2 training transform; torchreid ``build_transforms``.
-    Differs: torchreid pastes from a pool of patches, up to 50,000 of the images that one worker
-        process saw before in this epoch, once it holds 100. That is a state, and depends on the
-        number of workers. Here the patch is cut out when it is needed, from any image of the data
-        set: a function of the seed alone, which a resumed run repeats. The choice of box, place,
-        flip and angle is theirs; the donor is not translated first, and chance pastes from the
+    Differs: torchreid pastes from a pool of up to 50,000 patches of images that one worker process
+        saw earlier in the epoch, once the pool holds 100. The pool is state and depends on the
+        number of workers. Here the patch is cut from any image of the data set when needed, as a
+        function of the seed alone, which a resumed run repeats. Box, position, flip and angle are
+        chosen as in torchreid; the donor is not translated first, and patches are pasted from the
         first image on. Erasing rounds its colour to whole grey levels.
     """
     for name, probability in (
@@ -121,11 +123,11 @@ def augment(
         ("erasing", erasing),
     ):
         if not 0 <= probability <= 1:
-            raise ValueError(f"{name} is {probability} and must be a probability in 0..1")
+            raise ValueError(f"{name} is {probability}; expected a probability in 0..1")
     if pad < 0 or pad != int(pad):
-        raise ValueError(f"pad is {pad} and must be a whole number of pixels >= 0")
+        raise ValueError(f"pad is {pad}; expected a whole number of pixels >= 0")
     if not 0 <= rotation <= 180:
-        raise ValueError(f"rotation is {rotation} and must be in 0..180 degrees")
+        raise ValueError(f"rotation is {rotation}; expected 0..180 degrees")
     jitter = []
     for name, limits, neutral, bounds, adjust in (
         ("brightness", brightness, 1, (0, math.inf), adjust_brightness),
@@ -137,7 +139,7 @@ def augment(
             low, high = _pair(name, limits)
             if not bounds[0] <= low <= high <= bounds[1]:
                 raise ValueError(
-                    f"{name} is {tuple(limits)} and needs {bounds[0]} <= low <= high <= {bounds[1]}"
+                    f"{name} is {tuple(limits)}; expected {bounds[0]} <= low <= high <= {bounds[1]}"
                 )
             if not low == high == neutral:
                 jitter.append((name, low, high, adjust))
@@ -145,12 +147,12 @@ def augment(
     if patch:
         check_box("patch", height, width, patch_area, patch_aspect)
         if donor is None:
-            raise ValueError(f"patch is {patch} and needs other images: give a donor, or patch=0")
+            raise ValueError(f"patch is {patch}, but there is no donor: give one, or set patch=0")
     if erasing:
         check_box("erasing", height, width, erasing_area, erasing_aspect)
         if len(erasing_fill) != 3 or not all(v == int(v) and 0 <= v <= 255 for v in erasing_fill):
             raise ValueError(
-                f"erasing_fill is {erasing_fill} and must be three whole numbers in 0..255"
+                f"erasing_fill is {erasing_fill}; expected three whole numbers in 0..255"
             )
 
     if pad:
@@ -177,7 +179,7 @@ def augment(
 
 
 def _translate(image, seed, probability):
-    """Draws a window; the first and last place come up half as often as others, as in torchreid."""
+    """Crop a random window; the first and last offset are half as likely, as in torchreid."""
     height, width = static_size(image)
     larger = enlarged_size(height, width)
     u = uniform(seed, "translation", 3)
@@ -189,7 +191,7 @@ def _translate(image, seed, probability):
 
 
 def _patch(image, seed, probability, area, aspect, donor):
-    """Draws a patch of the donor and paste it."""
+    """Paste a random patch of the donor."""
     u = uniform(seed, "patch", 1 + PATCH_NUMBERS)
     found, patch = draw_patch(u[1:], *static_size(image), area, aspect)
 
@@ -200,14 +202,14 @@ def _patch(image, seed, probability, area, aspect, donor):
 
 
 def _erase(image, seed, probability, area, aspect, fill):
-    """Draws a box and fill it."""
+    """Fill a random box."""
     u = uniform(seed, "erasing", 1 + BOX_NUMBERS)
     found, box = draw_box(u[1:], *static_size(image), area, aspect)
     return tf.cond((u[0] < probability) & found, lambda: erase(image, box, fill), lambda: image)
 
 
 def _jitter(image, seed, operations):
-    """Applies all operations, in one of their orders, each with a factor from its range."""
+    """Apply all colour operations in random order, each with a random factor from its range."""
     branches = []
     for name, low, high, adjust in operations:
         factor = low + (high - low) * uniform(seed, name, 1)[0]
@@ -222,5 +224,5 @@ def _jitter(image, seed, operations):
 
 def _pair(name, limits) -> tuple[float, float]:
     if len(limits) != 2:
-        raise ValueError(f"{name} is {limits!r} and must be a pair (low, high) or None")
+        raise ValueError(f"{name} is {limits!r}; expected a pair (low, high) or None")
     return float(limits[0]), float(limits[1])

@@ -9,33 +9,33 @@ from jaxreid.data.images.geometry import static_size
 
 
 def adjust_brightness(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blends with black: uint8 [H, W, 3], float [] >= 0 (1: unchanged) -> uint8 [H, W, 3]."""
+    """Blend with black: uint8 [H, W, 3], float [] >= 0 (1: unchanged) -> uint8 [H, W, 3]."""
     return _blend(0.0, image, factor)
 
 
 def adjust_contrast(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blends with the image's mean grey level: arguments and result as adjust_brightness."""
+    """Blend with the image's mean grey level; arguments and result as in adjust_brightness."""
     height, width = static_size(image)
-    # In two steps, because the sum over a large image does not fit 32 bits.
+    # In two steps, because the sum over a large image does not fit into 32 bits.
     total = tf.reduce_sum(tf.cast(tf.reduce_sum(_grey(image), 1), tf.int64))
     mean = tf.floor(tf.cast(total, tf.float64) / (height * width) + 0.5)
     return _blend(tf.cast(mean, tf.float32), image, factor)
 
 
 def adjust_saturation(image: tf.Tensor, factor) -> tf.Tensor:
-    """Blends with the grey image: arguments and result as adjust_brightness."""
+    """Blend with the grey image; arguments and result as in adjust_brightness."""
     grey = tf.cast(_grey(image), tf.float32)
     red, green, blue = (tf.cast(_blend(grey, c, factor), tf.int32) for c in _channels(image))
     return _unpack(red + green * 256 + blue * 65536)
 
 
 def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
-    """Turns the colour circle, by way of Pillow's 8-bit HSV.
+    """Rotate the hue, in Pillow's 8-bit HSV.
 
     Args:
         image: uint8 [H, W, 3].
-        factor: float [], share of the circle, -0.5..0.5. Even 0 changes colours by the rounding of
-            8-bit HSV.
+        factor: float [], share of the colour circle, -0.5..0.5. Even 0 changes colours, by the
+            rounding of 8-bit HSV.
 
     Returns:
         uint8 [H, W, 3], equal to torchvision's ``adjust_hue`` on a PIL image.
@@ -47,7 +47,8 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
     spread = largest - smallest
     to_middle = 2 * largest + smallest - red - green - blue
 
-    def is_true(condition):  # arithmetic is several times as fast as tf.where
+    # Arithmetic on conditions is several times as fast as tf.where.
+    def is_true(condition):
         return tf.cast(condition, tf.int32)
 
     red_largest, green_largest = is_true(red == largest), is_true(green == largest)
@@ -56,7 +57,8 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
         green_largest * (3 - blue_smallest) + (1 - green_largest) * (5 - red_smallest)
     )
     hue = tf.gather(hue_table, sector * 65536 + to_middle * 256 + spread)
-    steps = tf.cast(tf.cast(factor, tf.float64) * 255.0, tf.int32)  # towards zero
+    # The cast truncates towards zero, as torchvision does.
+    steps = tf.cast(tf.cast(factor, tf.float64) * 255.0, tf.int32)
     hue = tf.bitwise.bitwise_and(hue + steps, 255)
 
     packed = tf.gather(low_table, largest * 256 + spread)
@@ -65,11 +67,12 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
     ramp = tf.gather(ramp_table, saturation * 256 + hue)
     middle = tf.cast(tf.cast(largest, tf.float64) * ramp + 0.5, tf.int32)
 
-    # Hue sextants begin at multiples of 42.5, and 255 is in the first one again. The product is
-    # hue * 2 // 85 without TensorFlow's slow integer division.
+    # Hue sextants begin at multiples of 42.5, and 255 is in the first one again. The shifted
+    # product is hue * 2 // 85 without TensorFlow's slow integer division.
     sextant = tf.bitwise.right_shift((hue - 255 * is_true(hue == 255)) * (2 * 772), 16)
 
-    def place(value, channels):  # channels: where the value goes in each sextant
+    # channels: the channel that receives the value in each sextant.
+    def place(value, channels):
         shifts = sum(8 * channel << 5 * i for i, channel in enumerate(channels))
         shift = tf.bitwise.bitwise_and(tf.bitwise.right_shift(shifts, sextant * 5), 31)
         return tf.bitwise.left_shift(value, shift)
@@ -80,27 +83,27 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
 
 
 def _channels(image) -> list[tf.Tensor]:
-    """Returns red, green and blue, int32 [H, W] each."""
+    """Return red, green and blue, int32 [H, W] each."""
     return [tf.cast(channel, tf.int32) for channel in tf.unstack(image, axis=-1)]
 
 
 def _unpack(pixels) -> tf.Tensor:
-    """Turns int32 [H, W] of red + 256 * green + 65536 * blue into uint8 [H, W, 3].
+    """Convert int32 [H, W] of red + 256 * green + 65536 * blue to uint8 [H, W, 3].
 
-    Faster than stacking three channels. The bytes lie in this order on little-endian machines, as
+    Faster than stacking three channels. The bytes have this order on little-endian machines, which
     all hosts of GPUs and TPUs are.
     """
     return tf.bitcast(pixels, tf.uint8)[..., :3]
 
 
 def _grey(image) -> tf.Tensor:
-    """Returns Pillow's luma, int32 [H, W] in 0..255."""
+    """Return Pillow's luma, int32 [H, W] in 0..255."""
     red, green, blue = _channels(image)
     return tf.bitwise.right_shift(red * 19595 + green * 38470 + blue * 7471 + 0x8000, 16)
 
 
 def _blend(base, image, factor) -> tf.Tensor:
-    """Returns base + factor * (image - base) in float32, clipped and truncated as in Pillow."""
+    """Return base + factor * (image - base) in float32, clipped and truncated as in Pillow."""
     image = tf.cast(image, tf.float32)
     result = base + tf.cast(factor, tf.float32) * (image - base)
     return tf.cast(tf.clip_by_value(result, 0.0, 255.0), tf.uint8)
@@ -108,14 +111,15 @@ def _blend(base, image, factor) -> tf.Tensor:
 
 @functools.cache
 def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tabulates Pillow's conversions between RGB and 8-bit HSV, which mix float32 and float64.
+    """Tabulate Pillow's conversions between RGB and 8-bit HSV, which mix float32 and float64.
 
     Returns:
-        hue: int32 [6 * 256 * 256], by sector (largest and smallest channel), largest - middle,
-            largest - smallest;
-        low: int32 [256 * 256], by largest and largest - smallest: smallest channel of the result +
-            256 * saturation;
-        ramp: float64 [256 * 256], by saturation and hue: middle channel of the result / largest.
+        hue: int32 [6 * 256 * 256], indexed by sector (largest and smallest channel), largest -
+            middle, largest - smallest;
+        low: int32 [256 * 256], indexed by largest and largest - smallest: smallest channel of the
+            result + 256 * saturation;
+        ramp: float64 [256 * 256], indexed by saturation and hue: middle channel of the result /
+            largest.
     """
     f32, f64 = np.float32, np.float64
     number = np.arange(256)
@@ -132,7 +136,8 @@ def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hue = np.stack([h.astype(f32) for h in hue]).astype(f64)
     hue = np.fmod(hue / 6.0 + 1.0, 1.0).astype(f32)
     hue = np.clip(np.trunc(hue.astype(f64) * 255.0), 0, 255).astype(np.int32)
-    hue[:, :, 0] = 0  # grey
+    # Pillow gives grey pixels the hue 0.
+    hue[:, :, 0] = 0
 
     largest = np.maximum(number, 1).astype(f32)[:, None]
     saturation = (number.astype(f32)[None, :] / largest).astype(f64)

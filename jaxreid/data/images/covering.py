@@ -10,17 +10,7 @@ from jaxreid.data.images.geometry import static_size, turn_back
 
 
 def occlude(image: tf.Tensor, top, left, size) -> tf.Tensor:
-    """Pastes a white square.
-
-    Args:
-        image: uint8 [H, W, 3].
-        top: int32 [], first row of the square.
-        left: int32 [], first column.
-        size: int32 [], side in pixels.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
+    """Paste a white square with sides of `size` pixels: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
     height, width = static_size(image)
     in_rows, in_columns = _sides((top, left, size, size), height, width)
     white = tf.cast(in_rows, tf.uint8)[:, None] * (tf.cast(in_columns, tf.uint8) * 255)
@@ -29,16 +19,7 @@ def occlude(image: tf.Tensor, top, left, size) -> tf.Tensor:
 
 
 def erase(image: tf.Tensor, box, fill) -> tf.Tensor:
-    """Fills a box with one colour.
-
-    Args:
-        image: uint8 [H, W, 3].
-        box: (top, left, height, width) within the image.
-        fill: three whole numbers in 0..255.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
+    """Fill a box with one colour, `fill` in 0..255: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
     height, width = static_size(image)
     in_rows, in_columns = _sides(box, height, width)
     colour = np.tile(np.array(fill, np.uint8), width)
@@ -48,31 +29,32 @@ def erase(image: tf.Tensor, box, fill) -> tf.Tensor:
 
 
 def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, degrees) -> tf.Tensor:
-    """Cuts a patch out of another image, mirror and rotate it, and paste it.
+    """Cut a patch out of another image, mirror and rotate it, and paste it.
 
     Args:
         image: uint8 [H, W, 3].
         donor: uint8 [H, W, 3].
         box: (top, left, height, width) of the patch within the donor.
-        top: int32 [], row of the image where the patch begins.
-        left: int32 [], column of the image where the patch begins.
+        top: int32 [], first row of the patch in the image.
+        left: int32 [], first column of the patch in the image.
         mirrored: bool [].
-        degrees: float [], counter-clockwise, about the patch's centre and within its box; the
-            corners that this leaves empty are black, and cover the image too.
+        degrees: float [], counter-clockwise, about the patch's centre and within its box. The
+            corners that this leaves empty are black and also cover the image.
 
     Returns:
         uint8 [H, W, 3], equal to Pillow's crop, transpose, rotate and paste.
     """
     height, width = static_size(image)
     box_top, box_left, box_height, box_width = box
-    rows = np.arange(height, dtype=np.int32)[:, None] - top  # from here on in the patch
+    # Coordinates within the patch.
+    rows = np.arange(height, dtype=np.int32)[:, None] - top
     columns = np.arange(width, dtype=np.int32)[None, :] - left
     covered = _within(rows, box_height) & _within(columns, box_width)
     y, x = turn_back(rows, columns, box_height, box_width, degrees)
     visible = _within(y, box_height) & _within(x, box_width)
     x = tf.where(mirrored, box_width - 1 - x, x)
 
-    # One gather over the pixels of the image, then those of the donor, then a black one.
+    # A single gather over the pixels of the image, those of the donor, and a black one.
     count = height * width
     own = np.arange(count, dtype=np.int32).reshape(height, width)
     other = tf.where(visible, count + (box_top + y) * width + box_left + x, 2 * count)
@@ -82,9 +64,9 @@ def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, degrees)
 
 
 def _sides(box, height, width) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns which rows, bool [H], and which columns, bool [W * 3], a box covers."""
+    """Return masks of the rows, bool [H], and of the columns, bool [W * 3], that a box covers."""
     top, left, box_height, box_width = box
-    # One column per channel: broadcasting over a last axis of three is slow.
+    # One column per channel, because broadcasting over a last axis of three is slow.
     rows = np.arange(height, dtype=np.int32)
     columns = np.repeat(np.arange(width, dtype=np.int32), 3)
     return _within(rows - top, box_height), _within(columns - left, box_width)

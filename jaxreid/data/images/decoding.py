@@ -1,25 +1,26 @@
 """Decoding and resizing inside TensorFlow, equal to Pillow to the last bit.
 
-A ReID model is sensitive to the resize that it was trained with, and TensorFlow's own differs from
-Pillow's by up to 22 grey levels: Pillow multiplies with 22-bit integer weights and rounds to 8 bits
-between its two passes. Both are repeated here.
+A ReID model is sensitive to the resize that it was trained with, and TensorFlow's resize differs
+from Pillow's by up to 22 grey levels: Pillow multiplies with 22-bit integer weights and rounds to 8
+bits between its two passes. Both are reproduced here.
 """
 
 import tensorflow as tf
 
 # Pillow: 32 bits of an accumulator, less 8 of a pixel, less 2 for the overshoot of a cubic filter.
 _WEIGHT_BITS = 32 - 8 - 2
-_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}  # radius of the filter in input pixels when enlarging
+# Radius of the filter in input pixels when enlarging.
+_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 # Output lines per small matrix product: 8 to 32 are equally fast, one big product is half as fast.
 _BLOCK = 16
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes one JPEG or PNG file to RGB.
+    """Decode one JPEG or PNG file to RGB.
 
     Equal to ``PIL.Image.open(file).convert("RGB")``: grey-scale and palette files become RGB, an
     alpha channel is dropped. The exceptions are CMYK JPEG and 16-bit PNG files, which no ReID
-    dataset holds.
+    data set holds.
 
     Args:
         encoded: tf.string [], the bytes of the file.
@@ -28,11 +29,11 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         uint8 [h, w, 3] in 0..255, of dynamic size.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not a complete image (truncated JPEG files
-        included).
+        tf.errors.InvalidArgumentError: the bytes are not a complete image, such as a truncated
+            JPEG file.
     """
-    # Despite its name the op looks at the first bytes and decodes PNG too. The accurate inverse DCT
-    # is what Pillow uses; TensorFlow's default is off by up to 6 levels.
+    # Despite its name, the op detects the format from the first bytes and decodes PNG too. Pillow
+    # uses the accurate inverse DCT; TensorFlow's default differs by up to 6 levels.
     image = tf.io.decode_jpeg(
         encoded,
         channels=3,
@@ -46,24 +47,21 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -> tf.Tensor:
-    """Resizes one image, bit-equal to ``PIL.Image.resize((width, height), ...)`` of Pillow 13.
+    """Resize one image, bit-equal to ``PIL.Image.resize((width, height), ...)`` of Pillow 13.
 
-    Args:
-        image: uint8 [h, w, 3] in 0..255, any size from 1 x 1, static or dynamic.
-        height: height of the result in pixels, >= 1.
-        width: width of the result in pixels, >= 1.
-        method: "bicubic" (a = -0.5) or "bilinear"; both widen the filter when shrinking.
+    The image is uint8 [h, w, 3] of any size from 1 x 1, static or dynamic. Methods are "bicubic"
+    (a = -0.5) and "bilinear"; both widen the filter when shrinking.
 
     Returns:
-        uint8 [height, width, 3]; the image itself where the size is right already.
+        uint8 [height, width, 3]; the image itself if it already has this size.
 
     Raises:
         ValueError: size below 1, or unknown method.
 
     Source: QAConv training and test transforms, ``Resize(..., bicubic)`` on PIL images.
-    Differs: Pillow before version 13 always makes the horizontal pass first. It gives other values
-        (by up to 20 levels on noise) where the height shrinks by more than twice as many pixels as
-        the width; enlarging is the same in all versions.
+    Differs: Pillow before version 13 always runs the horizontal pass first. Its values differ (by
+        up to 20 levels on noise) if the height shrinks by more than twice as many pixels as the
+        width; enlarging is the same in all versions.
     """
     if method not in _SUPPORT:
         raise ValueError(f"unknown resize method {method!r}; valid: {', '.join(_SUPPORT)}")
@@ -91,11 +89,10 @@ def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -
 
 
 def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the first input line of each output line, and the weights of that and the next k - 1.
+    """Return the first of k consecutive input lines of each output line, and their weights.
 
-    They are int32 [size_out] and float64 [size_out, k], the weights being whole numbers.
-    Every operation is float64 in Pillow's order, because the rounding to integers must fall on the
-    same side.
+    They are int32 [size_out] and float64 [size_out, k]; the weights are whole numbers. All
+    operations are float64 in Pillow's order, so that rounding to integers gives the same result.
     """
     f64 = tf.float64
     scale = tf.cast(size_in, f64) / tf.cast(size_out, f64)
@@ -115,17 +112,18 @@ def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.
     else:
         weight = tf.maximum(1.0 - x, 0.0)
     weight = tf.where(line < end[:, None], weight, 0.0)
-    weight /= tf.cumsum(weight, axis=1)[:, -1:]  # a plain sum may add in another order
+    # cumsum, because a plain sum may add in another order.
+    weight /= tf.cumsum(weight, axis=1)[:, -1:]
     weight *= float(1 << _WEIGHT_BITS)
     return first, tf.where(weight < 0.0, tf.math.ceil(weight - 0.5), tf.floor(weight + 0.5))
 
 
 def _resize_rows(image: tf.Tensor, height: int, method: str) -> tf.Tensor:
-    """Resizes along the first axis: uint8 [h, w, 3] -> uint8 [height, w, 3].
+    """Resize along the first axis: uint8 [h, w, 3] -> uint8 [height, w, 3].
 
     A block of neighbouring output rows needs few input rows, so the pass is a batch of small dense
-    matrix products. They are exact in float64: products stay below 2**31 and sums below 2**53, in
-    whatever order they are added.
+    matrix products. They are exact in float64, in any order of addition: products stay below 2**31
+    and sums below 2**53.
     """
     shape = tf.shape(image)
     first, weight = _filter_weights(shape[0], height, method)
@@ -140,12 +138,13 @@ def _resize_rows(image: tf.Tensor, height: int, method: str) -> tf.Tensor:
     span = tf.reduce_max(first[:, -1] - start) + count
     offset = tf.reshape(first - start[:, None], [-1, 1]) + tf.range(count)[None, :]
     index = tf.range(blocks * _BLOCK)[:, None] * span + offset
-    # Dividing by a power of two is exact and leaves the result of the product in pixel units.
+    # Division by a power of two is exact, and gives the product in pixel units.
     values = tf.reshape(weight * 2.0**-_WEIGHT_BITS, [-1])
     matrix = tf.scatter_nd(tf.reshape(index, [-1, 1]), values, [blocks * _BLOCK * span])
     matrix = tf.reshape(matrix, [blocks, _BLOCK, span])
 
-    row = tf.minimum(start[:, None] + tf.range(span)[None, :], shape[0] - 1)  # beyond: weight 0
+    # Rows beyond the last one have weight 0.
+    row = tf.minimum(start[:, None] + tf.range(span)[None, :], shape[0] - 1)
     rows = tf.gather(tf.cast(tf.reshape(image, [shape[0], -1]), tf.float64), row)
     result = tf.clip_by_value(tf.matmul(matrix, rows) + 0.5, 0.0, 255.0)
     result = tf.reshape(tf.cast(result, tf.uint8), [blocks * _BLOCK, shape[1], 3])

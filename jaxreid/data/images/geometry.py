@@ -1,4 +1,4 @@
-"""Moving the pixels of one image inside TensorFlow, bit-equal to torchvision on PIL images."""
+"""Geometric operations on one image inside TensorFlow, bit-equal to torchvision on PIL images."""
 
 import math
 
@@ -9,12 +9,12 @@ from jaxreid.data.images.decoding import resize
 
 
 def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
-    """Mirrors left and right: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
+    """Mirror left and right: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
     return tf.reverse(image, [1])
 
 
 def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
-    """Shifts an image: pad it with black on all sides, cut out a window of its own size.
+    """Pad an image with black on all sides, and crop a window of its original size.
 
     Args:
         image: uint8 [H, W, 3].
@@ -31,12 +31,12 @@ def pad_and_crop(image: tf.Tensor, pad: int, top, left) -> tf.Tensor:
 
 
 def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor:
-    """Enlarges an image by an eighth of the wanted size, bilinearly, and cut out a window.
+    """Resize an image bilinearly to 1.125 times the target size, and crop a window.
 
     Args:
         image: uint8 [h, w, 3], of any size.
-        height: of the result.
-        width: of the result.
+        height: height of the result.
+        width: width of the result.
         top: int32 [], row of the window, 0..round(1.125 * height) - height.
         left: int32 [], column of the window, 0..round(1.125 * width) - width.
 
@@ -50,47 +50,44 @@ def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor
 
 
 def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
-    """Rotates about the centre, nearest neighbour, black outside, same size.
+    """Rotate counter-clockwise about the centre: uint8 [H, W, 3] -> uint8 [H, W, 3].
 
-    Args:
-        image: uint8 [H, W, 3], below 32768 pixels a side.
-        degrees: float [], counter-clockwise.
-
-    Returns:
-        uint8 [H, W, 3], equal to ``PIL.Image.rotate(degrees)``.
+    Equal to ``PIL.Image.rotate(degrees)``: nearest neighbour, black outside. Sides must be below
+    32768 pixels.
     """
     height, width = static_size(image)
     rows = np.arange(height, dtype=np.int32)[:, None]
     columns = np.arange(width, dtype=np.int32)[None, :]
     y, x = turn_back(rows, columns, height, width, degrees)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = tf.where(inside, y * width + x, height * width)  # the pixel behind the last is black
+    # The padded pixel behind the last one is black.
+    index = tf.where(inside, y * width + x, height * width)
     pixels = tf.pad(tf.reshape(image, [-1, 3]), [[0, 1], [0, 0]])
     return tf.gather(pixels, index)
 
 
 def enlarged_size(height: int, width: int) -> tuple[int, int]:
-    """Size that `translate` cuts its window from."""
+    """Return the enlarged (height, width) that `translate` crops from."""
     return round(height * 1.125), round(width * 1.125)
 
 
 def turn_back(rows, columns, height, width, degrees) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finds which pixels of an image come to given places when it is rotated about its centre.
+    """Map pixels of an image rotated about its centre back to those of the original image.
 
     Args:
-        rows: int32, broadcasts with columns; places in the rotated image.
-        columns: int32.
-        height: of the image, int or int32 [], below 32768.
-        width: of the image, int or int32 [], below 32768.
+        rows: int32, broadcasts with columns; rows in the rotated image.
+        columns: int32, columns in the rotated image.
+        height: image height, int or int32 [], below 32768.
+        width: image width, int or int32 [], below 32768.
         degrees: float [], counter-clockwise.
 
     Returns:
-        (row, column), int32 of the broadcast shape, outside the image where nothing comes: those
-        that Pillow's ``rotate(degrees)`` takes.
+        (row, column) in the original image, int32 of the broadcast shape, as in Pillow's
+        ``rotate(degrees)``; outside the image where the rotated image is empty.
     """
     radians = -tf.cast(degrees, tf.float64) * (math.pi / 180.0)
-    # Pillow rounds to 15 decimals, which makes right angles exact, and then walks over the input in
-    # 1/65536 pixels.
+    # Pillow rounds to 15 decimals, which makes right angles exact, and then steps over the input in
+    # units of 1/65536 pixel.
     cos = tf.round(tf.cos(radians) * 1e15) / 1e15
     sin = tf.round(tf.sin(radians) * 1e15) / 1e15
     middle_x = tf.cast(width, tf.float64) / 2.0
@@ -107,8 +104,10 @@ def turn_back(rows, columns, height, width, degrees) -> tuple[tf.Tensor, tf.Tens
 
 
 def static_size(image: tf.Tensor) -> tuple[int, int]:
-    """Height and width of an image [H, W, 3]; raises ValueError where they are not static."""
+    """Return height and width of an image [H, W, 3]; raise ValueError if they are not static."""
     shape = image.shape
     if shape.rank != 3 or shape[2] != 3 or None in shape.as_list():
-        raise ValueError(f"needs an image of static shape [H, W, 3], not {shape}: resize it first")
+        raise ValueError(
+            f"expected an image of static shape [H, W, 3], got {shape}: resize it first"
+        )
     return shape[0], shape[1]

@@ -1,6 +1,6 @@
-"""Reading, resizing and batching images by Pillow, equal to the training pipeline to the bit.
+"""Reading, resizing and batching images with Pillow, bit-equal to the training pipeline.
 
-Needs no TensorFlow. Training decodes inside tf.data (`decoding`); everything that only uses a
+Does not need TensorFlow. Training decodes inside tf.data (`decoding`); everything that only uses a
 model reads its images here.
 """
 
@@ -21,22 +21,23 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-_READ_AHEAD = 2  # batches decoded in advance
+# Batches decoded in advance.
+_READ_AHEAD = 2
 _MAX_THREADS = 16
-# Pillow decodes an opened file on first use, and not safely from two threads at once.
+# Pillow decodes an opened file on first use, which is not thread-safe.
 _LOADING = threading.Lock()
 
 
 def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """Returns one image as RGB.
+    """Read one image as RGB.
 
-    Grey-scale and palette images become RGB, an alpha channel is dropped, as
-    ``PIL.Image.convert("RGB")`` does. Orientation tags are ignored, as they are in training.
+    Grey-scale and palette images become RGB, an alpha channel is dropped, as in
+    ``PIL.Image.convert("RGB")``. Orientation tags are ignored, as in training.
 
     Args:
-        source: path of an image file, the bytes of one, a PIL image, or uint8 [h, w, 3] (RGB),
-            which is returned as it is.
-        name: of the image in error messages; by default its path or what kind of source it is.
+        source: path of an image file, its bytes, a PIL image, or uint8 [h, w, 3] (RGB), which is
+            returned as it is.
+        name: name of the image in error messages; by default its path or its kind of source.
 
     Returns:
         uint8 [h, w, 3] in 0..255.
@@ -44,7 +45,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     Raises:
         OSError: the file cannot be read.
         ValueError: broken image, or an array of another dtype or shape.
-        TypeError: something else than an image.
+        TypeError: not an image.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
@@ -73,24 +74,21 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
 def resize(
     image: np.ndarray, height: int, width: int, interpolation: str = "bicubic"
 ) -> np.ndarray:
-    """Resizes one image, bit-equal to `decoding.resize` and to Pillow 13, by any version of Pillow.
+    """Resize one image with any version of Pillow, bit-equal to `decoding.resize` and Pillow 13.
 
-    Args:
-        image: uint8 [h, w, 3] in 0..255.
-        height: height of the result in pixels, >= 1.
-        width: width of the result in pixels, >= 1.
-        interpolation: "bicubic" (a = -0.5) or "bilinear"; both widen the filter when shrinking.
+    The image is uint8 [h, w, 3]. Interpolations are "bicubic" (a = -0.5) and "bilinear"; both widen
+    the filter when shrinking.
 
     Returns:
-        uint8 [height, width, 3]; the image itself where the size is right already.
+        uint8 [height, width, 3]; the image itself if it already has this size.
 
     Raises:
         ValueError: size below 1, or unknown interpolation.
     """
     check_format(height, width, interpolation)
     rows, columns = image.shape[:2]
-    # Pillow rounds to 8 bits between its two passes, so their order matters, and versions differ in
-    # it: one axis at a time, in the order of version 13.
+    # Pillow rounds to 8 bits between its two passes, so their order matters, and it differs between
+    # versions. Resizing one axis at a time fixes the order to that of version 13.
     vertical_first = rows > height and rows - height > 2 * (columns - width)
     middle = (columns, height) if vertical_first else (width, rows)
     picture = None
@@ -103,7 +101,7 @@ def resize(
 
 
 def check_format(height: int, width: int, interpolation: str) -> None:
-    """Raises ValueError for a size below 1 or an unknown interpolation."""
+    """Raise ValueError for a size below 1 or an unknown interpolation."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
             f"unknown resize method {interpolation!r}; valid: {', '.join(INTERPOLATIONS)}"
@@ -125,25 +123,25 @@ def image_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Iterates over all images in order, this process's part of every global batch.
+    """Iterate over this process's part of the global batches of all images, in order.
 
     Threads decode ahead of the caller. The last batch is filled up with black images, so that all
-    have one shape and every process sees equally many.
+    batches have one shape and all processes the same number of batches.
 
     Args:
-        images: N images, each as for `read_image`.
-        names: their N names for error messages; None for their paths or positions.
-        height: of the result, in pixels.
-        width: of the result, in pixels.
+        images: N images, see `read_image`.
+        names: N names for error messages; None for paths or positions.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
         batch_size: images per global batch.
         interpolation: "bicubic" or "bilinear".
-        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of every
+        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of each
             global batch.
         process_count: must divide batch_size.
 
     Returns:
         An iterator of ceil(N / batch_size) arrays, uint8 [batch_size / process_count, height,
-        width, 3]. Close it to stop early; dropping it does the same.
+        width, 3]. Close or drop it to stop early.
 
     Raises:
         ValueError: bad arguments; from the iterator: a broken image, with its name.
@@ -157,14 +155,14 @@ def image_batches(
 
 
 def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Returns the places of one process in a global batch.
+    """Return the slice of a global batch that belongs to one process.
 
     Raises:
-        ValueError: the batch cannot be divided, or there is no such process.
+        ValueError: the batch cannot be divided, or the process does not exist.
     """
     if process_count < 1 or not 0 <= process_index < process_count:
         raise ValueError(
-            f"process_index is {process_index} and must be in 0..{process_count - 1}, "
+            f"process_index is {process_index}; expected 0..{process_count - 1}, "
             f"since process_count is {process_count}"
         )
     if batch_size < 1 or batch_size % process_count:
@@ -217,11 +215,11 @@ def _read_file(path: str | os.PathLike, name: str) -> bytes:
 
 @contextlib.contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Turns what Pillow raises on broken images into a ValueError that names the image."""
+    """Convert Pillow's errors on broken images to a ValueError that names the image."""
     try:
         yield
     except UnidentifiedImageError as error:
-        reason = "not an image, or of an unknown format"
+        reason = "not an image, or an unknown format"
         raise ValueError(_broken(name, reason)) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(_broken(name, error)) from error

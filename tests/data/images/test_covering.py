@@ -157,7 +157,7 @@ def test_patches_are_turned_half_the_time_and_fit_where_they_go():
 @pytest.mark.parametrize(
     ("area", "aspect", "message"),
     [
-        ((0.5, 0.2), 0.3, r"patch_area is \(0.5, 0.2\) and must be a pair 0 <= smallest"),
+        ((0.5, 0.2), 0.3, r"patch_area is \(0.5, 0.2\); expected a pair 0 <= smallest"),
         ((-0.1, 0.2), 0.3, "patch_area is"),
         ((0.1, 1.2), 0.3, "patch_area is"),
         ((0.1,), 0.3, r"patch_area is \(0.1,\)"),
@@ -166,7 +166,7 @@ def test_patches_are_turned_half_the_time_and_fit_where_they_go():
         (
             (0.7, 0.8),
             1.0,
-            "patch: no box of 0.7 of the area or more, .* lies within 40 x 24: lower",
+            "patch: no box with at least 0.7 of the area .* fits into 40 x 24: lower",
         ),
     ],
 )
