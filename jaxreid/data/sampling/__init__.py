@@ -1,1 +1,1 @@
-"""Samplers: which images form a batch. NumPy only."""
+"""Samplers, which choose the images of each batch. NumPy only."""

@@ -1,9 +1,9 @@
 """Batches of classes that look alike to the model: the graph sampler of QAConv-GS.
 
-At the start of an epoch one image of every class, its anchor, is scored against all the others;
-every class then gives one batch: its nearest classes and itself. The scoring is the caller's. What
-is drawn here is a function of the seed, the epoch and the graphs so far; the little that the past
-leaves behind goes into a checkpoint (`GraphSampler.state`). NumPy only.
+At the start of an epoch, one image of every class (its anchor) is scored against the anchors of all
+other classes. Each class then gives one batch: its nearest classes and itself. The caller computes
+the scores. The draws depend only on the seed, the epoch and the graphs so far; `GraphSampler.state`
+holds what a checkpoint needs of the past. NumPy only.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,24 +23,24 @@ def draw_batches(
     shuffle_list: Callable[[list[int]], None],
     shuffle_batches: Callable[[np.ndarray], None],
 ) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
-    """Draws a batch for each class.
+    """Draw a batch for each class.
 
-    Every class has a list of its images and a pointer into it. An image is taken at the pointer,
-    which moves on; when the last image of the list has been taken, the list is shuffled and read
-    from the start. So every image of a class is used once before one is used again, but a batch
-    that crosses the end of a list can hold an image twice, and does if the class has fewer than K.
+    Each class has a list of its images and a pointer into it. Images are taken at the pointer,
+    which then advances; after the last image the list is shuffled and read from the start. Every
+    image of a class is thus used once before any is used again. A batch that crosses the end of a
+    list can hold an image twice, and always does if the class has fewer than K images.
 
     Args:
-        lists: for each of C classes its images, in the order of use.
-        pointer: int [C], the next place in each list.
-        neighbours: int [C, P - 1], the nearest classes of each class.
+        lists: images of each of C classes, in the order of use.
+        pointer: int [C], next position in each list.
+        neighbours: int [C, P - 1], nearest classes of each class.
         instances: K, images per class in a batch.
         shuffle_list: shuffles the list of one class in place.
         shuffle_batches: shuffles the rows of int32 [C, P * K] in place.
 
     Returns:
-        The order, int32 [C, P * K]: in each row K images of every neighbour, then of the class
-        itself; and lists and pointer afterwards (the arguments stay as they are).
+        The order, int32 [C, P * K], each row with K images of every neighbour, then of the class
+        itself; and the new lists and pointer (the arguments are not changed).
 
     Source: arXiv 2104.01546 (CVPR 2022), section 3; the pointers are those of the original code.
     """
@@ -62,20 +62,19 @@ def draw_batches(
 
 
 class GraphSampler(Sampler):
-    """Orders of the epochs, one after the other; resumes from its `state`.
+    """Graph sampler: yields the orders of consecutive epochs and resumes from its `state`.
 
-    With P = batch_size / instances, a batch holds a class and its P - 1 nearest, all different,
-    K = ``instances`` images each. Lists and pointers (`draw_batches`) run on from epoch to epoch,
-    and within one if it has more batches than there are classes.
-    With several processes each one has its sampler, and all must be given the same graph.
+    With P = batch_size / instances, a batch holds a class and its P - 1 nearest ones, all distinct,
+    with K = ``instances`` images each. Lists and pointers (`draw_batches`) carry over between
+    epochs, and between the rounds of an epoch with more batches than classes.
+    With several processes, each has its own sampler, and all must receive the same graph.
 
     Args:
-        labels: int [N], the class of every image; classes 0 to C - 1 have at least one each.
+        labels: int [N], class of each image; classes 0 to C - 1 have at least one each.
         batch_size: images per global batch, a multiple of ``instances``.
         instances: K, images per class in a batch, >= 2.
-        seed: of the run, >= 0.
-        steps: batches of an epoch, at least C; None for C, one for each class. With more, there
-            are several rounds of all classes, and in the last one those that are drawn.
+        steps: batches per epoch, at least C; None for C, one per class. More steps take several
+            rounds over all classes, the last of them cut short.
 
     Raises:
         ValueError: a bad argument, or fewer classes than a batch needs.
@@ -98,19 +97,19 @@ class GraphSampler(Sampler):
         if instances < 2 or batch_size % instances or batch_size < 2 * instances:
             raise ValueError(
                 f"batch_size {batch_size} must be a multiple of instances {instances}, at least "
-                "twice as large, and instances at least 2: a batch needs pairs of one identity "
-                "and of two"
+                "twice as large, and instances at least 2: a batch needs pairs of the same "
+                "identity and of different ones"
             )
         places = batch_size // instances
         if places > classes:
             raise ValueError(
-                f"there are {classes} identities, and a batch of {batch_size} with {instances} "
+                f"there are {classes} identities, but a batch of {batch_size} with {instances} "
                 f"images each needs {places}: lower batch_size to at most {classes * instances}"
             )
         if seed < 0:
             raise ValueError(f"seed {seed} must not be negative")
         if steps is not None and steps < classes:
-            raise ValueError(f"{steps} steps, and there are {classes} classes with a batch each")
+            raise ValueError(f"steps is {steps}; expected at least {classes}, one batch per class")
         self.steps_per_epoch = classes if steps is None else steps
         self.neighbour_count = places - 1
         self._instances = instances
@@ -127,10 +126,10 @@ class GraphSampler(Sampler):
         self._order, self._end = None, self._start
 
     def anchors(self, epoch: int) -> np.ndarray | None:
-        """Draws an image of each class, int32 [C]; None for the epoch that is held.
+        """Draw an image of each class, int32 [C]; None for the current epoch.
 
         Raises:
-            ValueError: neither the epoch that is held nor the next one.
+            ValueError: neither the current epoch nor the next one.
         """
         self._check_epoch(epoch)
         if epoch == self._epoch:
@@ -140,18 +139,18 @@ class GraphSampler(Sampler):
         return np.array([images[i] for images, i in zip(lists, place, strict=True)], np.int32)
 
     def order(self, epoch: int, neighbours: np.ndarray | None = None) -> np.ndarray:
-        """Order of the epoch that is held, or of the next one, which is then held.
+        """Return the order of the current epoch, or of the next one, which becomes the current one.
 
         Args:
-            epoch: the one last asked for or restored, or the one after it; 0 at first.
-            neighbours: int [C, P - 1], the nearest classes of each class, needed for a new epoch.
+            epoch: the epoch last requested or restored, or the one after it; 0 at first.
+            neighbours: int [C, P - 1], nearest classes of each class, required for a new epoch.
 
         Returns:
-            int32 [steps, batch_size], indices into ``labels``. K neighbouring images are of one
-            class; the last K are of the class whose batch it is.
+            int32 [steps, batch_size], indices into ``labels``. Each K consecutive images are of one
+            class; the last K are of the class that the batch belongs to.
 
         Raises:
-            ValueError: another epoch, or wrong neighbours. The sampler is unchanged.
+            ValueError: another epoch, or invalid neighbours. The sampler is unchanged.
         """
         self._check_epoch(epoch)
         if epoch > self._epoch:
@@ -164,20 +163,20 @@ class GraphSampler(Sampler):
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch < 0 or epoch not in (self._epoch, self._epoch + 1):
-            held = f"epoch {self._epoch} is held, ask for it or for epoch {self._epoch + 1}"
+            valid = f"the current epoch is {self._epoch}, request it or epoch {self._epoch + 1}"
             raise ValueError(
                 f"epoch {epoch} cannot be drawn: "
-                + ("a new sampler starts at epoch 0" if self._epoch < 0 else held)
-                + "; to go on elsewhere, restore the state of that epoch"
+                + ("a new sampler starts at epoch 0" if self._epoch < 0 else valid)
+                + "; to continue elsewhere, restore the state of that epoch"
             )
 
     def state(self) -> dict[str, np.ndarray]:
-        """State in the epoch that is held.
+        """Return the state of the current epoch.
 
         Returns:
-            "epoch" int32 [], -1 before the first; "images" int32 [N], the lists of all classes,
-            one after the other, and "pointer" int32 [C], both at the start of the epoch;
-            "neighbours" int32 [C, P - 1], the graph of the epoch (-1 before the first).
+            "epoch" int32 [], -1 before the first; "images" int32 [N], the concatenated lists of all
+            classes, and "pointer" int32 [C], both at the start of the epoch; "neighbours" int32
+            [C, P - 1], the graph of the epoch (-1 before the first).
         """
         lists, pointer = self._start
         return {
@@ -188,35 +187,39 @@ class GraphSampler(Sampler):
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continues from a state of a sampler with the same arguments.
-
-        Args:
-            state: as `state` returns it.
+        """Restore the `state` of a sampler with the same arguments.
 
         Raises:
             ValueError: the state belongs to other images or arguments. The sampler is unchanged.
         """
         expected = self.state()
         if set(state) != set(expected):
-            raise ValueError(f"a state holds {sorted(expected)}, not {sorted(state)}")
-        given = {key: np.asarray(value) for key, value in state.items()}
+            raise ValueError(
+                f"expected a sampler state with the keys {sorted(expected)}, got {sorted(state)}"
+            )
+        arrays = {key: np.asarray(value) for key, value in state.items()}
         for key, value in expected.items():
-            if given[key].shape != value.shape or given[key].dtype.kind != "i":
+            if arrays[key].shape != value.shape or arrays[key].dtype.kind != "i":
                 raise ValueError(
-                    f"{key} is {given[key].dtype} {given[key].shape} where this sampler has "
-                    f"{value.dtype} {value.shape}: the state is of other data or another batch"
+                    f"{key} is {arrays[key].dtype} {arrays[key].shape}; expected {value.dtype} "
+                    f"{value.shape}: the state belongs to other data or other batch settings"
                 )
-        epoch, images = int(given["epoch"]), given["images"]
+        epoch, images = int(arrays["epoch"]), arrays["images"]
         same_images = np.array_equal(np.sort(images), np.arange(len(images)))
         if not same_images or (np.diff(self._labels[images]) < 0).any():
-            raise ValueError("images is no list of the images class by class: other labels?")
-        if ((given["pointer"] < 0) | (given["pointer"] >= self._counts)).any():
-            raise ValueError("pointer leaves the list of a class: other labels?")
+            raise ValueError(
+                "images does not list the images class by class: the state may belong to other "
+                "labels"
+            )
+        if ((arrays["pointer"] < 0) | (arrays["pointer"] >= self._counts)).any():
+            raise ValueError(
+                "pointer is outside the list of a class: the state may belong to other labels"
+            )
         if epoch < -1:
-            raise ValueError(f"epoch {epoch} must be at least 0, or -1 before the first")
-        lists, pointer = self._cut(images), given["pointer"].astype(np.int32)
+            raise ValueError(f"epoch {epoch} must be at least 0, or -1 before the first epoch")
+        lists, pointer = self._cut(images), arrays["pointer"].astype(np.int32)
         if epoch >= 0:
-            self._hold(epoch, lists, pointer, self._check_neighbours(given["neighbours"]))
+            self._hold(epoch, lists, pointer, self._check_neighbours(arrays["neighbours"]))
             return
         self._epoch, self._order = -1, None
         self._neighbours = np.full_like(self._neighbours, -1)
@@ -239,8 +242,8 @@ class GraphSampler(Sampler):
         integers = np.issubdtype(neighbours.dtype, np.integer)
         if neighbours.shape != self._neighbours.shape or not integers:
             raise ValueError(
-                f"neighbours must be integers {self._neighbours.shape}, "
-                f"not {neighbours.dtype} {neighbours.shape}"
+                f"expected neighbours to be integers {self._neighbours.shape}, "
+                f"got {neighbours.dtype} {neighbours.shape}"
             )
         classes = len(neighbours)
         batch = np.sort(np.column_stack([neighbours.astype(np.int64), np.arange(classes)]))
@@ -248,13 +251,14 @@ class GraphSampler(Sampler):
         if wrong.any():
             label = int(np.argmax(wrong))
             raise ValueError(
-                f"the neighbours of class {label} are {neighbours[label].tolist()}: they must be "
-                f"different classes of 0 to {classes - 1}, and not {label} itself"
+                f"the neighbours of class {label} are {neighbours[label].tolist()}; expected "
+                f"distinct classes from 0 to {classes - 1}, and not {label} itself"
             )
-        return neighbours.astype(np.int32)  # a copy
+        # astype copies, so later changes by the caller have no effect.
+        return neighbours.astype(np.int32)
 
     def _cut(self, images) -> list[list[int]]:
-        """Cuts the lists of all classes, int [N], into one for each."""
+        """Split the concatenated lists of all classes, int [N], into one per class."""
         return [part.tolist() for part in np.split(images, self._starts[1:])]
 
     def _random(self, epoch: int, stream: Stream) -> np.random.Generator:
@@ -265,12 +269,14 @@ def _check_labels(labels) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise ValueError(
-            f"labels must be integers of shape [N], N >= 1, not {labels.dtype} of {labels.shape}"
+            f"expected labels to be integers of shape [N], N >= 1, got {labels.dtype} of shape "
+            f"{labels.shape}"
         )
     if labels.min() < 0:
-        raise ValueError(f"labels must be classes from 0 on, and one is {labels.min()}")
+        raise ValueError(f"expected labels to be classes from 0, got {labels.min()}")
     present = np.unique(labels)
     if present[-1] >= len(present):
         empty = int(np.argmax(present != np.arange(len(present))))
-        raise ValueError(f"class {empty} of 0 to {present[-1]} has no image: number them anew")
-    return labels.astype(np.int64)  # a copy
+        raise ValueError(f"class {empty} of 0 to {present[-1]} has no image: renumber the classes")
+    # astype copies, so later changes by the caller have no effect.
+    return labels.astype(np.int64)

@@ -1,8 +1,8 @@
-"""Which image goes into which batch: index orders of one epoch.
+"""Samplers by name, and the image orders of one epoch.
 
-The same labels, arguments, seed and epoch (and graph, of the graph sampler) give the same order on
-every machine. A stopped run therefore resumes by computing the order again and skipping what it has
-seen. NumPy only.
+The same labels, arguments, seed and epoch (and graph, for the graph sampler) give the same order on
+every machine. A stopped run therefore resumes by recomputing the order and skipping the steps that
+are done. NumPy only.
 """
 
 import functools
@@ -21,10 +21,10 @@ NAMES = ("random", "pk", "graph")
 
 
 class EpochSampler(Sampler):
-    """Orders that depend on nothing but the seed and the epoch.
+    """Sampler whose orders depend on nothing but seed and epoch.
 
     Args:
-        draw: keywords `seed` and `epoch` to int32 [steps, batch_size].
+        draw: maps the keywords `seed` and `epoch` to int32 [steps, batch_size].
         seed: run seed.
     """
 
@@ -33,7 +33,7 @@ class EpochSampler(Sampler):
         self.steps_per_epoch = len(draw(seed=seed, epoch=0))
 
     def order(self, epoch: int, neighbours: np.ndarray | None = None) -> np.ndarray:
-        """Order of an epoch, int32 [steps, batch_size]; needs no neighbours."""
+        """Return the order of an epoch, int32 [steps, batch_size]; ignores neighbours."""
         return self._draw(seed=self._seed, epoch=epoch)
 
 
@@ -48,21 +48,21 @@ def make_sampler(
     quota: Sequence[int] = (),
     alternate: bool = False,
 ) -> Sampler:
-    """A sampler by name.
+    """Build a sampler by name.
 
     Args:
         name: "random", "pk" or "graph".
-        labels: int [N], the training class of every image.
+        labels: int [N], training class of each image.
         batch_size: images per global batch.
-        instances: images per identity in a batch, of "pk" and "graph".
-        seed: of the run, >= 0.
-        sources: int [N], the data set of every image, from 0; None for one.
-        quota: images of each data set in every batch, in their order; each data set then has a
-            sampler of its own (`QuotaSampler`). () draws from all images as if from one set.
-        alternate: an epoch of each data set in turn (`AlternatingSampler`).
+        instances: images per identity in a batch, for "pk" and "graph".
+        seed: run seed, >= 0.
+        sources: int [N], data set of each image from 0; None for a single data set.
+        quota: images of each data set in every batch, in their order; each data set then has its
+            own sampler (`QuotaSampler`). () draws from all images as if from one set.
+        alternate: take epochs from one data set each, in turn (`AlternatingSampler`).
 
     Raises:
-        ValueError: unknown name, an impossible quota, or what the sampler raises.
+        ValueError: unknown name, an impossible quota, or an error of the sampler.
     """
     check_name(name, NAMES, "sampler")
     if not len(quota) and not alternate:
@@ -72,29 +72,29 @@ def make_sampler(
         rows = check_quota(name, quota, sources, len(labels), batch_size, instances)
     elif len(quota):
         raise ValueError(
-            f"sampler.quota is {tuple(quota)} and sampler.alternate is True: a batch holds images "
-            "of all data sets, or an epoch those of one; set one of them only"
+            f"sampler.quota is {tuple(quota)} and sampler.alternate is True: either a batch holds "
+            "images of all data sets, or an epoch those of one; set only one of them"
         )
     else:
         rows, quota = places(sources, len(labels)), ()
         if len(rows) < 2:
             raise ValueError(
-                "sampler.alternate is True, and there is one data set: give several in data.train, "
-                "or set sampler.alternate=False"
+                "sampler.alternate is True, but there is only one data set: give several in "
+                "data.train, or set sampler.alternate=False"
             )
-    # Numbered anew, since a graph is made of the classes of one data set.
+    # Renumber the classes within each data set, since a graph covers a single data set.
     own = [np.unique(labels[row], return_inverse=True)[1] for row in rows]
     steps = max(int(numbers.max()) + 1 for numbers in own)
     samplers = []
     for source, numbers in enumerate(own):
         count = int(quota[source]) if len(quota) else batch_size
-        seed_here = source_seed(seed, source)
+        own_seed = source_seed(seed, source)
         try:
-            samplers.append(_sampler_of_one(name, numbers, count, instances, seed_here, steps))
+            samplers.append(_sampler_of_one(name, numbers, count, instances, own_seed, steps))
         except ValueError as error:
-            where = f"data set {source} of 0 to {len(rows) - 1}"
-            where += f", with a quota of {count}" if len(quota) else ""
-            raise ValueError(f"{where}: {error}") from error
+            context = f"data set {source} of 0 to {len(rows) - 1}"
+            context += f", with a quota of {count}" if len(quota) else ""
+            raise ValueError(f"{context}: {error}") from error
     return (AlternatingSampler if alternate else QuotaSampler)(samplers, rows)
 
 
@@ -106,7 +106,7 @@ def _sampler_of_one(
     seed: int,
     graph_steps: int | None = None,
 ) -> Sampler:
-    """A sampler of one data set."""
+    """Build the sampler of one data set."""
     if name == "graph":
         size = {"batch_size": batch_size, "instances": instances, "steps": graph_steps}
         return GraphSampler(labels, **size, seed=seed)
@@ -117,16 +117,12 @@ def _sampler_of_one(
 
 
 def random_order(labels: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Every image once, in random order; the last incomplete batch is dropped.
+    """Draw each of N images once, in random order; drop the last incomplete batch.
 
-    Args:
-        labels: int [N]; only its length matters.
-        batch_size: images per global batch.
-        seed: of the run, >= 0.
-        epoch: >= 0.
+    Only the length of ``labels`` matters.
 
     Returns:
-        int32 [N // batch_size, batch_size], indices into ``labels``, none twice.
+        int32 [N // batch_size, batch_size], unique indices into ``labels``.
 
     Raises:
         ValueError: fewer images than one batch, or a bad argument.
@@ -147,34 +143,28 @@ def random_order(labels: np.ndarray, *, batch_size: int, seed: int, epoch: int) 
 def pk_order(
     labels: np.ndarray, *, batch_size: int, instances: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Batches of P identities with K = ``instances`` images each, P = batch_size // K.
+    """Draw batches of P identities with K = ``instances`` images each, P = batch_size // K.
 
-    The images of every identity are shuffled and cut into floor(n / K) groups of K (the rest of
-    fewer than K images waits for another epoch; at most ``batch_size`` groups). An identity with
-    fewer than K images gives one group: all its images, and others of them drawn again. P groups
-    make a batch; groups left over at the end are dropped.
+    The n images of an identity are shuffled and cut into floor(n / K) groups of K, at most
+    ``batch_size`` groups; the remaining images wait for another epoch. An identity with fewer than
+    K images gives one group: all its images, filled up with repeated ones. P groups make a batch;
+    groups left over at the end are dropped.
 
-    No identity is twice in a batch as long as any arrangement of this many batches allows that:
-    each batch draws identities at random, in proportion to the groups they have left, but first
-    takes those that need every remaining batch. Where no arrangement exists (few identities),
-    batches are filled up with second groups of the largest ones.
-
-    Args:
-        labels: int [N], the training class of every image.
-        batch_size: images per global batch, a multiple of ``instances``.
-        instances: K, images per identity in a batch, >= 1.
-        seed: of the run, >= 0.
-        epoch: >= 0.
+    No identity occurs twice in a batch if any arrangement of this many batches allows that: each
+    batch first takes the identities that need every remaining batch, then draws others at random
+    in proportion to their remaining groups. If no arrangement exists (few identities), batches are
+    filled up with second groups of the largest identities.
 
     Returns:
-        int32 [steps, batch_size], indices into ``labels``; the K images of a group are neighbours.
+        int32 [steps, batch_size], indices into ``labels``; the K images of a group are consecutive.
 
     Raises:
-        ValueError: batch_size is no multiple of instances, fewer than P groups, or a bad argument.
+        ValueError: batch_size is not a multiple of instances, fewer than P groups, or a bad
+            argument.
 
     Source: QAConv v2.0 random PK sampler, used before its first graph.
-    Differs: the original cuts its shuffled list of groups blindly, so an identity can be several
-        times in a batch.
+    Differs: the original cuts its shuffled list of groups without regard to identities, so one can
+        occur several times in a batch.
     """
     labels = _check(labels, batch_size, seed, epoch)
     if instances < 1 or batch_size % instances:
@@ -189,7 +179,7 @@ def pk_order(
     if left.sum() < places:
         raise ValueError(
             f"{len(labels)} images give {left.sum()} groups of {instances} images of one identity, "
-            f"and a batch needs {places}: lower batch_size or instances"
+            f"but a batch needs {places}: lower batch_size or instances"
         )
     steps = int(left.sum()) // places
     order = np.empty((steps, places, instances), np.int32)
@@ -201,7 +191,7 @@ def pk_order(
 
 
 def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
-    """Returns for each identity its groups, int [groups, instances], in random order."""
+    """Return the groups of each identity, int [groups, instances], in random order."""
     by_label = np.argsort(labels, kind="stable")
     bounds = np.flatnonzero(np.diff(labels[by_label])) + 1
     groups = []
@@ -216,17 +206,16 @@ def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
 
 
 def _draw_identities(left, places, batches_left, random) -> np.ndarray:
-    """Chooses the identities of one batch, int [places].
+    """Choose the identities of one batch, int [places].
 
-    ``left`` counts the groups of each identity. The smallest of exponential variables with rates
-    ``left`` is a draw in proportion to ``left``, the next smallest one a draw from the others, and
-    so on.
+    ``left`` counts the remaining groups of each identity. The smallest of exponential variables
+    with rates ``left`` is a draw in proportion to ``left``, the next smallest a draw from the
+    others, and so on.
     """
     with np.errstate(divide="ignore"):
         key = random.standard_exponential(len(left)) / left
-    key[
-        left >= batches_left
-    ] *= -1  # these are needed in all batches that are left: take them first
+    # Take those first that need every remaining batch.
+    key[left >= batches_left] *= -1
     key[left == 0] = np.inf
     distinct = min(places, np.count_nonzero(left))
     chosen = np.argsort(key, kind="stable")[:distinct]
@@ -244,10 +233,11 @@ def _check(labels, batch_size, seed, epoch) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels must be integers of shape [N], not {labels.dtype} of {labels.shape}"
+            f"expected labels to be integers of shape [N], got {labels.dtype} of shape "
+            f"{labels.shape}"
         )
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size} and must be at least 1")
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     return labels

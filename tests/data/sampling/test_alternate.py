@@ -82,9 +82,9 @@ def test_a_state_of_other_images_changes_nothing():
     expected = draw(make(), 0)
     state = sampler.state()
     damaged = state | {"images_2": state["images_2"] + 1}  # the first two are read before it
-    with pytest.raises(ValueError, match="images is no list of the images"):
+    with pytest.raises(ValueError, match="images does not list the images"):
         sampler.restore(damaged | {"pointer_0": state["pointer_0"] + 1})
-    with pytest.raises(ValueError, match="a state holds .*images_0"):
+    with pytest.raises(ValueError, match="expected a sampler state with .*images_0"):
         sampler.restore({})
     np.testing.assert_array_equal(draw(sampler, 0), expected)
 
@@ -92,12 +92,12 @@ def test_a_state_of_other_images_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quota": (4, 2, 2)}, "set one of them only"),
-        ({"sources": np.zeros_like(SOURCES)}, "there is one data set: give several in data.train"),
-        ({"sources": None}, "there is one data set"),
+        ({"quota": (4, 2, 2)}, "set only one of them"),
+        ({"sources": np.zeros_like(SOURCES)}, "only one data set: give several in data.train"),
+        ({"sources": None}, "there is only one data set"),
         ({"sources": SOURCES * 2}, "data set 1 of 0 to 4 has no image"),
-        ({"batch_size": 10}, "data set 2 of 0 to 2: there are 4 identities, and a batch of 10"),
-        ({"sources": SOURCES[1:]}, "must be one per image"),
+        ({"batch_size": 10}, "data set 2 of 0 to 2: there are 4 identities, but a batch of 10"),
+        ({"sources": SOURCES[1:]}, "expected one per image"),
     ],
 )
 def test_what_cannot_be_says_why(change, message):

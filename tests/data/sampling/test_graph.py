@@ -202,9 +202,9 @@ def test_bad_graphs_are_named_and_change_nothing():
     np.testing.assert_array_equal(draw(ours, 0), draw(expected, 0))
     for found, message in [
         (None, "epoch 1 is new and needs neighbours"),
-        (np.zeros((CLASSES, 2), int), r"integers \(12, 3\), not int64 \(12, 2\)"),
+        (np.zeros((CLASSES, 2), int), r"integers \(12, 3\), got int64 \(12, 2\)"),
         (np.tile([1, 2, 3], (CLASSES, 1)), "class 1 are .* not 1 itself"),
-        (np.tile([CLASSES, 2, 3], (CLASSES, 1)), "different classes of 0 to 11"),
+        (np.tile([CLASSES, 2, 3], (CLASSES, 1)), "distinct classes from 0 to 11"),
     ]:
         with pytest.raises(ValueError, match=message):
             ours.order(1, found)
@@ -222,7 +222,7 @@ def test_epochs_are_not_skipped():
     draw(ours, 0)
     draw(ours, 1)
     for epoch in 0, 3:
-        with pytest.raises(ValueError, match=f"epoch {epoch} .* epoch 1 is held, ask .* epoch 2;"):
+        with pytest.raises(ValueError, match=f"epoch {epoch} .* epoch is 1, request .* epoch 2;"):
             ours.order(epoch)
 
 
@@ -232,10 +232,10 @@ def test_epochs_are_not_skipped():
         ({"batch_size": 18}, "batch_size 18 must be a multiple of instances 4"),
         ({"instances": 1}, "instances at least 2"),
         ({"batch_size": 4}, "twice as large"),
-        ({"batch_size": 64}, "12 identities, and a batch of 64 .* needs 16: lower .* at most 48"),
+        ({"batch_size": 64}, "12 identities, but a batch of 64 .* needs 16: lower .* at most 48"),
         ({"seed": -1}, "seed -1"),
         ({"labels": np.zeros(0, int)}, "N >= 1"),
-        ({"labels": -LABELS.astype(int)}, "one is -11"),
+        ({"labels": -LABELS.astype(int)}, "classes from 0, got -11"),
         ({"labels": np.where(LABELS == 5, 4, LABELS)}, "class 5 of 0 to 11 has no image"),
         ({"labels": np.array([0, 10**12])}, "class 1 of 0 to 1000000000000"),
     ],
@@ -252,12 +252,12 @@ def test_bad_states_are_named_and_change_nothing():
     for change, message in [
         ({"epoch": np.int32(-2)}, "epoch -2"),
         ({"epoch": np.float32(1)}, "epoch is float32"),
-        ({"extra": np.int32(0)}, "a state holds"),
-        ({"images": good["images"][:-1]}, r"images is int32 \(114,\) .* \(115,\): .* other data"),
+        ({"extra": np.int32(0)}, "expected a sampler state with"),
+        ({"images": good["images"][:-1]}, r"images is int32 \(114,\); .* \(115,\): .* other data"),
         ({"images": good["images"][::-1]}, "class by class"),
-        ({"pointer": good["pointer"] + COUNTS}, "pointer leaves"),
-        ({"pointer": good["pointer"] - 1}, "pointer leaves"),
-        ({"neighbours": good["neighbours"][:, 1:]}, "another batch"),
+        ({"pointer": good["pointer"] + COUNTS}, "pointer is outside"),
+        ({"pointer": good["pointer"] - 1}, "pointer is outside"),
+        ({"neighbours": good["neighbours"][:, 1:]}, "other batch settings"),
         ({"neighbours": good["neighbours"] * 0}, "neighbours of class 0"),
     ]:
         with pytest.raises(ValueError, match=message):
