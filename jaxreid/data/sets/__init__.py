@@ -1,20 +1,20 @@
-"""Data sets by name, as arrays: found, prepared once by TFDS where it is installed, read.
+"""Data sets by name, loaded as arrays; prepared once by TFDS where it is installed.
 
     market = load("market1501", dir="/data/market1501")
     plaza = load("synthetic_people/plaza")
 
-A data set is one function in the table `SETS`, or registered from outside:
+A data set is a function in the table `SETS`, or registered from outside:
 
     @SETS.register("mine")
     def mine(folder, *, night=False) -> dict[str, Split]: ...
 
-It gets its options as keywords; `folder`, if it has an argument of this name, is the folder that
-the user gave, and `domain` what follows a slash in the name. It returns its splits, or a `Source`,
-which is prepared once and read from the copy `<prepared_dir>/<name>/<config>/<version>`. That path
-depends on the folder's files, so that a subset, or a folder that changed, gets a copy of its own.
-Without TFDS a source is read directly, with the same result. No network is used.
+Options are passed as keywords. An argument `folder` receives the user's folder, and an argument
+`domain` the part of the name after a slash. The function returns its splits, or a `Source`, which
+is prepared once and read from the copy `<prepared_dir>/<name>/<config>/<version>`. That path
+depends on the folder's files, so a subset or a changed folder gets its own copy. Without TFDS a
+source is read directly, with the same result. The network is never used.
 
-TensorFlow is imported inside `load`, after everything that can be found wrong without it.
+TensorFlow is imported inside `load`, after all checks that do not need it.
 """
 
 import dataclasses
@@ -47,20 +47,22 @@ SETS = Table(
     },
 )
 
-_CONTEXT = ("folder", "domain")  # arguments of a data set's function that are not options
-_OPTION = re.compile(r"-(?=[^-=]*=)")  # what options that follow a name begin with
+# Arguments of a data set's function that are not options.
+_CONTEXT = ("folder", "domain")
+# Separator in front of each option that follows a name.
+_OPTION = re.compile(r"-(?=[^-=]*=)")
 
 
 def available() -> list[str]:
-    """Returns the names of all data sets, without their domains, sorted."""
+    """Return the sorted names of all data sets, without domains."""
     return sorted(SETS.names)
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, int | str]:
-    """Returns the options of a data set from texts such as `seed=3`; whole numbers become int.
+    """Parse options of a data set such as `seed=3`; whole numbers become int.
 
     Raises:
-        ValueError: a text is not NAME=VALUE.
+        ValueError: an option is not NAME=VALUE.
     """
     options: dict[str, int | str] = {}
     for pair in pairs:
@@ -78,24 +80,24 @@ def load(
     prepared_dir: str | os.PathLike | None = None,
     **options: Any,
 ) -> dict[str, Split]:
-    """Loads a data set, preparing it first where that has not been done.
+    """Load a data set, preparing it on first use.
 
     Args:
-        name: `<data set>` or `<data set>/<domain>`, as in TFDS, or `package.module:function`;
-            options may follow it, as in `synthetic_people/plaza-train_ids=1000-seed=3` or
+        name: `<data set>` or `<data set>/<domain>`, as in TFDS, or `package.module:function`.
+            Options may follow, as in `synthetic_people/plaza-train_ids=1000-seed=3` or
             `market1501-time_rule=corrected`.
         dir: folder of a data set that is read from files.
-        prepared_dir: where prepared copies are kept; TFDS's own place if None ($TFDS_DATA_DIR or
-            ~/tensorflow_datasets). Needs no write access once the copy is there.
+        prepared_dir: folder of prepared copies; None for the default of TFDS ($TFDS_DATA_DIR or
+            ~/tensorflow_datasets). Needs no write access once the copy exists.
         **options: options of the data set, for example `time_rule` of market1501.
 
     Returns:
-        The splits by name: train, query, gallery.
+        Splits by name: train, query, gallery.
 
     Raises:
-        FileNotFoundError: `dir` does not exist or is not this data set.
-        ValueError: the name, its domain or an option is unknown, `dir` is missing or out of place,
-            or the data set holds a broken image.
+        FileNotFoundError: `dir` does not exist or does not hold this data set.
+        ValueError: the name, its domain or an option is unknown; `dir` is missing or does not
+            apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
     return _find(name, dir, prepared_dir, options).read()
@@ -109,50 +111,50 @@ def load_sets(
     prepared_dir: str | os.PathLike | None = None,
     identities: int = 0,
 ) -> tuple[Split | None, dict[str, dict[str, Split]]]:
-    """Loads the data sets of one run: those to learn from, and those to be tested on.
+    """Load the training and test sets of one run.
 
     Args:
-        train: names of the data sets to learn from, which are joined (`split.join`); one name
-            alone may also be given as it is. None for no training.
-        test: names of the data sets to be tested on.
+        train: names of the training sets, which are joined (`split.join`); a single name may be a
+            plain string. None for no training.
+        test: names of the test sets.
         dir: folder of the data sets that are read from files.
-        prepared_dir: where prepared copies are kept.
-        identities: for trying things: keep only this many people of each set; 0 keeps all.
+        prepared_dir: folder of prepared copies, as in `load`.
+        identities: keep only this many people of each set, for quick trials; 0 keeps all.
 
     Returns:
-        The training split, None without training; and by name the splits "query" and "gallery" of
-        each test set.
+        The training split, or None without training; and the splits "query" and "gallery" of each
+        test set by name.
 
     Raises:
-        FileNotFoundError: as `load`.
-        ValueError: as `load`, a data set lacks a split, no test set is named, or no training set or
-            one twice.
+        FileNotFoundError: see `load`.
+        ValueError: see `load`; or a data set lacks a split, `test` or `train` is empty, or a
+            training set is named twice.
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
     sources = _training_sets(train)
     names = dict.fromkeys([*sources, *test])
-    # All are found before any is read.
-    found = {n: _find(n, dir if _reads_folder(n) else None, prepared_dir, {}) for n in names}
-    splits = {name: each.read() for name, each in found.items()}
+    # Resolve all names before reading any data set, so that mistakes are reported at once.
+    resolved = {n: _find(n, dir if _reads_folder(n) else None, prepared_dir, {}) for n in names}
+    splits = {name: each.read() for name, each in resolved.items()}
     parts = {name: _part(splits, name, "train") for name in sources}
     tests = {name: {s: _part(splits, name, s) for s in ("query", "gallery")} for name in test}
     if identities:
         parts = {name: _first_people(split, split, identities) for name, split in parts.items()}
-        for of_set in tests.values():
-            query = of_set["query"]
-            of_set.update({k: _first_people(s, query, identities) for k, s in of_set.items()})
+        for test_set in tests.values():
+            query = test_set["query"]
+            test_set.update({k: _first_people(s, query, identities) for k, s in test_set.items()})
     return join(parts) if parts else None, tests
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A data set in which everything is right as far as can be seen without reading it.
+    """Data set that has passed all checks that do not need its images.
 
     Attributes:
         name: name as given, with options.
         title: data set and domain, without options.
-        content: what its function returned.
+        content: result of its function.
         root: folder of prepared copies.
     """
 
@@ -162,7 +164,7 @@ class _Found:
     root: pathlib.Path
 
     def read(self) -> dict[str, Split]:
-        """The splits, each with its origin."""
+        """Return the splits, each with its origin."""
         if isinstance(self.content, Source):
             splits, fingerprint = self._read_source(self.content), self.content.fingerprint
         else:
@@ -192,7 +194,7 @@ def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """Digest of the names, people and file sizes of splits that come without one."""
+    """Return a digest of names, people, cameras and file sizes for splits that come without one."""
     return short_digest(
         f"{part} {name} {pid} {camid} {len(image)}"
         for part, s in splits.items()
@@ -201,7 +203,7 @@ def _fingerprint(splits: Mapping[str, Split]) -> str:
 
 
 def _training_sets(train: Sequence[str] | str | None) -> list[str]:
-    """The names of the training sets; none if there is no training."""
+    """Return the names of the training sets; [] without training."""
     if train is None:
         return []
     names = [train] if isinstance(train, str) else list(train)
@@ -209,7 +211,7 @@ def _training_sets(train: Sequence[str] | str | None) -> list[str]:
         raise ValueError(f"data.train is {train!r}; expected a tuple of one or more data sets.")
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"data.train names {name!r} more than once; its images count once.")
+            raise ValueError(f"data.train names {name!r} more than once; expected it once.")
     return names
 
 
@@ -219,7 +221,7 @@ def _find(
     prepared_dir: str | os.PathLike | None,
     options: Mapping[str, Any],
 ) -> _Found:
-    """Finds everything wrong with a name in a moment."""
+    """Resolve a name, with every check that does not need images."""
     title, *pairs = _OPTION.split(name)
     options = dict(options) | parse_options(pairs)
     base, slash, domain = title.partition("/")
@@ -229,31 +231,31 @@ def _find(
         valid = [k for k in keywords if k not in _CONTEXT]
         for option in options:
             check_name(option, valid, f"option of {title}")
-    given = implied | options
+    arguments = implied | options
     if "domain" in keywords:
-        given |= {"domain": domain} if slash or _is_required(keywords["domain"]) else {}
+        arguments |= {"domain": domain} if slash or _is_required(keywords["domain"]) else {}
     elif slash:
         raise ValueError(f"data set {title!r}: {base} has no domains; write {base!r}.")
     if folder is not None:
         if "folder" not in keywords:
             raise ValueError(
-                f"data set {title!r} reads no folder: leave out data.dir (dir= in Python, --dir of "
-                "the tools)."
+                f"data set {title!r} does not read a folder: leave out data.dir (dir= in Python, "
+                "--dir of the tools)."
             )
-        given["folder"] = folder
+        arguments["folder"] = folder
     elif "folder" in keywords and _is_required(keywords["folder"]):
         about = (inspect.getdoc(function) or "").partition("\n")[0]
         raise ValueError(
-            f"data set {title!r} is read from a folder, and none is given: set data.dir (dir= in "
+            f"data set {title!r} is read from a folder, but none is given: set data.dir (dir= in "
             f"Python, --dir of the tools). {about}".rstrip()
         )
     for key, parameter in keywords.items():
-        if key not in given and _is_required(parameter):
+        if key not in arguments and _is_required(parameter):
             raise ValueError(
                 f"data set {title!r} needs the option {key}: write {name}-{key}=VALUE."
             )
     root = _local_dir(prepared_dir)
-    content = function(**given)
+    content = function(**arguments)
     if isinstance(content, Source):
         for notice in content.notices:
             logger.warning(notice)
@@ -261,14 +263,14 @@ def _find(
         isinstance(split, Split) for split in content.values()
     ):
         raise ValueError(
-            f"data set {title!r} gave {type(content).__name__}; expected a Source, or a dict of "
-            "Split by name (train, query, gallery)."
+            f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
+            "of Split by name (train, query, gallery)."
         )
     return _Found(name, title, content, root)
 
 
 def _function(base: str) -> tuple[Any, dict[str, Any]]:
-    """The function of a data set, and the options that its name implies."""
+    """Return the function of a data set, and the options implied by its name."""
     if ":" not in base:
         check_name(base, SETS.names, "data set")
     return SETS.find(base)
@@ -284,7 +286,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def _part(splits: Mapping[str, Mapping[str, Split]], name: str, part: str) -> Split:
-    """One split of a data set; raises ValueError where the data set lacks it."""
+    """Return one split of a data set; raise ValueError if the data set lacks it."""
     if part not in splits[name]:
         role = "train" if part == "train" else "test"
         raise ValueError(
@@ -299,13 +301,13 @@ def _first_people(split: Split, of: Split, count: int) -> Split:
 
 
 def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
-    given = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in str(given):
+    location = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in str(location):
         raise ValueError(
-            f"prepared_dir is {str(given)!r} (given, or TFDS_DATA_DIR); prepared copies are kept "
-            "in a local folder: give one as prepared_dir."
+            f"prepared_dir is {str(location)!r} (given, or from TFDS_DATA_DIR); expected a local "
+            "folder for prepared copies: set prepared_dir to one."
         )
-    path = pathlib.Path(given).expanduser().absolute()
+    path = pathlib.Path(location).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"data.prepared_dir is {path}, a file; expected a folder.")
     return path

@@ -1,6 +1,6 @@
-"""Data sets in folders: finding the folder, listing its images, and noticing what is missing.
+"""Data sets in folders: finding the folder, listing its images, reporting missing ones.
 
-Listing a folder reads no image, so a wrong folder is found in a moment.
+Listing does not read images, so a wrong folder is reported at once.
 """
 
 import os
@@ -26,20 +26,14 @@ def folder_source(
     description: str = "",
     citation: str = "",
 ) -> Source:
-    """Returns the source of image files below a folder.
+    """Return the source of image files below a folder.
 
-    Its fingerprint changes with a path below the folder, the size of a file, or an option. Changed
-    content of exactly the same size goes unseen: reading every image at every start would take
-    longer than the rest of it.
+    The fingerprint changes with any path below the folder, file size or option. It misses changed
+    content of exactly the same size: reading every image at every start would take longer than
+    the rest of the start.
 
-    Args:
-        name: name of the data set.
-        root: folder that holds the images.
-        splits: records by split, whose images are paths.
-        published: (ids, images) of each split of the whole data set.
-        options: everything else that decides about the records.
-        description: as for `Source`.
-        citation: as for `Source`.
+    The images of all records are paths below `root`. `published` gives (ids, images) of each split
+    of the complete data set, `options` everything else that the records depend on.
     """
     paths = [record.image for records in splits.values() for record in records]
     lines = [f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in paths]
@@ -59,22 +53,19 @@ def folder_source(
 def find_root(
     folder: str | os.PathLike, title: str, candidates: Sequence[str], parts: Iterable[str]
 ) -> pathlib.Path:
-    """Returns the folder that holds all parts of a data set.
+    """Return the folder that holds all parts of a data set, which are folders themselves.
 
-    Args:
-        folder: folder that the user gave.
-        title: name of the data set for messages.
-        candidates: places below the folder to look in, from "." on.
-        parts: folders that must be there.
+    `candidates` are paths below the user's folder to search, the first being ".".
 
     Raises:
-        FileNotFoundError: no such folder, or a part is missing; says what is there.
+        FileNotFoundError: the folder does not exist, or a part is missing; the message lists the
+            content of the folder.
     """
     folder, parts = pathlib.Path(folder).expanduser(), list(parts)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {str(folder)!r} (from {os.getcwd()}); expected the folder of {title} with "
-            f"{', '.join(parts)} in it, or the one above."
+            f"no folder {str(folder)!r} (from {os.getcwd()}); expected the folder of {title} that "
+            f"holds {', '.join(parts)}, or its parent folder."
         )
     best, missing = folder, parts
     for candidate in candidates:
@@ -87,16 +78,16 @@ def find_root(
     held = sorted(entry.name for entry in os.scandir(best))
     listing = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "") if held else "nothing"
     raise FileNotFoundError(
-        f"{best} is not complete as {title}: {', '.join(missing)} missing; it holds {listing}. "
-        f"Expected the folders {', '.join(parts)}, in the folder given or below it in one of "
-        f"{', '.join(candidates[1:])}. {UNPACK_AGAIN}"
+        f"{best} is not a complete {title}: {', '.join(missing)} missing; it holds {listing}. "
+        f"Expected the folders {', '.join(parts)}, in the given folder or in one of its "
+        f"subfolders {', '.join(candidates[1:])}. {UNPACK_AGAIN}"
     )
 
 
 def list_images(folder: pathlib.Path) -> list[os.DirEntry]:
-    """Image files sorted by code point, so that no locale and no file system changes the order."""
+    """Return image files sorted by code point, independent of locale and file system."""
     with os.scandir(folder) as entries:
-        # "._0001_c1s1_..." is what macOS leaves in archives; Thumbs.db has another suffix
+        # macOS leaves files such as "._0001_c1s1_..." in archives.
         kept = [
             entry
             for entry in entries
@@ -106,18 +97,19 @@ def list_images(folder: pathlib.Path) -> list[os.DirEntry]:
 
 
 def check_image(path: str | os.PathLike) -> None:
-    """Decodes a whole image file, so that a broken one is found now and not in the middle of a run.
+    """Decode a whole image file, so that a broken one is found now and not during a run.
 
     Raises:
-        ValueError: the file is not an image, or only a part of one.
+        ValueError: the file is not an image, or is truncated.
     """
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
+    # Pillow raises all three on broken files.
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
-            f"{path}: broken image ({error}). Unpack the data set's archive again, or fetch the "
-            "archive again if it is broken in there, or remove the file."
+            f"{path}: broken image ({error}). Unpack the data set's archive again, download the "
+            "archive again if the image is broken in it, or remove the file."
         ) from error
 
 
@@ -127,7 +119,7 @@ def _difference(
     splits: Mapping[str, Sequence[Record]],
     published: Mapping[str, tuple[int, int]],
 ) -> str | None:
-    """Says in one line how sizes differ from the published ones; None if they do not."""
+    """Describe in one line how sizes differ from the published ones; None if they do not."""
     sizes = {s: (len({r.pid for r in records}), len(records)) for s, records in splits.items()}
     if sizes == published:
         return None
@@ -137,6 +129,6 @@ def _difference(
         if f != e
     )
     return (
-        f"{name} in {root}: expected {differences}. This is not the whole data set: "
-        "results on it do not compare with published ones."
+        f"{name} in {root}: expected {differences}. This is not the complete data set: "
+        "results on it are not comparable with published ones."
     )

@@ -1,9 +1,9 @@
 """Market-1501: 1,501 people seen by six cameras in front of a supermarket.
 
-32,217 images of 128 x 64 pixels, cut out by a pedestrian detector: 751 people for training, 750
-others as queries and in a gallery that also holds distractors. The images are for research and are
-not distributed here: get them from the authors and unpack the archive. Any number of cameras and
-sessions is read, so one's own photographs in this layout work too.
+32,217 images of 128 x 64 pixels, cropped by a pedestrian detector: 751 people for training, and 750
+others as queries and in a gallery that also holds distractors. The images are for research and not
+distributed here: get them from the authors and unpack the archive. Any number of cameras and
+sessions is read, so your own photographs in this layout work too.
 """
 
 import os
@@ -51,26 +51,26 @@ _CITATION = """\
 
 
 def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
-    """Market-1501 from its unpacked archive, the folder that holds bounding_box_train and query.
+    """Find Market-1501 in its unpacked archive, the folder that holds bounding_box_train and query.
 
-    `0001_c1s2_001051_00.jpg` is person 1 on camera 1 (`camid` 0) in its session 2, frame 1051,
-    box 0. Images of pid -1 are junk boxes and dropped; those of pid 0 are distractors and stay in
-    the gallery.
+    `0001_c1s2_001051_00.jpg` is person 1 on camera 1 (`camid` 0), session 2 of this camera, frame
+    1051, box 0. Images with pid -1 are junk boxes and dropped; those with pid 0 are distractors and
+    stay in the gallery.
 
     Args:
-        folder: holds `bounding_box_train`, `query` and `bounding_box_test`, or one of the usual
-            folders that do.
-        time_rule: how the sessions of a camera follow one another. `corrected`: each starts where
-            the one before ended. `qaconv`: as in QAConv's published results, where offsets double.
+        folder: holds `bounding_box_train`, `query` and `bounding_box_test`, directly or in one of
+            the usual subfolders.
+        time_rule: how the sessions of a camera are concatenated. `corrected`: each starts where the
+            previous one ended. `qaconv`: as in QAConv's published results, where offsets double.
 
     Returns:
         Splits train, query and gallery; times in seconds at 25 frames per second, comparable within
         a camera.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a part of the data set is missing.
-        ValueError: a part holds no images, an image's name does not follow the pattern, or
-            `time_rule` is unknown.
+        FileNotFoundError: the folder does not exist, or a part of the data set is missing.
+        ValueError: a part holds no images, a file name does not follow the pattern, or `time_rule`
+            is unknown.
 
     Source: Zheng et al., ICCV 2015 (the data set); Liao and Shao, ECCV 2020 (`qaconv`: their code
         shifts the frames of a session in place, takes their maximum, and adds the offset again).
@@ -86,7 +86,7 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
         if not files:
             raise ValueError(
                 f"{root / _PARTS[split]} holds no images ({', '.join(IMAGE_SUFFIXES)}; pid -1 is "
-                f"junk); expected those of the {split} split. {UNPACK_AGAIN}"
+                f"junk); expected the images of the {split} split. {UNPACK_AGAIN}"
             )
     last_frame: dict[tuple[int, int], int] = {}
     for files in parsed.values():
@@ -126,13 +126,13 @@ class _Name(NamedTuple):
 
 
 def _parse(entry: os.DirEntry) -> _Name:
-    # The bare name, whole: searching the path would take a folder called "exp2_c3" for a camera.
+    # Match the whole bare name: a search in the path would take a folder "exp2_c3" for a camera.
     match = _NAME.fullmatch(entry.name)
     if match is None:
         raise ValueError(
-            f"{entry.path}: not a name of Market-1501, which looks like 0001_c1s1_001051_00.jpg "
-            "(pid, camera and session from 1, frame, box). Rename the file, or move it out of the "
-            "folder."
+            f"{entry.path}: not a Market-1501 file name; expected one like "
+            "0001_c1s1_001051_00.jpg (pid, camera and session from 1, frame, box). Rename the "
+            "file, or move it out of the folder."
         )
     return _Name(
         pid=int(match["pid"]),
@@ -145,14 +145,15 @@ def _parse(entry: os.DirEntry) -> _Name:
 def _session_offsets(
     last_frame: Mapping[tuple[int, int], int], time_rule: str
 ) -> dict[tuple[int, int], int]:
-    """Frames to add for each (camid, session); `last_frame` has the same keys."""
+    """Return the frames to add for each (camid, session), given the last frame of each."""
     offsets = {}
     sessions = max((session for _, session in last_frame), default=0)
     for camid in {camid for camid, _ in last_frame}:
         offset = 0
         for session in range(1, sessions + 1):
             offsets[camid, session] = offset
-            if (camid, session) in last_frame:  # a session without images takes no time
+            # A session without images takes no time.
+            if (camid, session) in last_frame:
                 end = last_frame[camid, session] + offset
                 offset = end + offset if time_rule == "qaconv" else end
     return offsets

@@ -1,4 +1,4 @@
-"""Prepared copies of data sets: written once by TFDS, whole or not at all, and read into memory."""
+"""Prepared copies of data sets: written once and atomically by TFDS, then read into memory."""
 
 import contextlib
 import functools
@@ -26,38 +26,31 @@ logger = logging.getLogger(__name__)
 
 
 def leave_accelerators(tf: types.ModuleType) -> None:
-    """Leaves the accelerators to JAX; TensorFlow would reserve their memory on first use."""
+    """Leave the accelerators to JAX; TensorFlow would reserve their memory on first use."""
     for kind in ("GPU", "TPU"):
-        # RuntimeError: other code has set TensorFlow up before, and has decided
+        # TensorFlow raises RuntimeError if other code has initialised it; respect its choice.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], kind)
 
 
 def import_tensorflow() -> tuple[types.ModuleType, types.ModuleType]:
-    """Imports TensorFlow without start-up messages, and leaves the accelerators to JAX.
-
-    Returns:
-        The modules `tensorflow` and `tensorflow_datasets`.
-    """
+    """Import `tensorflow` and `tensorflow_datasets` without start-up messages or accelerators."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     leave_accelerators(tf)
     if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # in a log file every step of a bar is another line
+        # In a log file every step of a progress bar is another line.
+        tfds.disable_progress_bar()
     return tf, tfds
 
 
 def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, Split]:
-    """Reads a data set from its prepared copy, `<root>/<name>/<config>/<version>`.
+    """Read a data set from its copy `<root>/<name>/<config>/<version>`, prepared on first use.
 
-    Preparing is safe to interrupt and safe to start from several processes at once: one of them
-    prepares, and the others wait.
-
-    Args:
-        source: the data set.
-        root: folder of prepared copies; needs no write access once the copy is there.
-        title: name of the data set for messages.
+    Preparation is safe to interrupt and safe to start in several processes at once: one process
+    prepares, and the others wait. `root` needs no write access once the copy exists. Messages name
+    the data set by `title`.
 
     Raises:
         ImportError: TensorFlow or TFDS is not installed.
@@ -75,20 +68,20 @@ def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, S
 
 @functools.cache
 def _builder_class(tfds: types.ModuleType) -> type:
-    """The TFDS builder of every data set; defined late, because TFDS is imported late."""
+    """Return the TFDS builder class of all data sets; defined late as TFDS is imported late."""
 
     class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
 
         def __init__(self, source: Source, root: pathlib.Path) -> None:
             self._source = source
-            # TFDS reads these off the class, or off the instance before it.
+            # TFDS reads both from the instance before the class.
             self.name, self.VERSION = source.name, tfds.core.Version(source.version)
             config = tfds.core.BuilderConfig(name=source.config)
             super().__init__(data_dir=str(root), config=config)
 
         def _info(self):
-            # As bytes: TFDS would keep a plain float64 in 32 bits, which is 8 ms too coarse.
+            # As bytes: TFDS would store a plain float64 in 32 bits, which resolves only 8 ms.
             seconds = tfds.features.Tensor(
                 shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
             )
@@ -117,7 +110,7 @@ def _builder_class(tfds: types.ModuleType) -> type:
 
 
 def _example(record: Record) -> dict:
-    """What TFDS writes; it keeps the bytes of an image that is a path or a file."""
+    """Return an example for TFDS, which keeps the bytes of an image given as a path or a file."""
     image = record.image
     if isinstance(image, bytes):
         image = io.BytesIO(image)
@@ -129,7 +122,7 @@ def _example(record: Record) -> dict:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's remarks (custom configuration, where it reads from) out of the log."""
+    """Keep TFDS's remarks (custom configuration, folder that it reads) out of the log."""
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
     absl_logger.setLevel(logging.ERROR)
@@ -140,27 +133,29 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_prepared(builder) -> bool:
-    """True if a whole copy is there."""
-    # TFDS writes beside the final folder and renames. After a power cut the name can be on disk
-    # without the content; the information file is what TFDS writes last.
+    """Return whether a complete copy exists."""
+    # TFDS writes beside the final folder and renames. After a power cut the renamed folder can be
+    # on disk without its content. TFDS writes the information file last.
     return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
 def _prepare(builder, tfds, what: str) -> None:
-    """Prepares a copy, or waits for another process that does."""
+    """Prepare a copy, or wait for another process that does."""
     final = pathlib.Path(builder.data_dir)
     with _lock(final.parent.with_name(final.parent.name + ".lock"), what) as held:
         if _is_prepared(builder):
             return
-        # whoever wrote these did not finish; with the lock we know that nobody is still writing
+        # Left by a process that did not finish. Holding the lock means that none is still writing.
         for left_over in [final, *(final.parent.glob("incomplete.*") if held else ())]:
             if left_over.exists():
                 print(f"removing an unfinished copy: {left_over}", file=sys.stderr)
                 shutil.rmtree(left_over)
         print(f"preparing {what} into {final}", file=sys.stderr, flush=True)
         with (
-            tempfile.TemporaryDirectory() as downloads,  # wanted by TFDS, and left empty
-            contextlib.redirect_stdout(io.StringIO()),  # TFDS prints there, in bold
+            # TFDS requires a download folder, which stays empty.
+            tempfile.TemporaryDirectory() as downloads,
+            # TFDS prints to stdout, in bold.
+            contextlib.redirect_stdout(io.StringIO()),
         ):
             builder.download_and_prepare(
                 download_dir=downloads,
@@ -170,10 +165,10 @@ def _prepare(builder, tfds, what: str) -> None:
 
 @contextlib.contextmanager
 def _lock(path: pathlib.Path, what: str) -> Iterator[bool]:
-    """Holds a lock which a dying process lets go; yields False where a disk has no locks."""
+    """Hold a lock that a dying process releases; yield False where files cannot be locked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
-        logger.warning("this system has no file locks; let one process prepare %s alone", what)
+        logger.warning("this system has no file locks: let only one process prepare %s", what)
         yield False
         return
     with path.open("a") as file:
@@ -181,21 +176,23 @@ def _lock(path: pathlib.Path, what: str) -> Iterator[bool]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for a process that prepares {what}", file=sys.stderr, flush=True)
+            print(f"waiting for another process to prepare {what}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: no lock (%s); let one process prepare %s alone", path, error, what)
+        # Some network file systems have no locks.
+        except OSError as error:
+            logger.warning("%s: no lock (%s): let only one process prepare %s", path, error, what)
             held = False
         yield held
 
 
 def _read(builder, split: str, tf, tfds) -> Split:
-    """Reads a split of a prepared copy; raises OSError where the copy is damaged."""
+    """Read a split of a prepared copy; raise OSError if the copy is damaged."""
     dataset = builder.as_dataset(
         split=split,
         decoders={"image": tfds.decode.SkipDecoding()},
         shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False),  # it is read once
+        # Read only once, so a cache would not help.
+        read_config=tfds.ReadConfig(try_autocache=False),
     )
     columns: dict[str, list] = {key: [] for key in ("image", "name", "pid", "camid", "time")}
     try:
@@ -207,7 +204,8 @@ def _read(builder, split: str, tf, tfds) -> Split:
     names = [name.decode() for name in columns["name"]]
     if len(names) != builder.info.splits[split].num_examples:
         raise _damaged(builder, f"{len(names)} images in the {split} split")
-    order = sorted(range(len(names)), key=names.__getitem__)  # not TFDS's, which is that of a hash
+    # TFDS orders examples by a hash.
+    order = sorted(range(len(names)), key=names.__getitem__)
     return Split(
         image=[columns["image"][i] for i in order],
         name=[names[i] for i in order],
@@ -220,5 +218,5 @@ def _read(builder, split: str, tf, tfds) -> Split:
 def _damaged(builder, what: str) -> OSError:
     return OSError(
         f"the prepared copy in {builder.data_dir} is damaged ({what}). Delete that folder and "
-        "start again: it is prepared anew."
+        "start again to prepare it anew."
     )

@@ -1,7 +1,7 @@
-"""A data set before anything is read: which images it holds, and what tells it from others.
+"""Data sets before reading: their records and their fingerprint.
 
-The function of a data set returns a `Source`, after finding everything that is wrong with a folder
-or an option. `load` reads it into memory, through a prepared copy where TFDS is installed.
+The function of a data set checks its folder and options and returns a `Source`. `load` reads it
+into memory, through a prepared copy where TFDS is installed.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Record:
     Attributes:
         image: the encoded file (JPEG or PNG), or its path.
         name: file name, unique in its split.
-        pid: person id as published; 0 may mean a distractor.
+        pid: published person id; 0 may be a distractor.
         camid: camera, from 0.
         time: seconds; NaN if unknown.
     """
@@ -36,7 +36,7 @@ class Record:
 
 
 class Records(Protocol):
-    """Records of one split: a list, or anything else that has a length and can be read again."""
+    """Records of one split: a list, or another sized collection that can be iterated repeatedly."""
 
     def __len__(self) -> int: ...
 
@@ -45,17 +45,17 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set found, but not read.
+    """Data set that is found but not read.
 
     Attributes:
-        name: name of the data set; a Python identifier, which names the folder of prepared copies.
-        config: folder of this prepared copy, different for all other files and options.
-        fingerprint: short digest of files and options; a result carries it.
+        name: name of the data set and of the folder of its prepared copies; a Python identifier.
+        config: folder of this prepared copy, different for other files or options.
+        fingerprint: short digest of files and options, recorded with results.
         splits: records by split, usually train, query and gallery.
-        notices: sentences for the user, such as that images are missing.
+        notices: warnings for the user, such as missing images.
         description: paragraph for the prepared copy.
         citation: BibTeX for the prepared copy.
-        version: version of the prepared copy; raised when other records come of the same files.
+        version: version of the prepared copy; increase it when the same files yield other records.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Source:
 
 
 def short_digest(lines: Iterable[str]) -> str:
-    """Returns eight hexadecimal digits that depend on the lines, not on their order."""
+    """Return eight hexadecimal digits that depend on the lines but not on their order."""
     digest = hashlib.sha256()
     for line in sorted(lines):
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -80,7 +80,7 @@ def short_digest(lines: Iterable[str]) -> str:
 
 
 def split_of(records: Iterable[Record]) -> Split:
-    """Returns records as arrays, sorted by name; paths are read."""
+    """Read records into a split, sorted by name."""
     ordered = sorted(records, key=lambda record: record.name)
     return Split(
         image=[r.image if isinstance(r.image, bytes) else r.image.read_bytes() for r in ordered],

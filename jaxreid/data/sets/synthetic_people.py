@@ -1,18 +1,18 @@
 """synthetic_people: a small, complete person re-identification problem drawn by code.
 
-Every method can be tried and compared on it without a download. Articulated figures with bodies,
-hair, outfits and bags walk past cameras, alone or in groups; some identities wear nearly the same
-clothes and differ in details.
+Methods can be tried and compared on it without a download. Articulated figures with bodies, hair,
+outfits and bags walk past cameras, alone or in groups. Some identities wear nearly the same clothes
+and differ only in details.
 
 Four domains of six cameras each: `plaza` (summer, hard sun), `station` (winter coats and luggage,
 lamps of many colours, noise), `mall` (indoors, smart clothes, better cameras), `campus` (autumn,
 students with backpacks, low resolution). They differ in clothing, places, light and camera quality,
-so a model loses something from one to the next.
+so a model loses accuracy from one domain to another.
 
-Splits follow Market-1501: `train` (100 identities), and 50 other identities, of whom one image of
-each camera is in `query` and the others are in `gallery`, with distractors (pid 0: other people and
-false alarms of a detector). About 12 images of 128 x 64 pixels for an identity. `time` is in
-seconds on a clock that the cameras of a domain share. Options make other sizes, up to thousands of
+Splits follow Market-1501: `train` (100 identities), and 50 other identities with one image per
+camera in `query` and the others in `gallery`, beside distractors (pid 0: other people and false
+alarms of a detector). There are about 12 images of 128 x 64 pixels per identity. `time` is in
+seconds on a clock shared by the cameras of a domain. Options set other sizes, up to thousands of
 identities; the same options give the same bytes on every machine.
 """
 
@@ -49,16 +49,16 @@ def find(
     distractors: int = synthetic.DISTRACTORS,
     seed: int = 0,
 ) -> Source:
-    """People drawn by code, in four domains of six cameras.
+    """Return the source of people drawn by code, in four domains of six cameras.
 
-    Its prepared copy is called as the domain, followed by every option that is not the default one:
+    Its prepared copy is named after the domain and all options that differ from their defaults:
     `plaza-train_ids=1000-seed=3`.
 
     Args:
         domain: plaza, station, mall or campus.
         train_ids: identities of the training split.
         test_ids: identities of the query and gallery splits.
-        images_per_id: pictures of an identity, on average; at least 4.
+        images_per_id: average number of pictures per identity, at least 4.
         distractors: pictures of other people in the gallery.
         seed: other seeds give other people.
 
@@ -90,7 +90,7 @@ def find(
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """Records that are drawn while they are read."""
+    """Records drawn while they are iterated."""
 
     domain: str
     plans: Sequence[Plan] = dataclasses.field(repr=False)

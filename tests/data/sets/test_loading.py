@@ -142,7 +142,7 @@ def test_joined_data_sets_keep_their_people_apart():
     assert part.source.tolist() == [0, 0, 1]
     assert part.labels.tolist() == [0, 0, 1]
     assert both.take(np.array([4, 0])).source.tolist() == [1, 0]
-    with pytest.raises(ValueError, match="both is joined already: join all splits at once"):
+    with pytest.raises(ValueError, match="both is already joined: join all splits at once"):
         join({"plaza": plaza, "both": both})
     with pytest.raises(ValueError, match="nothing to join"):
         join({})
@@ -263,7 +263,7 @@ def test_processes_that_start_together_prepare_once(tmp_path):
     errors = "".join(err for _, _, err in results)
     assert [(code, out) for code, out, _ in results] == [(0, "11\n")] * 2, errors
     assert errors.count("\npreparing market1501") == 1, errors
-    assert errors.count("\nwaiting for a process that prepares market1501") == 1, errors
+    assert errors.count("\nwaiting for another process to prepare market1501") == 1, errors
 
 
 def test_names_that_do_not_exist(tmp_path):
@@ -360,7 +360,7 @@ def test_folders_and_options_that_make_no_sense(tmp_path, monkeypatch):
         load("market1501")
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         load("market1501", dir=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="reads no folder: leave out data.dir"):
+    with pytest.raises(ValueError, match="does not read a folder: leave out data.dir"):
         load("synthetic_people/plaza", dir=tmp_path)
     with pytest.raises(ValueError, match="unknown option of market1501 'time'; valid: time_rule"):
         load("market1501", dir=tmp_path / "raw", time="qaconv")

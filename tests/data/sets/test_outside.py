@@ -86,7 +86,9 @@ def test_mistakes_with_a_data_set_from_outside_are_explained(outside, name, fold
 
 def test_what_a_data_set_gives_is_checked(registered):
     registered("nothing")(lambda: None)
-    with pytest.raises(ValueError, match="'nothing' gave NoneType; expected a Source, or a dict"):
+    with pytest.raises(
+        ValueError, match="'nothing' returned NoneType; expected a Source, or a dict"
+    ):
         load("nothing")
     pid = np.zeros(1, np.int32)
     split = Split([b""], ["a.jpg"], pid, pid, np.zeros(1))
