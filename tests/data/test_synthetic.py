@@ -170,7 +170,7 @@ def test_every_camera_shows_something():
         ({"domain": "mall", "images_per_id": 3}, r"images_per_id is 3; .* at least 4"),
         ({"domain": "mall", "train_ids": 0}, r"train_ids is 0; .* at least 1"),
         ({"domain": "mall", "seed": -1}, r"seed is -1; .* at least 0"),
-        ({"domain": "mall", "test_ids": 2.5}, r"test_ids is 2.5; it must be an integer"),
+        ({"domain": "mall", "test_ids": 2.5}, r"test_ids is 2.5; expected an integer"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

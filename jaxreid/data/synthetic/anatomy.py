@@ -1,6 +1,6 @@
-"""The body of a walking person as tubes in space: where the joints are, and what is worn on them.
+"""Body of a walking person as tubes in space: joints, and what is worn on them.
 
-Body coordinates in metres: x to the person's left, y forward, z up from the floor.
+Body coordinates are in metres: x to the person's left, y forward, z up from the floor.
 """
 
 import dataclasses
@@ -13,20 +13,21 @@ from jaxreid.data.synthetic.garments import textures
 from jaxreid.data.synthetic.people import Person
 from jaxreid.data.synthetic.tubes import cosine, profile, sine
 
-HEIGHT = 1.75  # of everybody: a detector's box hides how tall people are
+# Everybody has the same height, since a detector's box hides how tall people are.
+HEIGHT = 1.75
 Point = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """How a person stands in front of the camera.
+    """Pose of a person in front of the camera.
 
     Attributes:
         yaw: degrees; 0 faces the camera, 90 turns the person's front to the left of the picture.
         phase: degrees of the walking cycle.
         standing: no steps, arms down.
-        bent: the far forearm is raised (a phone in the hand).
-        folds: which creases, and their shift.
+        bent: the forearm on the side without a bag is raised (a phone in the hand).
+        folds: index of the creases, and their shift along and around a tube.
     """
 
     yaw: int
@@ -38,7 +39,7 @@ class Pose:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A tube of the body, in body coordinates."""
+    """Tube of the body, in body coordinates."""
 
     a: Point
     b: Point
@@ -59,7 +60,7 @@ def _limb(top: float, bottom: float, round_off: float = 0.08) -> np.ndarray:
 
 
 def _link(a: Point, b: Point, top: float, bottom: float, texture, layer: float, cloth=True) -> Part:
-    """Returns a limb between two joints that reaches a little over both, so that joints close."""
+    """Return a limb that extends slightly beyond both of its joints, so that joints close."""
     length = math.sqrt(sum((q - r) * (q - r) for q, r in zip(a, b, strict=True)))
     over_a, over_b = 0.7 * top / length, 0.7 * bottom / length
     start = tuple(q - (r - q) * over_a for q, r in zip(a, b, strict=True))
@@ -70,7 +71,7 @@ def _link(a: Point, b: Point, top: float, bottom: float, texture, layer: float, 
 
 
 def _swing(origin: Point, length: float, degrees: int, side: float = 0.0) -> Point:
-    """Returns the end of a limb hanging from `origin`, swung forward by `degrees`."""
+    """Return the end of a limb hanging from `origin`, swung forward by `degrees`."""
     return (
         origin[0] + side,
         origin[1] + length * sine(degrees),
@@ -236,7 +237,7 @@ def _hand_luggage(p: Person, side: int, hand: Point, tex: dict) -> list[Part]:
     big = p.bag == "tote"
     half = _tube(((0, 0.13), (1, 0.17)), (0.03, 0.1)) if big else _limb(0.12, 0.13, 0.12)
     high, low = (z - 0.1, z - 0.44) if big else (z - 0.05, z - 0.24)
-    # Seen from the front a bag in the hand is thin, from the side it is wide.
+    # A bag in the hand is thin from the front and wide from the side.
     return [Part((x, y, high), (x, y, low), half * 0.42, 2.1, tex["bag"], 0.12, cloth=False)]
 
 
@@ -254,7 +255,7 @@ def _carried(p: Person, tex: dict) -> list[Part]:
 
 
 def body(p: Person, pose: Pose) -> list[Part]:
-    """Returns the parts of a person, in any order."""
+    """Return the parts of a person, in any order."""
     tex = textures(p)
     parts = _legs(p, pose, tex) + _trunk(p, tex) + _head(p, tex) + _arms(p, pose, tex)
     return parts + _carried(p, tex)

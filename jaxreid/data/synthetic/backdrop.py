@@ -1,6 +1,6 @@
-"""What a camera sees when nobody is there: a floor in perspective, a wall behind it, and things.
+"""Empty scenes of the cameras: a floor in perspective, a wall behind it, and furniture.
 
-A scene is painted once for a camera; the pictures of people are cut out of it.
+A scene is painted once per camera; the backgrounds of pictures are crops of it.
 """
 
 import functools
@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 
 def _noise(stream: Stream, rows: int, columns: int) -> np.ndarray:
-    """Returns int32 [HEIGHT, WIDTH] in [-128, 127]: smooth noise of this many cells."""
+    """Return smooth noise of `rows` x `columns` cells, int32 [HEIGHT, WIDTH] in [-128, 127]."""
     cells = Image.fromarray(stream.bytes(rows, columns))
     return np.asarray(cells.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int32) - 128
 
@@ -25,9 +25,10 @@ def _mix(a: Colour, share: int) -> np.ndarray:
 
 
 def _floor(kind: str, colour: Colour, horizon: int, stream: Stream) -> np.ndarray:
-    """Returns int32 [HEIGHT, WIDTH, 3]; rows above the horizon are without meaning."""
+    """Return the floor, int32 [HEIGHT, WIDTH, 3]; rows above the horizon are meaningless."""
     y = np.arange(HEIGHT, dtype=np.float64)[:, None] - horizon
-    far = 240.0 / np.maximum(y, 4.0)  # distance along the floor, by rows
+    # Distance along the floor by row.
+    far = 240.0 / np.maximum(y, 4.0)
     across = (np.arange(WIDTH, dtype=np.float64)[None] - WIDTH / 2) / 60.0 * far / 2
     along = np.broadcast_to(far * 4, across.shape)
     skew = stream.choice((0.0, 0.25, -0.35, 0.5))
@@ -66,7 +67,7 @@ def _floor(kind: str, colour: Colour, horizon: int, stream: Stream) -> np.ndarra
 
 
 def _box(picture, x: int, y: int, w: int, h: int, colour: Colour, edge: int = 170) -> None:
-    """Draws a rectangle with a darker rim."""
+    """Draw a rectangle with a darker rim."""
     x0, x1, y0, y1 = max(0, x), min(WIDTH, x + w), max(0, y), min(HEIGHT, y + h)
     if x0 >= x1 or y0 >= y1:
         return
@@ -81,13 +82,13 @@ _SIGNS: tuple[Colour, ...] = (
 
 
 def _muted(s: Stream) -> Colour:
-    """Returns the colour of a sign that has been in the sun for years."""
+    """Return a faded sign colour."""
     tone = s.integer(60, 150)
     return tuple((c * 2 + tone) // 3 for c in s.choice(_SIGNS))
 
 
 def _wall(picture: np.ndarray, kind: str, colour: Colour, foot: int, s: Stream) -> None:
-    """Paints the rows above `foot`, in place."""
+    """Paint the rows above `foot`, in place."""
     y, x = np.mgrid[0:foot, 0:WIDTH].astype(np.int32)
     share = np.full((foot, WIDTH), 256, np.int32)
     area = picture[:foot]
@@ -133,12 +134,13 @@ def _wall(picture: np.ndarray, kind: str, colour: Colour, foot: int, s: Stream) 
 
 
 def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Stream) -> None:
-    """Puts furniture on the floor, in place; what is nearer is larger."""
+    """Put furniture on the floor, in place; nearer pieces are larger."""
     for foot in sorted(s.integer(horizon + 60, HEIGHT - 60) for _ in range(9)):
         kind = s.choice(things)
         size = (foot - horizon) / 300
         x = s.integer(-20, WIDTH)
-        if kind == "column":  # from the floor out of the picture
+        # A column reaches from the floor beyond the top of the picture.
+        if kind == "column":
             wide = round(46 * size)
             ramp = 256 - np.abs(np.arange(wide) - wide // 3) * 160 // max(wide, 1)
             tone = np.array(s.choice(((190, 186, 178), (150, 148, 150), (206, 200, 190))))
@@ -149,7 +151,8 @@ def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Strea
         elif kind == "sign":
             wide, high, top = round(40 * size), round(54 * size), foot - round(110 * size)
             _box(picture, x, top, wide, high, _muted(s))
-            for k in range(3):  # lines of writing
+            # Lines of text.
+            for k in range(3):
                 _box(picture, x + wide // 6, top + (k + 1) * high // 5, wide * (4 - k) // 6,
                      max(2, high // 12), (214, 212, 204), 256)  # fmt: skip
             _box(picture, x + wide // 2 - 2, top + high, 4, foot - top - high, (60, 60, 64))
@@ -163,7 +166,8 @@ def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Strea
         elif kind == "planter":
             _box(picture, x, foot - round(46 * size), round(120 * size), round(46 * size),
                  (140, 128, 116))  # fmt: skip
-            for _ in range(90):  # leaves
+            # Leaves.
+            for _ in range(90):
                 w = 2 + round(s.integer(6, 14) * size)
                 tone = s.integer(0, 70)
                 _box(picture, x + s.integer(-6, max(1, round(112 * size))),
@@ -174,7 +178,8 @@ def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Strea
                 _box(picture, x + round(k * size), foot - round(66 * size), 4, round(66 * size),
                      (50, 52, 58))  # fmt: skip
             _box(picture, x, foot - round(66 * size), round(110 * size), 5, (170, 50, 44))
-        elif kind == "patch":  # a mat, a shadow, a wet spot
+        # A mat, a shadow or a wet spot.
+        elif kind == "patch":
             w, h = round(s.integer(80, 220) * size), round(s.integer(14, 40) * size)
             x0, x1 = max(0, x), min(WIDTH, x + w)
             picture[foot - h : foot, x0:x1] = picture[foot - h : foot, x0:x1] * 170 // 256
@@ -189,15 +194,10 @@ def scene(
     horizon: int,
     foot: int,
 ) -> Image.Image:
-    """Returns the empty scene of a camera, RGB of WIDTH x HEIGHT pixels.
+    """Return the empty scene of a camera, RGB of WIDTH x HEIGHT pixels.
 
-    Args:
-        key: of the random numbers.
-        floor: kind and colour.
-        wall: kind and colour.
-        things: kinds of furniture that may stand around.
-        horizon: row of the horizon; may be negative.
-        foot: row where the wall meets the floor, below the horizon.
+    `things` are the possible kinds of furniture. The row of the horizon may be negative; the wall
+    meets the floor in row `foot`, below the horizon.
     """
     stream = Stream(*key)
     picture = _floor(floor[0], floor[1], horizon, stream)

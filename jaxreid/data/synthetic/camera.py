@@ -1,4 +1,4 @@
-"""The cameras of the four domains, and what their optics and electronics do to a picture."""
+"""Cameras: their parameters, and the effects of their optics and electronics on a picture."""
 
 import dataclasses
 import functools
@@ -10,41 +10,42 @@ from PIL import Image, ImageFilter
 from jaxreid.data.synthetic.stream import Stream
 
 Colour = tuple[int, int, int]
-PICTURE = (64, 128)  # width, height of the finished picture
+# Width and height of the final picture.
+PICTURE = (64, 128)
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """One camera: where it hangs, what is in front of it, and how it spoils the picture."""
+    """One camera: its position, the scene in front of it, and how it degrades the picture."""
 
     at: tuple[int, int]  # metres on the map of the domain
     facing: int  # degrees on this map
     pitch: int  # degrees down
-    horizon: int  # row of the scene
-    foot: int  # row of the scene where the wall meets the floor
+    horizon: int  # row in the scene
+    foot: int  # row in the scene where the wall meets the floor
     floor: tuple[str, Colour]
     wall: tuple[str, Colour]
     things: tuple[str, ...]
     light: int  # degrees from the camera to the light
     ambient: int  # light in the shade, 256ths
     gain: Colour  # red, green, blue in 256ths: the colour cast
-    curve: float  # > 0 lifts the middle tones, < 0 presses them down
+    curve: float  # > 0 brightens the middle tones, < 0 darkens them
     contrast: int  # 256ths
-    lift: int  # black becomes this
+    lift: int  # output level of black
     saturation: int  # 256ths
-    lines: int  # rows the sensor resolves; below 128 the picture is enlarged
-    blur: float  # radius of the lens in pixels
+    lines: int  # rows the sensor resolves; below 124 the picture is enlarged
+    blur: float  # radius in pixels
     noise: int  # amplitude
-    quality: tuple[int, int]  # of JPEG
+    quality: tuple[int, int]  # range of the JPEG quality
     occluders: tuple[str, ...]
     hidden: float  # probability of an occluder
-    slop: float  # of the detector's boxes
-    shadows: float = 0.0  # probability of a hard edge of shade across the picture
+    slop: float  # inaccuracy of the detector's boxes
+    shadows: float = 0.0  # probability of a hard shadow edge across the picture
 
 
 @functools.lru_cache(maxsize=1024)
 def _curves(camera: Camera, exposure: int, cast: tuple[int, int, int]) -> np.ndarray:
-    """Returns int32 [3, 256], the response of the sensor by channel."""
+    """Return the response of the sensor by channel, int32 [3, 256]."""
     gain = np.array(camera.gain, np.float64) * (256 + exposure + np.array(cast)) / 65536
     x = np.arange(256) / 255 * gain[:, None]
     x = x * (1 + camera.curve) / (1 + camera.curve * x)
@@ -54,16 +55,9 @@ def _curves(camera: Camera, exposure: int, cast: tuple[int, int, int]) -> np.nda
 
 
 def develop(picture: np.ndarray, camera: Camera, visit: Stream, shot: Stream) -> bytes:
-    """Turns what is in front of a camera into the JPEG of a detection.
+    """Convert a rendered picture, uint8 [256, 128, 3], to the JPEG of a detection (128 x 64).
 
-    Args:
-        picture: uint8 [256, 128, 3], at twice the final size.
-        camera: which camera.
-        visit: random numbers of the passage of a person.
-        shot: random numbers of this picture.
-
-    Returns:
-        JPEG of 128 rows and 64 columns.
+    `visit` holds the random numbers of the passage of a person, `shot` those of this picture.
     """
     x = np.asarray(Image.fromarray(picture).reduce(2), np.int32)
     x = _illuminate(x, camera, visit)
@@ -76,7 +70,8 @@ def develop(picture: np.ndarray, camera: Camera, visit: Stream, shot: Stream) ->
     image = Image.fromarray(x.astype(np.uint8))
     if camera.blur:
         image = image.filter(ImageFilter.BoxBlur(camera.blur * (1 + shot.integer(-1, 1) / 4)))
-    if shot.chance(0.12):  # motion: two pictures a little apart
+    # Motion blur: the mean of two slightly shifted pictures.
+    if shot.chance(0.12):
         moved = image.transform(
             image.size, Image.Transform.AFFINE, (1, 0, shot.choice((-2, 2)), 0, 1, 0)
         )
@@ -96,17 +91,18 @@ def develop(picture: np.ndarray, camera: Camera, visit: Stream, shot: Stream) ->
 
 
 def _grain(x: np.ndarray, amplitude: int, shot: Stream) -> np.ndarray:
-    """Returns uint8, with noise of a triangular distribution added."""
+    """Add noise with a triangular distribution; returns uint8."""
     if amplitude:
         noise = shot.bytes(2, *x.shape[:2], 4).astype(np.int32)
-        common = noise[0, ..., 3:] + noise[1, ..., 3:] - 255  # the same in all colours
+        # The same in all channels.
+        common = noise[0, ..., 3:] + noise[1, ..., 3:] - 255
         own = noise[0, ..., :3] + noise[1, ..., :3] - 255
         x = x + (common * 2 + own) * amplitude // 640
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
 def _illuminate(x: np.ndarray, camera: Camera, visit: Stream) -> np.ndarray:
-    """Returns int32 like `x`: lamps and shade make some parts of the picture darker."""
+    """Darken parts of the picture, as uneven light and shade do; returns int32 like `x`."""
     height, width = x.shape[:2]
     down, right = visit.integer(-36, 36), visit.integer(-26, 26)
     rows = np.arange(-height, height, 2, dtype=np.int32)[:, None] * down // height

@@ -1,4 +1,4 @@
-"""The four domains, each with six cameras: the tables of the data set."""
+"""Tables of the four domains, each with six cameras."""
 
 from jaxreid.data.synthetic.camera import Camera
 
@@ -7,7 +7,8 @@ DOMAINS = ("plaza", "station", "mall", "campus")
 _STREET = ("bench", "bin", "planter", "sign", "patch")
 _HALL = ("column", "sign", "bin", "patch", "bench")
 
-_PLAZA = (  # a square in summer: hard sun, stone, six cameras of one make
+# A square in summer: hard sun, stone, six cameras of one make.
+_PLAZA = (
     Camera((0, 0), 40, 14, 60, 150, ("paving", (176, 166, 150)), ("facade", (196, 170, 132)),
            _STREET, -50, 134, (264, 256, 239), 0.24, 276, 4,
            273, 128, 0.4, 5, (60, 85), ("pole", "bench"), 0.1, 0.68, 0.2),
@@ -27,7 +28,8 @@ _PLAZA = (  # a square in summer: hard sun, stone, six cameras of one make
            ("bench", "bin", "sign"), -20, 143, (250, 266, 234), 0.49, 236, 18, 217, 96, 0.8, 8,
            (50, 75), ("planter", "bench"), 0.12, 0.85, 0.16),
 )  # fmt: skip
-_STATION = (  # trains in winter: lamps of many colours, dark, noisy, travellers with luggage
+# Trains in winter: lamps of many colours, dark, noisy, travellers with luggage.
+_STATION = (
     Camera((0, 0), 0, 18, 30, 120, ("platform", (112, 112, 114)), ("train", (150, 156, 164)),
            ("column", "bench", "sign"), 20, 137, (243, 267, 248), 0.07, 246, 7, 210, 92, 0.5, 18,
            (45, 70), ("column", "luggage"), 0.14, 0.94),
@@ -47,7 +49,8 @@ _STATION = (  # trains in winter: lamps of many colours, dark, noisy, travellers
            ("sign", "bin", "bike"), 140, 122, (248, 252, 267), -0.07, 265, 3, 203, 84, 0.6, 21,
            (40, 65), ("pole", "rail"), 0.14, 1.02),
 )  # fmt: skip
-_MALL = (  # indoors: warm and cold lamps, polished floors, shop windows, better cameras
+# Indoors: warm and cold lamps, polished floors, shop windows, better cameras.
+_MALL = (
     Camera((0, 0), 20, 12, 80, 170, ("tiles", (214, 204, 188)), ("shops", (180, 160, 140)),
            ("column", "planter", "bench"), 0, 156, (276, 256, 224), 0.28, 260, 7, 260, 128, 0.2, 5,
            (70, 92), ("planter", "person"), 0.11, 0.59),
@@ -67,7 +70,8 @@ _MALL = (  # indoors: warm and cold lamps, polished floors, shop windows, better
            ("column", "sign", "bin"), 120, 112, (266, 252, 273), 0.1, 272, 4, 236, 108, 0.7, 10,
            (55, 80), ("column", "rail"), 0.14, 0.77),
 )  # fmt: skip
-_CAMPUS = (  # between lecture halls in autumn: overcast to dusk, far cameras of low resolution
+# Between lecture halls in autumn: overcast to dusk, distant cameras of low resolution.
+_CAMPUS = (
     Camera((0, 0), 45, 16, 40, 120, ("grass", (104, 112, 58)), ("trees", (120, 92, 44)),
            ("bench", "bike", "bin"), 10, 169, (252, 256, 260), 0.21, 239, 13, 228, 88, 0.4, 8,
            (50, 75), ("planter", "pole"), 0.12, 0.94, 0.07),

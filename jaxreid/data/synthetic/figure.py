@@ -1,4 +1,4 @@
-"""A person in a picture: the tubes of the body, turned and tilted, drawn from far to near."""
+"""People in pictures: the tubes of a body, rotated and tilted, drawn from far to near."""
 
 import dataclasses
 import math
@@ -12,10 +12,10 @@ from jaxreid.data.synthetic.tubes import COLUMNS, cosine, paint, shading, sine
 
 @dataclasses.dataclass(frozen=True)
 class Eye:
-    """How a camera sees one figure.
+    """View of a camera on one figure.
 
     Attributes:
-        x, y: where the point of the floor under the body is, in pixels.
+        x, y: position of the floor point under the body, in pixels.
         scale: pixels per metre.
         pitch: degrees by which the camera looks down.
         light: degrees from the camera to the light, clockwise seen from above.
@@ -31,14 +31,7 @@ class Eye:
 
 
 def draw(canvas: np.ndarray, p: Person, pose: Pose, eye: Eye) -> None:
-    """Draws a person into a picture.
-
-    Args:
-        canvas: int32 [h, w, 3], values 0-255, changed in place.
-        p: who.
-        pose: how they stand.
-        eye: where they are and how the camera sees them.
-    """
+    """Draw a person into `canvas`, int32 [h, w, 3] in 0..255, in place."""
     sy, cy = sine(pose.yaw), cosine(pose.yaw)
     sp, cp = sine(eye.pitch), cosine(eye.pitch)
 

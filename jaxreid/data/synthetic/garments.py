@@ -1,8 +1,8 @@
 """Textures of a person: cloth with its pattern and logo, face and hair, bags.
 
 A texture is uint8 [64, 128, 3]: 64 rows from the top of the body part to its bottom, 128 columns
-around it; the front is column 64, the person's left is 96, the back is 0. They are painted once
-for a person and used in all pictures.
+around it; the front is column 64, the person's left is 96, the back is 0. Textures are painted once
+per person and used in all pictures.
 """
 
 import functools
@@ -16,7 +16,8 @@ from jaxreid.data.synthetic.tubes import COLUMNS, ROWS, plain
 _V, _C = np.mgrid[0:ROWS, 0:COLUMNS].astype(np.int32)
 FRONT, LEFT, BACK, RIGHT = 64, 96, 0, 32
 
-LOGOS = {  # 8 x 8 dots, one byte a row
+# 8 x 8 dots, one byte per row.
+LOGOS = {
     "disc": (0x3C, 0x7E, 0xFF, 0xFF, 0xFF, 0xFF, 0x7E, 0x3C),
     "ring": (0x3C, 0x7E, 0xE7, 0xC3, 0xC3, 0xE7, 0x7E, 0x3C),
     "square": (0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF),
@@ -31,7 +32,7 @@ LOGOS = {  # 8 x 8 dots, one byte a row
 
 
 def _around(column: int) -> np.ndarray:
-    """Returns int32 [64, 128]: the distance of every texel from a column, around the tube."""
+    """Return the distance of each texel from a column around the tube, int32 [64, 128]."""
     d = np.abs(_C - column)
     return np.minimum(d, COLUMNS - d)
 
@@ -41,10 +42,11 @@ def _dim(colour: Colour, share: int) -> np.ndarray:
 
 
 def cloth(p: Person, limb: bool = False) -> np.ndarray:
-    """Returns the cloth of the upper garment, of a sleeve where `limb` (a thinner tube)."""
+    """Return the cloth of the upper garment, or of its sleeve if `limb` (a thinner tube)."""
     texture = plain(p.upper_colour)
     n = p.period
-    wide = n * 3 if limb else n  # a sleeve has a third of the girth of a chest
+    # A sleeve has a third of the girth of a chest.
+    wide = n * 3 if limb else n
     if p.pattern == "stripes":
         mask = _V % n < n * 2 // 5
     elif p.pattern == "bars":
@@ -88,7 +90,7 @@ def _stamp(texture: np.ndarray, logo: str, colour: Colour, row: int, column: int
 
 
 def torso(p: Person) -> np.ndarray:
-    """Returns the texture of the upper body, from the neck to the hips."""
+    """Return the texture of the upper body, from the neck to the hips."""
     t = cloth(p)
     front = _around(FRONT)
     if p.upper in ("suit", "jacket", "coat"):
@@ -96,14 +98,17 @@ def torso(p: Person) -> np.ndarray:
         t[front < opening] = p.inner
         t[(front >= opening) & (front < opening + 2) & (opening > 0)] = _dim(p.upper_colour, 170)
         if p.upper == "suit":
-            t[(front < 2) & (_V < 34)] = p.logo_colour  # a tie
+            # A tie.
+            t[(front < 2) & (_V < 34)] = p.logo_colour
         t[(front < 1) & (_V > 34)] = _dim(p.upper_colour, 150)
     elif p.upper in ("shirt", "blouse"):
         t[front < 1] = _dim(p.upper_colour, 190)
         t[(_V < 4) & (front < 14)] = _dim(p.upper_colour, 290)
     elif p.upper == "hoodie":
-        t[(_V < 12) & (_around(BACK) < 26)] = _dim(p.upper_colour, 190)  # the hood hangs down
-        t[(_V > 40) & (_V < 54) & (front < 16)] = _dim(p.upper_colour, 205)  # a pocket
+        # The hood, hanging down.
+        t[(_V < 12) & (_around(BACK) < 26)] = _dim(p.upper_colour, 190)
+        # A pocket.
+        t[(_V > 40) & (_V < 54) & (front < 16)] = _dim(p.upper_colour, 205)
         t[(_V > 58)] = _dim(p.upper_colour, 190)
         t[(_V < 20) & ((front == 4) | (front == 5))] = p.inner
     elif p.upper in ("tshirt", "tank", "dress"):
@@ -119,10 +124,11 @@ def torso(p: Person) -> np.ndarray:
             _stamp(t, p.logo, p.logo_colour, 14, BACK, 4)
         if p.logo_place == "belly":
             _stamp(t, p.logo, p.logo_colour, 30, FRONT, 3)
-    if p.bag == "backpack":  # its straps
+    if p.bag == "backpack":
         straps = (np.abs(front - 15) < 4) & (_V < 36)
         t[straps] = p.bag_colour
-    if p.bag == "shoulder":  # a strap from one shoulder to the other hip, front and back
+    # A strap from one shoulder to the opposite hip, front and back.
+    if p.bag == "shoulder":
         side = p.bag_side
         for middle, sign in ((FRONT, 1), (BACK, -1)):
             offset = (_C - middle + 64) % COLUMNS - 64
@@ -135,7 +141,7 @@ def torso(p: Person) -> np.ndarray:
 
 
 def sleeve(p: Person) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the textures of the upper arm and of the forearm."""
+    """Return the textures of the upper arm and of the forearm."""
     bare = plain(p.skin)
     if p.upper in ("tank",):
         return bare, bare
@@ -151,7 +157,7 @@ def sleeve(p: Person) -> tuple[np.ndarray, np.ndarray]:
 
 
 def legs(p: Person) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the textures of the thigh and of the shin."""
+    """Return the textures of the thigh and of the shin."""
     skin = plain(_dim(p.skin, 250))
     if p.lower in ("skirt", "long_skirt"):
         tights = plain((38, 36, 40)) if p.upper in ("coat", "puffer", "suit") else skin
@@ -174,7 +180,7 @@ def legs(p: Person) -> tuple[np.ndarray, np.ndarray]:
 
 
 def skirt(p: Person) -> np.ndarray:
-    """Returns the texture of what hangs below the waist: a skirt or the tails of a coat."""
+    """Return the texture below the waist: a skirt or the tails of a coat."""
     if p.upper == "coat":
         t = cloth(p)
         t[_around(FRONT) < 2 + _V // 8] = _dim(p.upper_colour, 120)
@@ -187,7 +193,7 @@ def skirt(p: Person) -> np.ndarray:
 
 
 def head(p: Person) -> np.ndarray:
-    """Returns the texture of the head: hair, and a face on the front."""
+    """Return the texture of the head: hair, and a face on the front."""
     t = plain(p.skin)
     front = _around(FRONT)
     dark = _dim(p.skin, 150)
@@ -210,7 +216,7 @@ def head(p: Person) -> np.ndarray:
 
 
 def bag(p: Person) -> np.ndarray:
-    """Returns the texture of the bag."""
+    """Return the texture of the bag."""
     t = plain(p.bag_colour)
     if p.bag == "backpack":
         t[(_V > 34) & (_V < 56) & (_around(BACK) < 26)] = p.bag_second
@@ -227,7 +233,7 @@ def bag(p: Person) -> np.ndarray:
 
 @functools.lru_cache(maxsize=192)
 def textures(p: Person) -> dict[str, np.ndarray]:
-    """Returns all textures of a person by body part, each uint8 [64, 128, 3]."""
+    """Return all textures of a person by body part, each uint8 [64, 128, 3]."""
     arm, forearm = sleeve(p)
     thigh, shin = legs(p)
     shoe = plain(p.shoe_colour)

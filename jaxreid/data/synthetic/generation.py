@@ -1,4 +1,4 @@
-"""All sightings of a domain, drawn by several processes, in an order that never changes."""
+"""Sightings of a domain, drawn by several processes in a fixed order."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,8 @@ from jaxreid.data.synthetic.workers import render_all
 from jaxreid.names import check_name
 
 TRAIN_IDS, TEST_IDS, IMAGES_PER_ID, DISTRACTORS = 100, 50, 12, 200
-_WORTHWHILE = 200  # fewer pictures are drawn faster than another process starts
+# Fewer pictures are drawn faster than another process starts.
+_WORTHWHILE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,7 @@ _LEAST = {"train_ids": 1, "test_ids": 1, "images_per_id": 4, "distractors": 0, "
 
 
 def check(domain: str, **numbers: int) -> None:
-    """Checks the arguments of `plan`.
-
-    Args:
-        domain: of `plan`.
-        **numbers: the others of `plan`, by name.
+    """Check the arguments of `plan`.
 
     Raises:
         ValueError: the domain is unknown or a number is too small.
@@ -54,7 +51,7 @@ def check(domain: str, **numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST[name]:
             raise ValueError(
-                f"synthetic_people: {name} is {value!r}; it must be an integer, at least "
+                f"synthetic_people: {name} is {value!r}; expected an integer of at least "
                 f"{_LEAST[name]}."
             )
 
@@ -68,14 +65,14 @@ def plan(
     distractors: int = DISTRACTORS,
     seed: int = 0,
 ) -> dict[str, list[Plan]]:
-    """Says which pictures a data set holds, without drawing them.
+    """Plan the pictures of a data set without drawing them.
 
     Args:
         domain: "plaza", "station", "mall" or "campus".
         train_ids: identities of the training split.
         test_ids: other identities, of the query and gallery splits.
-        images_per_id: pictures of an identity, on average over identities. At least 4: two cameras
-            with a query and a gallery picture each.
+        images_per_id: average number of pictures per identity, at least 4: two cameras with a query
+            and a gallery picture each.
         distractors: pictures of other people in the gallery.
         seed: other seeds give other people on other walks past the same cameras.
 
@@ -107,17 +104,10 @@ def generate(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[str, list[Sighting]]:
-    """Draws a whole domain.
+    """Draw a whole domain with the arguments of `plan`.
 
-    Args:
-        domain: see `plan`, as the other numbers.
-        train_ids: see `plan`.
-        test_ids: see `plan`.
-        images_per_id: see `plan`.
-        distractors: see `plan`.
-        seed: see `plan`.
-        workers: processes that draw; as many as there are processors if None. The pictures are the
-            same for any number.
+    `workers` is the number of drawing processes, None for at most one per processor. The pictures
+    do not depend on it.
 
     Returns:
         Sightings by split (train, query, gallery), sorted by name.
@@ -143,16 +133,13 @@ def generate(
 def draw_all(
     domain: str, planned: Sequence[Plan], *, seed: int = 0, workers: int | None = None
 ) -> Iterator[Sighting]:
-    """Draws planned pictures one after the other; only a few wait in memory.
+    """Draw planned pictures one after the other, with only a few of them in memory.
 
-    Args:
-        domain: as given to `plan`.
-        planned: any part of what `plan` returned, in any order.
-        seed: as given to `plan`.
-        workers: see `generate`.
+    Domain and seed must be those passed to `plan`. `planned` can be any of its plans in any order;
+    for `workers` see `generate`.
 
     Yields:
-        One sighting for each plan, in the same order.
+        One sighting per plan, in the same order.
 
     Raises:
         RuntimeError: a drawing process died.

@@ -1,4 +1,4 @@
-"""Who the people are: body, hair, outfit, bag; and who is dressed like whom."""
+"""People: body, hair, outfit and bag, and which of them dress alike."""
 
 import dataclasses
 import functools
@@ -8,10 +8,13 @@ from jaxreid.data.synthetic.wardrobe import COLOURS, HAIR, SKIN, WARDROBES, Ward
 
 Colour = tuple[int, int, int]
 
-TRAIN, TEST, OTHER = 0, 1, 2  # roles of people: training, test, distractors of the gallery
-_BLOCK = 4  # people are drawn in blocks of four; outfits repeat inside a block only
+# Roles of people: training, test, distractors of the gallery.
+TRAIN, TEST, OTHER = 0, 1, 2
+# People are drawn in blocks of four; outfits repeat only within a block.
+_BLOCK = 4
 _TROUSERS = ("trousers", "shorts", "cropped")
-_SHARING = (  # who of a block wears the outfit of whom: half of the people have a look-alike
+# Outfit number of each person of a block: half of the people have a look-alike.
+_SHARING = (
     (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), (0, 0, 1, 2), (0, 0, 1, 2), (0, 0, 1, 1),
     (0, 0, 0, 1), (0, 0, 0, 0),
 )  # fmt: skip
@@ -19,7 +22,7 @@ _SHARING = (  # who of a block wears the outfit of whom: half of the people have
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Everything that stays the same about a person from one camera to the next."""
+    """Appearance of a person that all cameras share."""
 
     girth: float  # 1 is average
     shoulders: float  # half width in metres
@@ -37,7 +40,7 @@ class Person:
     upper_colour: Colour
     upper_second: Colour
     pattern: str
-    period: int  # of the pattern, texture rows
+    period: int  # period of the pattern in texture rows
     logo: str
     logo_place: str
     logo_colour: Colour
@@ -65,7 +68,7 @@ def _colour(stream: Stream, weights: dict[str, float], spread: int = 14) -> Colo
 
 
 def _distinct(stream: Stream, weights: dict[str, float], other: Colour) -> Colour:
-    """Returns a colour that can be told from `other` even by a bad camera."""
+    """Return a colour that even a bad camera distinguishes from `other`."""
     for _ in range(12):
         colour = _colour(stream, weights)
         if sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > 150:
@@ -150,7 +153,7 @@ def _outfit(s: Stream, w: Wardrobe) -> dict:
 
 
 def _variation(s: Stream, w: Wardrobe, look: dict) -> dict:
-    """Returns some details in which a person differs from a look-alike."""
+    """Return some details in which a person differs from a look-alike."""
     change: dict = {}
     for detail in s.shuffled(("logo", "bag", "shoes", "hair", "pattern", "hem", "second"))[:5]:
         if detail == "logo":
@@ -176,13 +179,9 @@ def _variation(s: Stream, w: Wardrobe, look: dict) -> dict:
 
 @functools.lru_cache(maxsize=256)
 def person(seed: int, domain: int, role: int, index: int) -> Person:
-    """Returns one person: a pure function of its arguments.
+    """Return person `index` of a role (TRAIN, TEST or OTHER), as a pure function of the arguments.
 
-    Args:
-        seed: of the data set.
-        domain: number of the domain, which chooses the wardrobe.
-        role: TRAIN, TEST or OTHER.
-        index: which person of this role, from 0.
+    The domain, given by number, determines the wardrobe.
     """
     w = WARDROBES[domain]
     block, place = divmod(index, _BLOCK)
@@ -193,7 +192,7 @@ def person(seed: int, domain: int, role: int, index: int) -> Person:
     look |= body | _logo(s, w, look["upper"], look["upper_colour"])
     look |= _bag(s, w, look["upper_colour"]) | _shoes(s, w) | _hat(s, w, body["hair"])
     own = Stream(seed, domain, 12, role, index)
-    # Look-alikes share clothes, and each has a body of their own; the hair is often alike too.
+    # Look-alikes share clothes but not bodies; often they also share hair.
     fresh = _body(own, w)
     keep = ("hair", "hair_style", "beard", "skin") if own.chance(0.4) else ("hair_style", "beard")
     look |= {k: v for k, v in fresh.items() if k not in keep}

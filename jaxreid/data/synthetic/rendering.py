@@ -1,4 +1,4 @@
-"""One planned sighting -> one JPEG; a pure function, so that any process may draw any picture."""
+"""Rendering of a planned sighting to JPEG; a pure function, so any process can draw any picture."""
 
 import numpy as np
 from PIL import Image
@@ -15,15 +15,17 @@ from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.tubes import cosine, paint, plain, profile, shading
 from jaxreid.data.synthetic.walks import NOBODY, Plan
 
-_W, _H = 128, 256  # twice the finished picture
-_PASSERS_BY = (100_000, 100_039)  # indices of people who are in the way only
+# Twice the size of the final picture.
+_W, _H = 128, 256
+# Range of indices of people who only occlude others.
+_PASSERS_BY = (100_000, 100_039)
 _FLAT = np.full(129, 256, np.int32)
 _SHADOW = profile((0, 0.13), (1, 0.1), cap=(0.3, 0.3))
 _DARK = plain((16, 16, 22))
 
 
 def _place(camera: Camera, visit: Stream, shot: Stream, number: int) -> tuple[Eye, tuple]:
-    """Chooses the detector's box; returns the view, and the box in the scene (x0, y0, x1, y1)."""
+    """Choose the detector's box; return the view and the box in the scene (x0, y0, x1, y1)."""
     cut = visit.chance(0.06)
     zoom = shot.uniform(0.98, 1.02 + 0.12 * camera.slop)
     drift = visit.uniform(-5, 5) * camera.slop
@@ -35,9 +37,11 @@ def _place(camera: Camera, visit: Stream, shot: Stream, number: int) -> tuple[Ey
     spare = _H - tall * scale
     y = _H - 0.08 * scale - spare * 0.5 + shot.uniform(-6, 6) * camera.slop
     if cut:
-        y = 14 + tall * scale  # the head is in the picture, the feet are not
+        # The head is in the picture, the feet are not.
+        y = 14 + tall * scale
     foot_y = visit.integer(max(camera.horizon + 190, 300), SCENE_HEIGHT - 40) + 3 * number
-    ratio = (foot_y - camera.horizon) / 3.0 / scale  # the cameras hang 3 metres high
+    # The cameras hang 3 metres above the floor.
+    ratio = (foot_y - camera.horizon) / 3.0 / scale
     foot_x = visit.integer(60, SCENE_WIDTH - 60) + number * visit.integer(-14, 14)
     wide, high = round(_W * ratio), round(_H * ratio)
     wide, high = min(wide, SCENE_WIDTH), min(high, SCENE_HEIGHT)
@@ -48,7 +52,7 @@ def _place(camera: Camera, visit: Stream, shot: Stream, number: int) -> tuple[Ey
 
 
 def _shadow(canvas: np.ndarray, eye: Eye, depth: int) -> None:
-    """Draws the shadow on the floor; it falls away from the light."""
+    """Draw the shadow on the floor, away from the light."""
     long = eye.scale * 0.55
     dx = -long if 0 < eye.light < 180 else long
     end = (eye.x + dx, eye.y - long * 0.25)
@@ -63,7 +67,7 @@ def _pose(yaw: int, s: Stream, phase: int, standing: bool, bent: bool) -> Pose:
 
 
 def _neighbour(canvas, seed, domain, who, eye: Eye, side: int, near: bool, s: Stream) -> None:
-    """Draws somebody who is partly in the picture, behind or before the person."""
+    """Draw another person partly in the picture, behind or in front of the main one."""
     away = s.uniform(0.46, 0.62) * eye.scale * side
     lower = s.uniform(4, 14) * (1 if near else -1)
     size = eye.scale * (1 + lower / 160)
@@ -82,7 +86,7 @@ def _box(canvas, x0: float, y0: float, x1: float, y1: float, colour, rim: int = 
 
 
 def _occlude(canvas: np.ndarray, kind: str, seed: int, domain: int, eye: Eye, s: Stream) -> None:
-    """Puts something between the camera and the person, in place."""
+    """Draw an occluder between the camera and the person, in place."""
     light = shading(eye.light, eye.ambient)
     metre = eye.scale
     side = s.choice((-1, 1))
@@ -103,7 +107,8 @@ def _occlude(canvas: np.ndarray, kind: str, seed: int, domain: int, eye: Eye, s:
             _box(canvas, 20 + 44 * k, y, 26 + 44 * k, _H, (150, 154, 158))
     elif kind == "planter":
         y = eye.y - s.uniform(0.25, 0.4) * metre
-        for _ in range(70):  # leaves
+        # Leaves.
+        for _ in range(70):
             x, top, tone = s.integer(-10, _W), y - s.integer(-14, 34), s.integer(0, 70)
             wide = s.integer(6, 12)
             colour = (40 + tone * 2 // 3, 58 + tone, 36 + tone // 3)
@@ -128,7 +133,7 @@ def _occlude(canvas: np.ndarray, kind: str, seed: int, domain: int, eye: Eye, s:
 
 
 def render(seed: int, domain: int, plan: Plan) -> bytes:
-    """Returns the JPEG (128 rows, 64 columns) of a planned sighting."""
+    """Return the JPEG (128 rows, 64 columns) of a planned sighting."""
     camera = CAMERAS[domain][plan.camid]
     ghost = plan.index < NOBODY
     name = (plan.role, -plan.index if ghost else plan.index, int(ghost), plan.camid)

@@ -1,8 +1,8 @@
-"""The one drawing primitive: a textured, shaded tube around a line, seen from the side.
+"""Drawing primitive: a textured, shaded tube around a line, seen from the side.
 
-Limbs, torsos, heads, coats, bags, poles are all tubes. A texture wraps around the tube, so a
-logo on the chest goes out of sight when the person turns. Only IEEE-exact operations and integer
-tables are used per pixel, so that every machine draws the same picture.
+Limbs, torsos, heads, coats, bags and poles are all tubes. A texture wraps around the tube, so a
+logo on the chest disappears when the person turns. Pixels are computed only with IEEE-exact
+operations and integer tables, so every machine draws the same picture.
 """
 
 import functools
@@ -14,33 +14,35 @@ from PIL import Image
 
 from jaxreid.data.synthetic.stream import Stream
 
-ROWS, COLUMNS = 64, 128  # of a texture: along the tube; around it, the front in the middle
-_U = 64  # steps of the position across the tube, on each side of its axis
+# Size of a texture: rows along the tube, columns around it with the front in the middle.
+ROWS, COLUMNS = 64, 128
+# Steps of the position across the tube, on each side of its axis.
+_U = 64
 
 # Position across the tube -> angle around it, in texture columns (90 degrees are 32 columns).
 _ANGLE = np.array([round(math.asin(i / _U) * 64 / math.pi) for i in range(-_U, _U + 1)], np.int32)
 
 
 def sine(degrees: int) -> float:
-    """Returns the sine of whole degrees, a multiple of 2**-12 (so the same on every machine)."""
+    """Return the sine of whole degrees, a multiple of 2**-12 (so the same on every machine)."""
     return round(math.sin(math.radians(degrees % 360)) * 4096) / 4096
 
 
 def cosine(degrees: int) -> float:
-    """Returns the cosine of whole degrees, a multiple of 2**-12."""
+    """Return the cosine of whole degrees, a multiple of 2**-12."""
     return sine(degrees + 90)
 
 
 @functools.lru_cache(maxsize=512)
 def shading(light: int, ambient: int) -> np.ndarray:
-    """Brightness across a tube.
+    """Compute the brightness across a tube.
 
     Args:
         light: degrees from the camera to the light, clockwise seen from above, in [-180, 180].
         ambient: light in the shade, in 256ths.
 
     Returns:
-        int32 [129], factor in 256ths at u = -1, ..., 1 across the tube.
+        int32 [129], factors in 256ths at u = -1, ..., 1 across the tube.
     """
     lx, lz = sine(light), cosine(light)
     table = []
@@ -53,7 +55,7 @@ def shading(light: int, ambient: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _folds() -> np.ndarray:
-    """Returns int32 [8, 64, 128]: creases of cloth, brightness in 256ths."""
+    """Return the brightness of creases of cloth in 256ths, int32 [8, 64, 128]."""
     folds = []
     for k in range(8):
         stream = Stream(901, k)
@@ -69,11 +71,11 @@ def _folds() -> np.ndarray:
 
 
 def profile(*knots: tuple[float, float], cap: tuple[float, float] = (0, 0)) -> np.ndarray:
-    """Half widths along a tube.
+    """Interpolate the half widths along a tube.
 
     Args:
-        *knots: (v, half width) with v ascending from 0 to 1, linear between them.
-        cap: share of the length at the start and at the end that is rounded off.
+        *knots: (v, half width) with v ascending from 0 to 1; linear in between.
+        cap: shares of the length at the start and the end that are rounded off.
 
     Returns:
         float64 [64], in the unit of the knots.
@@ -102,18 +104,19 @@ def paint(
     fold: tuple[int, int, int] | None = None,
     opacity: int = 256,
 ) -> None:
-    """Draws a tube from `a` to `b` into `canvas`.
+    """Draw a tube from `a` to `b` into `canvas`.
 
     Args:
         canvas: int32 [h, w, 3], changed in place.
         a: (x, y) of the start of the axis in pixels.
         b: (x, y) of its end.
         half: float [64], half width in pixels along the axis.
-        texture: uint8 [64, 128, 3]; row along the axis, column around it, front at 64.
-        turn: texture columns by which the tube is turned; 0 shows the front.
+        texture: uint8 [64, 128, 3]; rows along the axis, columns around it, front at 64.
+        turn: rotation of the tube in texture columns; 0 shows the front.
         shade: int32 [129] from `shading`.
-        fold: which creases, and their shift along and around; None for a smooth surface.
-        opacity: 256 hides what is behind.
+        fold: index of the creases, and their shift along and around the axis; None for a smooth
+            surface.
+        opacity: in 256ths; 256 is opaque.
     """
     height, width = canvas.shape[:2]
     reach = float(half.max()) + 1
@@ -135,7 +138,8 @@ def paint(
     cover = limit - np.abs(across)
     np.minimum(cover, along, out=cover)
     np.minimum(cover, np.float32(length) - along, out=cover)
-    inside = np.flatnonzero(cover > np.float32(-0.5))  # half a pixel for the soft edge
+    # Half a pixel outside belongs to the soft edge.
+    inside = np.flatnonzero(cover > np.float32(-0.5))
     if not inside.size:
         return
     cover = cover.ravel()[inside]
@@ -157,7 +161,8 @@ def paint(
     np.minimum(colour, 255, out=colour)
     alpha = ((np.minimum(cover, np.float32(0.5)) + np.float32(0.5)) * opacity).astype(np.int32)
     window = canvas[y0:y1, x0:x1]
-    flat = window.reshape(-1, 3)  # a copy, as the window is a view of a wider picture
+    # A copy, because the window is a view of a wider picture.
+    flat = window.reshape(-1, 3)
     behind = flat[inside]
     colour -= behind
     colour *= alpha[:, None]
@@ -168,7 +173,7 @@ def paint(
 
 
 def plain(colour) -> np.ndarray:
-    """Returns a new texture uint8 [64, 128, 3] of one RGB colour."""
+    """Return a new texture of one RGB colour, uint8 [64, 128, 3]."""
     texture = np.empty((ROWS, COLUMNS, 3), np.uint8)
     texture[...] = colour
     return texture

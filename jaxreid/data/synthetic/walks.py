@@ -1,4 +1,4 @@
-"""Who is seen where and when: walks between cameras, alone or in groups, as a list of plans."""
+"""Plans of all pictures: walks of people between cameras, alone or in groups."""
 
 import dataclasses
 import math
@@ -7,26 +7,29 @@ from jaxreid.data.synthetic.domains import CAMERAS
 from jaxreid.data.synthetic.people import OTHER, TEST, TRAIN
 from jaxreid.data.synthetic.stream import Stream
 
-FRAMES = 25  # per second
+# Frames per second.
+FRAMES = 25
 NOBODY = -1
 _HOUR = 3600.0
-_CROWD = 100  # people who set out in an hour; more people take more hours
+# People who start in an hour; more people take more hours.
+_CROWD = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one picture will show.
+    """Plan of one picture.
 
     Attributes:
         split: "train", "query" or "gallery".
         name: file name in the style of Market-1501.
         pid: person id; 0 for distractors.
-        camid: camera from 0.
+        camid: camera, from 0.
         time: seconds.
-        role, index: which person; an index below NOBODY is a false alarm of the detector.
+        role, index: arguments of `people.person`; an index below NOBODY is a false alarm of the
+            detector.
         shot: number of the picture in the passage.
         yaw: degrees; 0 faces the camera.
-        friend: index of a person of the same role who walks along, or NOBODY.
+        friend: index of a person of the same role who walks alongside, or NOBODY.
     """
 
     split: str
@@ -46,32 +49,34 @@ def _heading(a: tuple[int, int], b: tuple[int, int]) -> int:
 
 
 def _route(cameras, length: int, s: Stream) -> list[int]:
-    """Returns cameras in the order of a walk; near ones tend to follow each other."""
+    """Return the cameras of a walk in order; the next one tends to be near."""
     route = [s.integer(0, len(cameras) - 1)]
     while len(route) < length:
-        here = cameras[route[-1]].at
+        last = cameras[route[-1]].at
         weights = {}
         for k, camera in enumerate(cameras):
             if k not in route:
-                d = (camera.at[0] - here[0]) ** 2 + (camera.at[1] - here[1]) ** 2
+                d = (camera.at[0] - last[0]) ** 2 + (camera.at[1] - last[1]) ** 2
                 weights[k] = 1.0 / (d * d)
         route.append(s.weighted(weights))
     return route
 
 
 def _walk(cameras, length: int, start: float, s: Stream) -> list[tuple[int, float, int]]:
-    """Returns (camera, seconds, yaw) of each passage of a walk."""
+    """Return (camera, seconds, yaw) of each passage of a walk."""
     route = _route(cameras, length, s)
-    speed = s.uniform(1.0, 1.6)  # metres a second
+    # Metres per second.
+    speed = s.uniform(1.0, 1.6)
     time, passages = start, []
     for i, k in enumerate(route):
-        here = cameras[k].at
-        before = cameras[route[i - 1]].at if i else here
-        after = cameras[route[i + 1]].at if i + 1 < length else here
+        position = cameras[k].at
+        before = cameras[route[i - 1]].at if i else position
+        after = cameras[route[i + 1]].at if i + 1 < length else position
         if i:
-            d = (here[0] - before[0]) ** 2 + (here[1] - before[1]) ** 2
+            d = (position[0] - before[0]) ** 2 + (position[1] - before[1]) ** 2
             time += math.sqrt(d) / speed + s.uniform(0, 12)
-            if s.chance(0.12):  # a stop on the way
+            # A stop on the way.
+            if s.chance(0.12):
                 time += s.uniform(40, 160)
         yaw = _heading(before, after) - cameras[k].facing - 180
         if s.chance(0.2):
@@ -81,7 +86,7 @@ def _walk(cameras, length: int, start: float, s: Stream) -> list[tuple[int, floa
 
 
 def _groups(people: int, s: Stream) -> list[list[int]]:
-    """Returns the people, divided at random into groups of one to four."""
+    """Divide the people at random into groups of one to four."""
     left, groups = s.shuffled(range(people)), []
     while left:
         size = s.weighted({1: 5, 2: 3, 3: 1.4, 4: 0.8})
@@ -91,11 +96,11 @@ def _groups(people: int, s: Stream) -> list[list[int]]:
 
 
 def _pictures(domain: int, role: int, people: int, images: int, key: tuple) -> list[dict]:
-    """Returns the sightings of all training or all test people, in any order."""
+    """Return the sightings of all training or all test people, in any order."""
     cameras = CAMERAS[domain]
     s = Stream(*key, 20, role)
     span = _HOUR * max(1.0, people / _CROWD)
-    found = []
+    sightings = []
     for group in _groups(people, s):
         most = min(6, images // 2)
         length = min(most, s.weighted({4: 1, 5: 3, 6: 4}))
@@ -113,7 +118,7 @@ def _pictures(domain: int, role: int, people: int, images: int, key: tuple) -> l
                 seen, turn = time + late + own.uniform(0, 2), yaw + own.integer(-25, 25)
                 query = own.integer(0, n - 1)
                 for shot in range(n):
-                    found.append(
+                    sightings.append(
                         {
                             "split": "train"
                             if role == TRAIN
@@ -128,28 +133,28 @@ def _pictures(domain: int, role: int, people: int, images: int, key: tuple) -> l
                         }
                     )
                     seen += own.uniform(0.8, 2.6)
-    return found
+    return sightings
 
 
 def _distractors(domain: int, images: int, people: int, key: tuple) -> list[dict]:
-    """Returns gallery sightings of other people, and of nobody."""
+    """Return gallery sightings of other people, and false alarms."""
     cameras = CAMERAS[domain]
     s = Stream(*key, 22)
     span = _HOUR * max(1.0, people / _CROWD)
-    found: list[dict] = []
+    sightings: list[dict] = []
     index = 0
-    while len(found) < images:
+    while len(sightings) < images:
         ghost = s.chance(0.12)
         walk = _walk(cameras, 1 if ghost else s.integer(1, 3), s.uniform(0, span), s)
         for camid, time, yaw in walk:
             for shot in range(1 if ghost else s.integer(1, 2)):
-                found.append(
+                sightings.append(
                     {
                         "split": "gallery",
                         "camid": camid,
                         "time": time + 1.5 * shot,
                         "role": OTHER,
-                        # A ghost's number (below NOBODY) names its random numbers only.
+                        # The index of a false alarm (below NOBODY) only keys its random numbers.
                         "index": NOBODY - 1 - index if ghost else index,
                         "shot": shot,
                         "yaw": (yaw + s.integer(-40, 40)) % 360,
@@ -157,30 +162,25 @@ def _distractors(domain: int, images: int, people: int, key: tuple) -> list[dict
                     }
                 )
         index += 1
-    return found[:images]
+    return sightings[:images]
 
 
 def plans(
     domain: int, train_ids: int, test_ids: int, images_per_id: int, distractors: int, seed: int
 ) -> dict[str, list[Plan]]:
-    """Returns the pictures of a data set by split, each list sorted by name.
+    """Return the plans of a data set by split, each list sorted by name.
 
-    Args:
-        domain: number of the domain.
-        train_ids: training identities; their pids are 1, ..., train_ids.
-        test_ids: test identities; their pids follow.
-        images_per_id: pictures of an identity, on average; at least 4.
-        distractors: gallery pictures of other people (pid 0).
-        seed: another seed, other people and other walks past the same cameras.
+    Arguments are those of `generation.plan`, with the domain given by number. Training pids are 1,
+    ..., train_ids, test pids follow, and distractors have pid 0.
     """
     key = (seed, domain)
-    found = _pictures(domain, TRAIN, train_ids, images_per_id, key)
-    found += _pictures(domain, TEST, test_ids, images_per_id, key)
-    found += _distractors(domain, distractors, test_ids, key)
+    sightings = _pictures(domain, TRAIN, train_ids, images_per_id, key)
+    sightings += _pictures(domain, TEST, test_ids, images_per_id, key)
+    sightings += _distractors(domain, distractors, test_ids, key)
     first = {TRAIN: 1, TEST: 1 + train_ids}
     result: dict[str, list[Plan]] = {"train": [], "query": [], "gallery": []}
     taken: dict[str, int] = {}
-    for sighting in found:
+    for sighting in sightings:
         frame = round(sighting["time"] * FRAMES)
         pid = first[sighting["role"]] + sighting["index"] if sighting["role"] in first else 0
         stem = f"{pid:04d}_c{sighting['camid'] + 1}s1_{frame:06d}"

@@ -1,4 +1,4 @@
-"""What people wear in each domain: the season and the place decide."""
+"""Wardrobes: what people wear in each domain, by season and place."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ HAIR: Weights = {
 
 @dataclasses.dataclass(frozen=True)
 class Wardrobe:
-    """How often what is worn; every dictionary maps a name to a weight."""
+    """Frequencies of garments, colours and accessories; dictionaries map a name to its weight."""
 
     uppers: Weights
     upper_colours: Weights
@@ -89,7 +89,8 @@ _BRIGHT: Weights = {
     "pink": 1.2, "black": 2, "teal": 1, "purple": 0.8, "lime": 0.7, "navy": 1,
 }  # fmt: skip
 
-_PLAZA = Wardrobe(  # summer in the city
+# Summer in the city.
+_PLAZA = Wardrobe(
     uppers={"tshirt": 8, "shirt": 2, "tank": 2, "blouse": 2, "dress": 2.5, "hoodie": 0.7},
     upper_colours={
         "white": 4, "black": 2.5, "grey": 2, "red": 1.6, "blue": 1.6, "sky": 1.6, "yellow": 1.4,
@@ -109,7 +110,8 @@ _PLAZA = Wardrobe(  # summer in the city
     hats={"none": 7, "cap": 2.2, "sunhat": 1},
     printed=("tshirt", "tank", "hoodie"), logos=0.6, scarves=0.0, side_stripes=0.2,
 )  # fmt: skip
-_STATION = Wardrobe(  # winter, commuters and travellers
+# Winter, commuters and travellers.
+_STATION = Wardrobe(
     uppers={"coat": 5, "puffer": 4, "jacket": 4, "suit": 1.2, "hoodie": 1.5},
     upper_colours={
         "black": 5, "charcoal": 3, "navy": 3, "grey": 2, "brown": 1.5, "olive": 1.5, "forest": 1,
@@ -128,7 +130,8 @@ _STATION = Wardrobe(  # winter, commuters and travellers
     hats={"none": 5, "beanie": 3, "cap": 0.7, "hood": 1.5},
     printed=("puffer", "hoodie", "jacket"), logos=0.3, scarves=0.42, side_stripes=0.06,
 )  # fmt: skip
-_MALL = Wardrobe(  # smart casual, many bags
+# Smart casual, many bags.
+_MALL = Wardrobe(
     uppers={"shirt": 4, "blouse": 3, "jacket": 3.5, "tshirt": 3, "dress": 2, "suit": 1.5,
             "hoodie": 0.8},
     upper_colours={
@@ -149,7 +152,8 @@ _MALL = Wardrobe(  # smart casual, many bags
     hats={"none": 9, "cap": 0.6, "beanie": 0.5},
     printed=("tshirt", "hoodie"), logos=0.5, scarves=0.15, side_stripes=0.04,
 )  # fmt: skip
-_CAMPUS = Wardrobe(  # autumn, students
+# Autumn, students.
+_CAMPUS = Wardrobe(
     uppers={"hoodie": 6, "jacket": 3, "tshirt": 3, "shirt": 2.5, "puffer": 1.2},
     upper_colours={
         "grey": 4, "navy": 2.4, "black": 3, "burgundy": 2, "forest": 1.8, "mustard": 1.3,

@@ -1,4 +1,4 @@
-"""Drawing in several processes."""
+"""Drawing of pictures in several processes."""
 
 import collections
 import concurrent.futures
@@ -13,23 +13,18 @@ from collections.abc import Iterator, Sequence
 from jaxreid.data.synthetic.rendering import render
 from jaxreid.data.synthetic.walks import Plan
 
-_CHUNK = 24  # pictures a process draws before it answers
+# Pictures per request to a process.
+_CHUNK = 24
 
 
 def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) -> Iterator[bytes]:
-    """Yields pictures drawn by fresh interpreters, in the order of the plans.
+    """Yield pictures drawn by new interpreters, in the order of the plans.
 
-    Not `multiprocessing`: a fork after TensorFlow or JAX has started its threads may hang, and a
-    spawned process would import the user's main module, and so TensorFlow, again.
-
-    Args:
-        seed: of the data set.
-        domain: number of the domain.
-        planned: what to draw.
-        workers: number of interpreters.
+    `multiprocessing` is not used: a fork after TensorFlow or JAX has started threads may hang, and
+    a spawned process would import the user's main module, and with it TensorFlow, again.
 
     Raises:
-        RuntimeError: one of them died.
+        RuntimeError: an interpreter died.
     """
     paths = [path or os.getcwd() for path in sys.path]
     code = (
@@ -37,12 +32,12 @@ def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) ->
     )
     command = [sys.executable, "-c", code + "serve()"]
     pipe = subprocess.PIPE
-    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(workers)]
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(workers)]
     idle: queue.SimpleQueue = queue.SimpleQueue()
-    for process in started:
+    for process in processes:
         idle.put(process)
 
-    def ask(chunk: Sequence[Plan]) -> list[bytes]:
+    def request(chunk: Sequence[Plan]) -> list[bytes]:
         process = idle.get()
         try:
             pickle.dump((seed, domain, chunk), process.stdin)
@@ -50,8 +45,8 @@ def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) ->
             return pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise RuntimeError(
-                "synthetic_people: a drawing process died (its last words are on stderr); "
-                "workers=1 draws in this process."
+                "synthetic_people: a drawing process died (its last output is on stderr); use "
+                "workers=1 to draw in this process."
             ) from error
         finally:
             idle.put(process)
@@ -61,28 +56,30 @@ def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) ->
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(ask, chunk))
+            waiting.append(pool.submit(request, chunk))
             if len(waiting) > 3 * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        for process in started:
+        for process in processes:
+            # A process ends when its input is closed.
             with contextlib.suppress(OSError):
-                process.stdin.close()  # the process ends when it has nothing more to read
+                process.stdin.close()
             process.stdout.close()
             process.wait()
 
 
 def serve() -> None:
-    """Draws what is asked on stdin, until that is closed; the other end of `render_all`."""
-    answers = sys.stdout.buffer
-    sys.stdout = sys.stderr  # whatever prints must not spoil the answers
+    """Draw the requests of `render_all` on stdin, until it is closed."""
+    output = sys.stdout.buffer
+    # Prints must not corrupt the responses on stdout.
+    sys.stdout = sys.stderr
     while True:
         try:
             seed, domain, chunk = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump([render(seed, domain, p) for p in chunk], answers)
-        answers.flush()
+        pickle.dump([render(seed, domain, p) for p in chunk], output)
+        output.flush()
