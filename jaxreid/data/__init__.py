@@ -1,8 +1,8 @@
-"""Input: data sets on disk, decoding, augmentation, batches. Only here is TensorFlow imported."""
+"""Data sets on disk, decoding, augmentation, batches. The only package that imports TensorFlow."""
 
 import os
 
-# TensorFlow reads these when it is first imported. Its notes say nothing to a user of this package,
-# and oneDNN's product of floats is not the same on every machine.
+# TensorFlow reads these on its first import. Its start-up log is of no use to users of this
+# package, and oneDNN's float products differ between machines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -1,4 +1,4 @@
-"""The images of a training: sampled, decoded, augmented, in batches."""
+"""Training batches: sampled, decoded and augmented images."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,23 +15,19 @@ class Feed:
     """Batches of a training set, epoch by epoch.
 
     Args:
-        images: the training set.
         sampler: keywords of `make_sampler`: name, instances, quota, alternate.
-        augment: keywords of `augmentation.augment`; and "after_accuracy": images stay as they are
-            until the accuracy of an epoch has been higher (QAConv 1.1 and 1.2: 0.6); 0 augments
-            from the start.
-        batch_size: images per step, over all processes.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        seed: of order and augmentation.
-        interpolation: "bicubic" or "bilinear", of the resize.
+        augment: keywords of `augmentation.augment`, and "after_accuracy": augment only after an
+            epoch with a higher training accuracy (QAConv 1.1 and 1.2: 0.6); 0 augments from the
+            start.
+        batch_size: images per step over all processes.
+        interpolation: resize method, "bicubic" or "bilinear".
 
     Attributes:
-        steps_per_epoch: batches of an epoch.
-        neighbour_count: as for `Sampler`, as are the methods anchors, state and restore.
+        steps_per_epoch: batches per epoch.
+        neighbour_count: see `Sampler`, also for the methods anchors, state and restore.
 
     Raises:
-        ValueError: a setting that cannot work.
+        ValueError: a setting is invalid.
     """
 
     def __init__(
@@ -60,7 +56,8 @@ class Feed:
         self.neighbour_count = self._sampler.neighbour_count
         self.anchors = self._sampler.anchors
         self.state, self.restore = self._sampler.state, self._sampler.restore
-        # Late: TensorFlow, without which training can be asked for, and is refused in words.
+        # Imported late because it imports TensorFlow: `jaxreid.training` must import without it, to
+        # refuse training with a readable message.
         from jaxreid.data.pipeline import ImageStore, train_batches
 
         self._batches = functools.partial(
@@ -74,8 +71,9 @@ class Feed:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        # Build the pipeline once, so that wrong settings are reported now.
         trial = np.zeros((1, batch_size), np.int32)
-        self._batches(trial, augment=augment, epoch=0).close()  # finds wrong settings early
+        self._batches(trial, augment=augment, epoch=0).close()
 
     def batches(
         self,
@@ -85,13 +83,13 @@ class Feed:
         accuracy: Sequence[float],
         neighbours: np.ndarray | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Returns this process's part of the batches of one epoch.
+        """Return this process's part of the batches of one epoch.
 
         Args:
-            epoch: from 0; after another one, the next.
-            start: first step wanted.
-            accuracy: of every epoch so far.
-            neighbours: as for `Sampler.order`.
+            epoch: from 0, requested in order.
+            start: first step to return.
+            accuracy: training accuracy of each epoch so far.
+            neighbours: see `Sampler.order`.
         """
         order = self._sampler.order(epoch, neighbours)
         plain = self._after and not any(value > self._after for value in accuracy[:epoch])

@@ -1,6 +1,6 @@
 """Images and people that a test set shares with the training set.
 
-A result on people who were trained on says nothing about people who were not.
+Results on people seen in training say nothing about unseen people.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from jaxreid.data.split import Origin, Split
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What remains of a training set, to recognise it in test sets.
+    """Digests of a training set, to recognise its images and people in test sets.
 
-    Small enough to be kept with a run: 8 bytes for an image and 8 for a person.
+    Stored with a run: 8 bytes per image and 8 per person.
 
     Attributes:
-        origins: the data set of each source.
-        files: [M] uint64, digests of the image files, sorted, each once.
-        people: [P] int64, as `Split.people`, sorted, each once.
+        origins: data set of each source.
+        files: [M] uint64, sorted unique digests of the image files.
+        people: [P] int64, sorted unique `Split.people`.
     """
 
     origins: tuple[Origin, ...]
@@ -28,28 +28,29 @@ class Trace:
     people: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Plain arrays, for `numpy.savez`."""
+        """Return plain arrays for `numpy.savez`."""
         pairs = [[origin.name, origin.fingerprint] for origin in self.origins]
         origins = np.array(pairs, str).reshape(-1, 2)
         return {"origins": origins, "files": self.files, "people": self.people}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Trace":
-        """Returns the trace whose `arrays` these are."""
+        """Restore a trace from its `arrays`."""
         origins = tuple(Origin(*pair) for pair in arrays["origins"].tolist())
         return cls(origins, arrays["files"], arrays["people"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """What a test set shares with the training set.
+    """Overlap between a test set and the training set.
 
     Attributes:
-        images: test images whose very file was trained on.
+        images: test images whose exact file was trained on.
         all_images: test images.
-        people: people who were trained on: of the same files and options, or with a shared image.
-        same_ids: people with the id of a trained one in another copy of the same data set, as a
-            changed folder is; they may be the same.
+        people: test people who were trained on: same id in a data set with the same files and
+            options, or a shared image.
+        same_ids: other test people whose id was trained on in another copy of the same data set,
+            such as a changed folder; they may be the same people.
         all_people: people of the test set, without distractors.
     """
 
@@ -63,7 +64,7 @@ class Overlap:
         return bool(self.images or self.people or self.same_ids)
 
     def sentence(self, name: str) -> str:
-        """Returns a warning for the test set of this name."""
+        """Return a warning for the test set `name`."""
         parts = []
         if self.images or self.people:
             parts.append(
@@ -72,33 +73,30 @@ class Overlap:
             )
         if self.same_ids:
             parts.append(
-                f"{self.same_ids} of its {self.all_people} people have the id of a person in the "
-                "training images of another folder or form of this data set"
+                f"{self.same_ids} of its {self.all_people} people have the id of a training "
+                "person in another folder or version of this data set"
             )
         return (
             f"{name} is not a test of unseen people: {'; '.join(parts)}. Results on it do not "
-            "show how the model does on others."
+            "show how the model performs on other people."
         )
 
 
 def trace(train: Split) -> Trace:
-    """Returns the trace of a training set."""
+    """Return the trace of a training set."""
     return Trace(train.origins, np.unique(train.digests), np.unique(train.people))
 
 
 def shared_people(
     train: Split | Trace, tests: Mapping[str, Mapping[str, Split]]
 ) -> dict[str, Overlap]:
-    """Finds images and people that test sets share with the training set.
+    """Find images and people that test sets share with the training set.
 
-    Files are compared by a digest of their bytes, people by data set and id.
-
-    Args:
-        train: training set, or its trace.
-        tests: by name of the test set, its splits, as `sets.load_sets` returns them.
+    Files are compared by a digest of their bytes, people by data set and id. `tests` holds the
+    splits of each test set by name, as returned by `sets.load_sets`.
 
     Returns:
-        The overlap of each test set that has any.
+        Overlap by test set name; test sets without overlap are omitted.
     """
     known = train if isinstance(train, Trace) else trace(train)
     overlaps = {name: _overlap(known, list(splits.values())) for name, splits in tests.items()}
@@ -115,12 +113,13 @@ def _overlap(known: Trace, splits: list[Split]) -> Overlap:
         if origin is None or other.name != origin.name:
             continue
         ids = known.people[known.people >> 32 == number] - (number << 32)
-        found = np.isin(pid, ids)
+        matches = np.isin(pid, ids)
         if origin.fingerprint and other.fingerprint == origin.fingerprint:
-            trained |= found
+            trained |= matches
         else:
-            same_id |= found
-    person = pid > 0  # in Market-1501's protocol, 0 and -1 are nobody in particular
+            same_id |= matches
+    # In Market-1501's protocol, pid 0 (distractors) and -1 (junk) are not people.
+    person = pid > 0
     people = set(pid[trained & person].tolist())
     return Overlap(
         images=int(trained_file.sum()),

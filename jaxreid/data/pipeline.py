@@ -1,10 +1,10 @@
-"""Batches of decoded images from files held in memory, by an order that NumPy computed.
+"""Batches of decoded images from files in memory, in an order computed by NumPy.
 
-tf.data only decodes, resizes and augments what the order names, so the pipeline has no state worth
-saving: a run resumes with the next step of the same order. Every image draws from its own seed,
-made of the run's seed, the epoch and its place in the order; a patch of another image comes from
-one that the same seed chooses among all of them. The number of processes, restarts and the timing
-of threads therefore change no byte of any batch.
+tf.data only decodes, resizes and augments the images of a given order, so the pipeline has no state
+to save: a run resumes at the next step of the same order. Each image draws from its own seed,
+derived from the run seed, the epoch and its position in the order. The same seed chooses the donor
+of a pasted patch among all images. Batches therefore do not depend on the number of processes, on
+restarts or on thread timing.
 """
 
 import functools
@@ -24,34 +24,31 @@ from jaxreid.data.streams import Stream, derived_seed
 
 leave_accelerators(tf)
 
-_PREFETCH = 4  # batches ready in advance
+# Batches prepared in advance.
+_PREFETCH = 4
 
 
 class ImageStore:
-    """Encoded image files of one split, held in memory once and shared by all iterators over them.
+    """Encoded image files of one split, held in memory once and shared by all iterators.
 
     Attributes:
-        files: tf.string [N], the bytes of the files.
-        names: their N names, used in error messages only.
+        files: tf.string [N], contents of the files.
+        names: N file names for error messages.
     """
 
     def __init__(self, images: Sequence[bytes], names: Sequence[str]):
-        """Copies the files into one tensor.
-
-        Args:
-            images: N JPEG or PNG files as bytes; can be dropped afterwards.
-            names: N file names, or what else tells the user which file it is.
+        """Copy N JPEG or PNG files into one tensor; `images` can be freed afterwards.
 
         Raises:
-            ValueError: no images, or not as many names as images.
+            ValueError: no images, or different numbers of names and images.
         """
         if len(images) != len(names):
             raise ValueError(
                 f"{len(images)} images but {len(names)} names: give one name per image"
             )
         if not len(images):
-            raise ValueError("no images: an image store needs at least one")
-        # Not a NumPy byte string array, which would cut trailing zeros off.
+            raise ValueError("no images: expected at least one for an image store")
+        # Not a NumPy byte string array, which would strip trailing zero bytes.
         self.files = tf.constant(list(images), tf.string)
         self.names = list(names)
 
@@ -74,28 +71,28 @@ def train_batches(
     process_count: int = 1,
     interpolation: str = "bicubic",
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterates over the training batches of one epoch, this process' part of each.
+    """Iterate over this process's part of the training batches of one epoch.
 
     Args:
         store: N encoded images.
-        labels: int32 [N], the training class of every image.
-        order: int32 [steps, B], the images of every global batch, as samplers.py makes it.
-        height: of the images in pixels.
-        width: of the images in pixels.
-        augment: keywords of `augmentation.augment`, {} for its defaults; None leaves the images as
-            they are. Patches come from the images of the store.
-        seed: of the run, >= 0.
+        labels: int32 [N], training class of each image.
+        order: int32 [steps, B], images of each global batch, as computed by a sampler.
+        height: image height in pixels.
+        width: image width in pixels.
+        augment: keywords of `augmentation.augment`, {} for its defaults; None leaves the images
+            unchanged. Patches come from the images of the store.
+        seed: run seed, >= 0.
         epoch: >= 0.
-        start: first step wanted; the images of earlier steps are not even decoded.
-        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of every
+        start: first step to return; images of earlier steps are not decoded.
+        process_index: 0..process_count - 1; process i gets the i-th contiguous slice of each
             global batch.
         process_count: must divide B.
         interpolation: "bicubic" or "bilinear".
 
     Returns:
         An iterator over steps ``start`` .. steps - 1 of {"image": uint8 [B / process_count, height,
-        width, 3], "label": int32 [B / process_count]}. The arrays are read-only. Close it to stop
-        early; dropping it does the same.
+        width, 3], "label": int32 [B / process_count]}. The arrays are read-only. Close or drop it
+        to stop early.
 
     Raises:
         ValueError: bad arguments; from the iterator: a file that cannot be decoded, with its name.
@@ -103,20 +100,21 @@ def train_batches(
     labels, order = np.asarray(labels), np.asarray(order)
     if labels.shape != (len(store),):
         raise ValueError(
-            f"labels have shape {labels.shape} and must be one per image: ({len(store)},)"
+            f"labels have shape {labels.shape}; expected one per image: ({len(store)},)"
         )
     if order.ndim != 2 or not np.issubdtype(order.dtype, np.integer):
         raise ValueError(
-            f"order must be integers of shape [steps, B], not {order.dtype} of {order.shape}"
+            f"expected order to be integers of shape [steps, B], got {order.dtype} of shape "
+            f"{order.shape}"
         )
     if order.size and (order.min() < 0 or order.max() >= len(store)):
         raise ValueError(
-            f"order names images {order.min()} to {order.max()}, "
-            f"the store holds 0 to {len(store) - 1}"
+            f"order refers to images {order.min()} to {order.max()}, but the store holds 0 to "
+            f"{len(store) - 1}"
         )
     steps, batch_size = order.shape
     if not 0 <= start <= steps:
-        raise ValueError(f"start is {start} and must be in 0..{steps}, the steps of this epoch")
+        raise ValueError(f"start is {start}; expected 0..{steps}, the steps of this epoch")
     part = process_slice(batch_size, process_index, process_count)
     local = part.stop - part.start
 
@@ -149,10 +147,10 @@ def train_batches(
 
 @functools.lru_cache(maxsize=16)
 def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
-    """Builds (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
+    """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
 
-    Where patches are wanted the function takes a third argument, the file of the donor, and decodes
-    it only if a patch is pasted.
+    With patches, the function takes the file of the donor as a third argument and decodes it only
+    if a patch is pasted.
     """
     patched = augment is not None and _is_patched(dict(augment))
 
@@ -167,7 +165,7 @@ def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
 
     file = tf.TensorSpec([], tf.string)
     donor = [file] if patched else []
-    # Without autograph: there is nothing to convert, and errors keep their own words.
+    # Without autograph: there is nothing to convert, and error messages stay as raised.
     function = tf.function(load, autograph=False)
     return function.get_concrete_function(file, tf.TensorSpec([2], tf.int64), *donor)
 
@@ -177,7 +175,7 @@ def _is_patched(augment: Mapping[str, Any] | None) -> bool:
 
 
 def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
-    """Makes keywords hashable; lists stand for tuples, as in JSON."""
+    """Make keywords hashable; lists, as from JSON, become tuples."""
     if augment is None:
         return None
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(augment.items()))
@@ -204,22 +202,23 @@ def _iterate(
     steps: int,
     used: Callable[[int], Iterable[int]],
 ) -> Iterator[np.ndarray]:
-    """Yield the batches; where one fails, say which of the files it used is broken."""
+    """Yield the batches; if one fails, report which of the files that it used is broken."""
     iterator = batches.as_numpy_iterator()
     try:
         for step in range(steps):
             try:
                 image = next(iterator)
             except tf.errors.InvalidArgumentError as error:
-                # tf.data knows nothing of names, but batches arrive in order: look for the file
-                # among those of this one.
+                # tf.data does not know file names, but batches arrive in order: search the files
+                # of this batch.
                 broken = _find_broken(store, used(step))
                 if broken is None:
                     raise
                 raise ValueError(broken) from error
             yield image
     finally:
-        del iterator  # the last reference: TensorFlow stops its threads here
+        # This is the last reference: TensorFlow now stops its threads.
+        del iterator
 
 
 def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:

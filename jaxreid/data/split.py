@@ -1,4 +1,4 @@
-"""One split of a data set in memory, and where it comes from."""
+"""One split of a data set in memory, and its origin."""
 
 import dataclasses
 import functools
@@ -10,12 +10,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The data set of images.
+    """Data set that images come from.
 
     Attributes:
         name: data set and domain, without options.
-        fingerprint: short digest of its files and options, equal where those are equal; "" if
-            unknown.
+        fingerprint: short digest of files and options; "" if unknown.
     """
 
     name: str
@@ -24,17 +23,17 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """One split of a data set in memory, N images sorted by name; or several, joined by `join`.
+    """One split of a data set in memory: N images sorted by name, or several splits after `join`.
 
     Attributes:
         image: N encoded images (JPEG or PNG), the published bytes.
-        name: N file names, unique.
-        pid: [N] int32, person ids as published; equal ids of two sources are two people.
-        camid: [N] int32, cameras, from 0; in each source anew.
+        name: N unique file names.
+        pid: [N] int32, published person ids; equal ids in two sources are two people.
+        camid: [N] int32, cameras from 0, numbered per source.
         time: [N] float64, seconds; NaN where unknown.
-        source: [N] int32, which of the joined sets an image is from; 0 where nothing was joined,
-            which None stands for.
-        origins: the data set of each source, in the order of their numbers; () if unknown.
+        source: [N] int32, index of the joined set that an image is from; None is all 0 (not
+            joined).
+        origins: data set of each source, by index; () if unknown.
     """
 
     image: list[bytes]
@@ -54,9 +53,10 @@ class Split:
 
     @functools.cached_property
     def summary(self) -> dict[str, int | str]:
-        """Numbers of people and images, and a digest of names and people."""
+        """Number of people and images, and a digest of names and people."""
         columns = [self.name, self.pid]
-        if self.source.any():  # a split of one source keeps the digest that its checkpoints hold
+        # Only for joined splits: a split of one source keeps the digest stored in its checkpoints.
+        if self.source.any():
             columns.append(self.source)
         rows = "".join(" ".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
         digest = hashlib.sha256(rows.encode()).hexdigest()[:16]
@@ -64,7 +64,7 @@ class Split:
 
     @functools.cached_property
     def digests(self) -> np.ndarray:
-        """[N] uint64, of the bytes of each image."""
+        """Digests of the bytes of each image, [N] uint64."""
         digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in self.image)
         return np.frombuffer(digests, "<u8")
 
@@ -82,11 +82,11 @@ class Split:
         return digest.hexdigest()[:8]
 
     def select(self, keep: np.ndarray) -> "Split":
-        """The images where `keep` [N] bool is True."""
+        """Return the images where `keep` (bool [N]) is True."""
         return self.take(np.flatnonzero(keep))
 
     def take(self, chosen: np.ndarray) -> "Split":
-        """The images of the places [M] int, in their order."""
+        """Return the images at the indices `chosen` (int [M]), in their order."""
         return Split(
             image=[self.image[i] for i in chosen],
             name=[self.name[i] for i in chosen],
@@ -99,33 +99,30 @@ class Split:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Training classes, [N] int32 in 0..num_classes-1: places of the sorted (source, pid)."""
+        """Training classes, [N] int32 in 0..num_classes-1, in the order of (source, pid)."""
         return np.unique(self.people, return_inverse=True)[1].astype(np.int32)
 
     @functools.cached_property
     def num_classes(self) -> int:
-        """Number of different people."""
+        """Number of people."""
         return len(np.unique(self.people))
 
     @property
     def people(self) -> np.ndarray:
-        """Numbers of the people, [N] int64, in the order of (source, pid)."""
+        """Person numbers across sources, [N] int64, sorted like (source, pid)."""
         return (self.source.astype(np.int64) << 32) + self.pid
 
 
 def join(splits: Mapping[str, Split]) -> Split:
-    """Several training sets as one; no person of one set is a person of another.
-
-    Args:
-        splits: the splits by the names of their data sets.
+    """Join training sets, given by name, into one; people of different sets are different people.
 
     Returns:
-        The images of all, in the order of the sets: `source` is the place of the set, images are
-        called `<data set>/<file name>`, and the rest is as published. A single split is returned as
-        it is.
+        All images in the order of the sets. `source` is the index of the set, image names become
+        `<data set>/<file name>`, and the other columns are unchanged. A single split is returned
+        as it is.
 
     Raises:
-        ValueError: there is no split, or one that has been joined already.
+        ValueError: there are no splits, or one is already joined.
     """
     if not splits:
         raise ValueError("nothing to join: expected at least one split.")
@@ -133,7 +130,7 @@ def join(splits: Mapping[str, Split]) -> Split:
         return next(iter(splits.values()))
     for name, split in splits.items():
         if split.source.any():
-            raise ValueError(f"{name} is joined already: join all splits at once.")
+            raise ValueError(f"{name} is already joined: join all splits at once.")
     parts = splits.values()
     return Split(
         image=[image for split in parts for image in split.image],

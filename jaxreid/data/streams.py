@@ -1,7 +1,7 @@
-"""Random streams of training: each purpose draws with a number of its own, kept here.
+"""Random streams of training, one number per purpose.
 
-The key of a generator is (run seed, epoch or place, stream), so that two purposes never share
-numbers. The values enter every recorded result: new ones are added, none is changed.
+The key of a generator is (run seed, epoch or position, stream), so two purposes never share random
+numbers. Every recorded result depends on these values: add new ones, never change one.
 """
 
 import enum
@@ -23,8 +23,8 @@ class Stream(enum.IntEnum):
     DATA_SET = 8
 
 
-# Streams of one augmented image, keyed by name. Their places are part of the numbers: new names go
-# to the end, 16 at most.
+# Streams of one augmented image. The position of a name is part of its seed: append new names, 16
+# at most.
 AUGMENTATION_STREAMS = (
     "crop",
     "flip",
@@ -40,14 +40,15 @@ AUGMENTATION_STREAMS = (
     "donor",
     "erasing",
 )
-AUGMENTATION_STRIDE = 16  # seeds of neighbouring images are so far apart
+# Distance between the seeds of neighbouring images.
+AUGMENTATION_STRIDE = 16
 
 
 def generator(seed: int, epoch: int, stream: Stream) -> np.random.Generator:
-    """Returns the generator of one purpose in one epoch."""
+    """Return the generator of one purpose in one epoch."""
     return np.random.Generator(np.random.PCG64([seed, epoch, int(stream)]))
 
 
 def derived_seed(seed: int, place: int, stream: Stream) -> np.uint64:
-    """Returns a seed of 64 bits for one purpose, at a place such as an epoch or a data set."""
+    """Return a 64-bit seed for one purpose; `place` is the index of an epoch or a data set."""
     return np.random.SeedSequence([seed, place, int(stream)]).generate_state(1, np.uint64)[0]

@@ -55,7 +55,7 @@ def test_a_trace_that_was_saved_finds_the_same(tmp_path):
 def test_the_warning_says_what_is_shared():
     text = Overlap(1, 4, 2, 3, 9).sentence("set/plaza")
     assert text.startswith("set/plaza is not a test of unseen people: 2 of its 9 people and 1 of ")
-    assert "3 of its 9 people have the id of a person in the training images of another" in text
+    assert "3 of its 9 people have the id of a training person in another folder" in text
     assert "trained on" not in Overlap(0, 4, 0, 3, 9).sentence("set/plaza")
 
 

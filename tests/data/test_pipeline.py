@@ -166,8 +166,8 @@ def test_tensorflow_sees_no_accelerator():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": np.zeros((2, 6), np.float32)}, "order must be integers"),
-        ({"order": np.full((2, 6), COUNT)}, f"names images {COUNT} to {COUNT}"),
+        ({"order": np.zeros((2, 6), np.float32)}, "expected order to be integers"),
+        ({"order": np.full((2, 6), COUNT)}, f"refers to images {COUNT} to {COUNT}"),
         ({"start": 5}, "start is 5"),
         ({"process_count": 4}, "batch size 6 cannot be divided among 4 processes"),
         ({"process_index": 1}, "process_index is 1"),
