@@ -1,0 +1,194 @@
+"""Writes what the documents show of the code: docs/settings.md, and the tables of docs/speed.md.
+
+    python tools/make_docs.py
+    python tools/make_docs.py settings
+
+A document holds generated text between <!-- SOURCE --> and <!-- end -->, where SOURCE is `settings`
+or a file of `benchmark.py --json`. A setting is described by its comment in configs/, an option of
+a part by the docstring of the part.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- (settings|\S+\.jsonl) -->\n).*?(<!-- end -->)", re.DOTALL)
+DATA = ("synthetic", "market1501")
+COLUMNS = ("`NAME`", "`NAME:market1501`")
+Configs = Mapping[str, Mapping[str, Any]]  # values by recipe and path
+
+# Settings that take a name, and where the valid names are.
+NAMES = {
+    "model.interpolation": "jaxreid.data.images.pillow:INTERPOLATIONS",
+    "model.dtype": "jaxreid.models.backbones:DTYPES",
+    "sampler.name": "jaxreid.data.sampling.samplers:NAMES",
+    "optim.name": "jaxreid.training.optim:OPTIMIZERS",
+    "schedule.name": "jaxreid.training.schedules:SCHEDULES",
+    "eval.dtype": "jaxreid.evaluation.scoring:DTYPES",
+    "eval.average_precision": "jaxreid.evaluation.ranking.metrics:PRECISIONS",
+}
+# Settings that name a part: a title, where the table of the parts is, and what makes one.
+PARTS = {
+    "model.backbone": ("Backbones", "jaxreid.models.backbones", "BACKBONES", "make_backbone"),
+    "model.neck": ("Necks", "jaxreid.models.necks", "NECKS", "make_neck"),
+    "model.matcher": ("Matchers", "jaxreid.models.matchers", "MATCHERS", "make_matcher"),
+    "objective": ("Objectives", "jaxreid.training.objectives", "OBJECTIVES", "make_objective"),
+}
+
+
+def generate(document: str) -> str:
+    """A document with its generated blocks renewed."""
+
+    def renew(block: re.Match[str]) -> str:
+        opening, source, closing = block.groups()
+        content = settings() if source == "settings" else benchmarks(ROOT / source)
+        return f"{opening}{content}\n{closing}"
+
+    return BLOCK.sub(renew, document)
+
+
+def benchmarks(path: pathlib.Path) -> str:
+    """The tables of `benchmark.py table`."""
+    import benchmark_tables
+
+    return benchmark_tables.markdown(path)
+
+
+def settings() -> str:
+    """Tables of the settings by section, and of the options of every part.
+
+    Raises:
+        KeyError: a setting or an option without a description.
+        ValueError: a description of an option that its part does not have.
+    """
+    from jaxreid import configs
+    from jaxreid.runs.settings import leaves
+
+    recipes = sorted(configs.recipes(), key=lambda recipe: recipe != "qaconv")  # qaconv first
+    embedded, published = (
+        {recipe: dict(leaves(configs.get(f"{recipe}:{data}").to_dict())) for recipe in recipes}
+        for data in DATA
+    )
+    comments = configs.comments("qaconv")
+    sections: dict[str, list[Sequence[str]]] = {}
+    for path, valid in _rules():
+        here, there = (_by_recipe(by_recipe, path) for by_recipe in (embedded, published))
+        comment = comments.get(path) or comments[path.removesuffix(".name")]
+        row = (f"`{path}`", valid, here, there if there != here else "", comment)
+        sections.setdefault(path.split(".")[0] if "." in path else "run", []).append(row)
+    header = ("setting", "valid", *COLUMNS, "meaning")
+    texts = [f"## {section}\n\n{_table(header, rows)}" for section, rows in sections.items()]
+    texts += [text for path in PARTS for text in _parts(path, embedded, published)]
+    return "\n\n".join(texts)
+
+
+def _rules() -> Iterator[tuple[str, str]]:
+    """Every setting but the options of parts, with its valid values in words."""
+    from jaxreid.runs.settings import OPTIONS, RULES, Choice
+
+    for path, rule in RULES.items():
+        inside = {option: rule for option, rule in OPTIONS.items() if option.startswith(f"{path}.")}
+        if path in PARTS:
+            title = PARTS[path][0].lower()
+            yield f"{path}.name", f"one of the [{title}](#{title})"
+        elif path in NAMES:
+            module, _, names = NAMES[path].partition(":")
+            yield path, str(Choice(tuple(getattr(importlib.import_module(module), names))))
+        else:
+            yield from ((name, str(rule)) for name, rule in (inside or {path: rule}).items())
+
+
+def _parts(path: str, embedded: Configs, published: Configs) -> Iterator[str]:
+    """A title; then of each class in a table of parts its names, its description, its options."""
+    from jaxreid.names import keywords_of
+
+    title, module, table, maker = PARTS[path]
+    module = importlib.import_module(module)
+    context = inspect.signature(getattr(module, maker)).parameters  # attributes, but not settings
+    names: dict[type, dict[str, Mapping[str, Any]]] = {}
+    for name in getattr(module, table).names:
+        part, implied = getattr(module, table).find(name)
+        if part.__module__.startswith("jaxreid."):  # others are registered from outside
+            names.setdefault(part, {})[name] = implied
+    yield f"## {title}\n\nOptions of `{path}`, by class, and the recipes that override a default."
+    header = ("option", "type", "default", *COLUMNS, "meaning")
+    for part, implied in names.items():
+        described = descriptions(part)
+        types = {field.name: field.type for field in dataclasses.fields(part)}
+        if stale := [name for name in described if name not in types and not hasattr(part, name)]:
+            raise ValueError(f"{part.__name__} has no attribute {', '.join(stale)}.")
+        users = [
+            {recipe: held for recipe, held in configs.items() if held[f"{path}.name"] in implied}
+            for configs in (embedded, published)
+        ]
+        rows = []
+        for option in keywords_of(part):
+            if option in context or option in getattr(part, "IMPLIED", ()):
+                continue
+            default = f"`{getattr(part, option)!r}`"
+            if any(option in options for options in implied.values()):
+                default = "by name"
+            kind = f"`{inspect.formatannotation(types[option])}`"
+            others = (_by_recipe(configs, f"{path}.{option}", default) for configs in users)
+            rows.append((f"`{option}`", kind, default, *others, described[option]))
+        options = _table(header, rows) if rows else "No options."
+        summary = inspect.cleandoc(part.__doc__).partition("\n")[0]
+        listed = ", ".join(f"`{name}`" for name in implied)
+        yield f"### {part.__name__}\n\n{listed}: {summary}\n\n{options}"
+
+
+def descriptions(part: type) -> dict[str, str]:
+    """The first sentence on each attribute in the docstrings of a class and of its bases."""
+    found: dict[str, str] = {}
+    for cls in reversed(part.__mro__):
+        _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")
+        section = re.split(r"\n(?=\S)", section)[0]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+            found[name] = re.split(r"(?<=\.) (?=[A-Z])", " ".join(text.split()))[0].rstrip(".")
+    return found
+
+
+def _by_recipe(configs: Configs, path: str, default: str = "") -> str:
+    """Values and their recipes, but those of the default; without one, first that of the first."""
+    recipes: dict[str, list[str]] = {}
+    for recipe, config in configs.items():
+        value = f"`{config[path]!r}`" if path in config else default or "not set"
+        recipes.setdefault(value, []).append(recipe)
+    first = default or next(iter(recipes))
+    others = [f"{', '.join(users)} {value}" for value, users in recipes.items() if value != first]
+    return "; ".join(others if default else [first, *others])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    documents = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+    made = [name for name, path in documents.items() if BLOCK.search(path.read_text())]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "documents", nargs="*", metavar="NAME", help=f"{', '.join(made)} (default: all)"
+    )
+    for name in parser.parse_args(arguments).documents or made:
+        if name not in made:
+            parser.error(f"docs/{name}.md is not generated; valid: {', '.join(made)}")
+        documents[name].write_text(generate(documents[name].read_text()))
+        print(f"wrote docs/{name}.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
