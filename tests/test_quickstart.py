@@ -1,13 +1,14 @@
-"""The notebook of the first steps, run cell by cell on a tiny model and a few drawn people."""
+"""First steps, in README.md and in the notebook: run on a tiny model and a few drawn people."""
 
 import ast
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 from golden import REPOSITORY
-from people import MODEL
+from people import MODEL, draw
 from PIL import Image
 
 from jaxreid.models.model import init_variables, make_model
@@ -39,12 +40,12 @@ def test_the_notebook_is_of_format_4_5_and_holds_no_outputs(notebook):
         assert cell.keys() == keys
 
 
-@pytest.fixture
-def weights(tmp_path):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
     """An untrained model in a file."""
     card = MODEL | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     variables = jax.jit(lambda: init_variables(make_model(**card), 0))()
-    path = tmp_path / "tiny.safetensors"
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_weights(path, jax.tree.map(np.asarray, variables), card, source="a test")
     return path
 
@@ -77,3 +78,17 @@ def test_every_cell_of_the_notebook_runs(notebook, weights, tmp_path, monkeypatc
         picture.close()
     assert all(0 <= value <= 1 for value in metrics.values())
     assert metrics.keys() == {"rank1", "rank5", "mAP", "mINP"}
+
+
+def test_the_python_lines_of_the_readme_run(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    monkeypatch.chdir(tmp_path)
+    images = [draw(pid, 0, 0) for pid in range(3)]
+    for image, name in zip(images, ("a.jpg", "b.jpg", "query.jpg"), strict=True):
+        image.save(name)
+    text = (REPOSITORY / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = code.replace("runs/qaconv", str(weights)).replace("synthetic_people/mall", TEST)
+    names = {"pil_image": images[0], "uint8_array": np.asarray(images[1])}
+    exec(code, names | {"gallery_paths": ["a.jpg", "b.jpg"]})
+    assert (tmp_path / "why.png").exists()
