@@ -98,6 +98,12 @@ def test_files_of_the_repository_that_are_named_exist(path):
             assert (REPOSITORY / code).exists(), code
 
 
+def test_the_site_has_every_document():
+    site = (REPOSITORY / "mkdocs.yml").read_text()
+    pages = {path.name for path in DOCUMENTS} - {"README.md"} | {"index.md"}
+    assert {name for name in pages if f" {name}\n" not in site} == set()
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the recipes, and the result of a search."""

@@ -5,7 +5,7 @@
 
 A document holds generated text between <!-- SOURCE --> and <!-- end -->, where SOURCE is `settings`
 or a file of `benchmark.py --json`. A setting is described by its comment in configs/, an option of
-a part by the docstring of the part.
+a part by the docstring of the part. `mkdocs build` uses this file, too (mkdocs.yml).
 """
 
 import argparse
@@ -170,6 +170,29 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def on_files(files: Any, *, config: Any) -> None:
+    """Hook of MkDocs: the documents at the top of the repository are pages as well."""
+    from mkdocs.structure.files import File
+
+    for path in ROOT.glob("*.md"):
+        name = path.name.replace("README", "index")
+        files.append(File.generated(config, name, content=path.read_text()))
+
+
+def on_page_markdown(text: str, *, files: Any, **_: Any) -> str:
+    """Hook of MkDocs: links of the repository become links of the site, or text."""
+
+    def link(match: re.Match[str]) -> str:
+        words, target, anchor = match.groups()
+        name = re.sub(r"^(\.\./|docs/)", "", target)
+        page = "index.md" if name == "README.md" else name
+        if files.get_file_from_path(page):
+            return f"[{words}]({page}{anchor})"
+        return words if (ROOT / name).exists() else match[0]
+
+    return re.sub(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*|)\)", link, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
