@@ -1,11 +1,11 @@
-"""Writes what the documents show of the code: docs/settings.md, and the tables of docs/speed.md.
+"""Generate documentation from the code: docs/settings.md and the tables of docs/speed.md.
 
     python tools/make_docs.py
     python tools/make_docs.py settings
 
 A document holds generated text between <!-- SOURCE --> and <!-- end -->, where SOURCE is `settings`
-or a file of `benchmark.py --json`. A setting is described by its comment in configs/, an option of
-a part by the docstring of the part. `mkdocs build` uses this file, too (mkdocs.yml).
+or a file of `benchmark.py --json`. Settings are described by their comments in configs/, options of
+components by the docstrings of their classes. `mkdocs build` also uses this file (mkdocs.yml).
 """
 
 import argparse
@@ -22,9 +22,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- (settings|\S+\.jsonl) -->\n).*?(<!-- end -->)", re.DOTALL)
 DATA = ("synthetic", "market1501")
 COLUMNS = ("`NAME`", "`NAME:market1501`")
-Configs = Mapping[str, Mapping[str, Any]]  # values by recipe and path
+# Values by recipe and path.
+Configs = Mapping[str, Mapping[str, Any]]
 
-# Settings that take a name, and where the valid names are.
+# Settings whose value is a name, and the address of the valid names.
 NAMES = {
     "model.interpolation": "jaxreid.data.images.pillow:INTERPOLATIONS",
     "model.dtype": "jaxreid.models.backbones:DTYPES",
@@ -34,7 +35,7 @@ NAMES = {
     "eval.dtype": "jaxreid.evaluation.scoring:DTYPES",
     "eval.average_precision": "jaxreid.evaluation.ranking.metrics:PRECISIONS",
 }
-# Settings that name a part: a title, where the table of the parts is, and what makes one.
+# Settings that select a component: title, module, registry and factory.
 PARTS = {
     "model.backbone": ("Backbones", "jaxreid.models.backbones", "BACKBONES", "make_backbone"),
     "model.neck": ("Necks", "jaxreid.models.necks", "NECKS", "make_neck"),
@@ -44,7 +45,7 @@ PARTS = {
 
 
 def generate(document: str) -> str:
-    """A document with its generated blocks renewed."""
+    """Regenerate the generated blocks of a document."""
 
     def renew(block: re.Match[str]) -> str:
         opening, source, closing = block.groups()
@@ -55,23 +56,24 @@ def generate(document: str) -> str:
 
 
 def benchmarks(path: pathlib.Path) -> str:
-    """The tables of `benchmark.py table`."""
+    """Generate the tables of `benchmark.py table`."""
     import benchmark_tables
 
     return benchmark_tables.markdown(path)
 
 
 def settings() -> str:
-    """Tables of the settings by section, and of the options of every part.
+    """Generate tables of the settings by section and of the options of every component.
 
     Raises:
-        KeyError: a setting or an option without a description.
-        ValueError: a description of an option that its part does not have.
+        KeyError: a setting or option has no description.
+        ValueError: a docstring describes an option that its component does not have.
     """
     from jaxreid import configs
     from jaxreid.runs.settings import leaves
 
-    recipes = sorted(configs.recipes(), key=lambda recipe: recipe != "qaconv")  # qaconv first
+    # qaconv first: its values stand without a recipe name.
+    recipes = sorted(configs.recipes(), key=lambda recipe: recipe != "qaconv")
     embedded, published = (
         {recipe: dict(leaves(configs.get(f"{recipe}:{data}").to_dict())) for recipe in recipes}
         for data in DATA
@@ -90,7 +92,7 @@ def settings() -> str:
 
 
 def _rules() -> Iterator[tuple[str, str]]:
-    """Every setting but the options of parts, with its valid values in words."""
+    """Yield every setting except options of components, with a description of valid values."""
     from jaxreid.runs.settings import OPTIONS, RULES, Choice
 
     for path, rule in RULES.items():
@@ -106,16 +108,18 @@ def _rules() -> Iterator[tuple[str, str]]:
 
 
 def _parts(path: str, embedded: Configs, published: Configs) -> Iterator[str]:
-    """A title; then of each class in a table of parts its names, its description, its options."""
+    """Yield the title of a registry, then names, summary and options of each of its classes."""
     from jaxreid.names import keywords_of
 
     title, module, table, maker = PARTS[path]
     module = importlib.import_module(module)
-    context = inspect.signature(getattr(module, maker)).parameters  # attributes, but not settings
+    # Attributes that are not settings.
+    context = inspect.signature(getattr(module, maker)).parameters
     names: dict[type, dict[str, Mapping[str, Any]]] = {}
     for name in getattr(module, table).names:
         part, implied = getattr(module, table).find(name)
-        if part.__module__.startswith("jaxreid."):  # others are registered from outside
+        # Skip components registered from outside the package.
+        if part.__module__.startswith("jaxreid."):
             names.setdefault(part, {})[name] = implied
     yield f"## {title}\n\nOptions of `{path}`, by class, and the recipes that override a default."
     header = ("option", "type", "default", *COLUMNS, "meaning")
@@ -145,18 +149,21 @@ def _parts(path: str, embedded: Configs, published: Configs) -> Iterator[str]:
 
 
 def descriptions(part: type) -> dict[str, str]:
-    """The first sentence on each attribute in the docstrings of a class and of its bases."""
-    found: dict[str, str] = {}
+    """Return the first sentence on each attribute, from the docstrings of a class and its bases."""
+    sentences: dict[str, str] = {}
     for cls in reversed(part.__mro__):
         _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")
         section = re.split(r"\n(?=\S)", section)[0]
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
-            found[name] = re.split(r"(?<=\.) (?=[A-Z])", " ".join(text.split()))[0].rstrip(".")
-    return found
+            sentences[name] = re.split(r"(?<=\.) (?=[A-Z])", " ".join(text.split()))[0].rstrip(".")
+    return sentences
 
 
 def _by_recipe(configs: Configs, path: str, default: str = "") -> str:
-    """Values and their recipes, but those of the default; without one, first that of the first."""
+    """List the values that differ from the default, with their recipes.
+
+    Without a default, the value of the first recipe comes first, without its name.
+    """
     recipes: dict[str, list[str]] = {}
     for recipe, config in configs.items():
         value = f"`{config[path]!r}`" if path in config else default or "not set"
@@ -173,7 +180,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def on_files(files: Any, *, config: Any) -> None:
-    """Hook of MkDocs: the documents at the top of the repository are pages as well."""
+    """Add the documents at the top of the repository to the site (MkDocs hook)."""
     from mkdocs.structure.files import File
 
     for path in ROOT.glob("*.md"):
@@ -182,7 +189,7 @@ def on_files(files: Any, *, config: Any) -> None:
 
 
 def on_page_markdown(text: str, *, files: Any, **_: Any) -> str:
-    """Hook of MkDocs: links of the repository become links of the site, or text."""
+    """Turn links within the repository into links within the site, or text (MkDocs hook)."""
 
     def link(match: re.Match[str]) -> str:
         words, target, anchor = match.groups()
@@ -196,18 +203,18 @@ def on_page_markdown(text: str, *, files: Any, **_: Any) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; returns its exit status."""
+    """Run the tool; return its exit status."""
     documents = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
-    made = [name for name, path in documents.items() if BLOCK.search(path.read_text())]
+    generated = [name for name, path in documents.items() if BLOCK.search(path.read_text())]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "documents", nargs="*", metavar="NAME", help=f"{', '.join(made)} (default: all)"
+        "documents", nargs="*", metavar="NAME", help=f"{', '.join(generated)} (default: all)"
     )
-    for name in parser.parse_args(arguments).documents or made:
-        if name not in made:
-            parser.error(f"docs/{name}.md is not generated; valid: {', '.join(made)}")
+    for name in parser.parse_args(arguments).documents or generated:
+        if name not in generated:
+            parser.error(f"docs/{name}.md is not generated; valid: {', '.join(generated)}")
         documents[name].write_text(generate(documents[name].read_text()))
         print(f"wrote docs/{name}.md")
     return 0
