@@ -143,10 +143,7 @@ def small(config: ConfigDict) -> None:
 
 
 def architecture(file: str) -> dict[str, object]:
-    """Load the architecture found by a search.
-
-    The command that resumes a run reads the file again.
-    """
+    """Load the architecture found by a search; resuming a run reads the file again."""
     try:
         record = json.loads(pathlib.Path(file).expanduser().read_text())
         if record["format"] != FORMAT:

@@ -118,11 +118,7 @@ def start_jax() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the program; return the exit status.
-
-    Returns:
-        0 success; 1 failure; 75 or 130 stopped, resumable with the same command.
-    """
+    """Return the exit status: 0 success, 1 failure, 75 or 130 stopped and resumable."""
     logging.set_verbosity(logging.WARNING)
     try:
         config = configuration(argv)
@@ -191,10 +187,7 @@ def explained(error: Exception) -> bool:
 
 
 def leave(status: int) -> int:
-    """Return the exit status; exit at once if this is one of several processes.
-
-    A regular shutdown of JAX would wait forever for the other processes.
-    """
+    """Return the status, or exit at once in a multi-process run, where a shutdown would hang."""
     if "jax" in sys.modules and (_COORDINATOR.value or _DISTRIBUTED.value):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -58,13 +58,7 @@ def shardings(mesh: Mesh, specs: Any) -> Any:
 
 
 def check_divisible(count: int, mesh: Mesh, what: str) -> None:
-    """Raise ValueError if `count` rows do not divide evenly over the mesh.
-
-    Args:
-        count: number of rows.
-        mesh: device mesh.
-        what: name of the setting, for the message.
-    """
+    """Raise ValueError, naming the setting `what`, if `count` rows do not divide evenly."""
     size = mesh.size
     if count <= 0 or count % size:
         below, above = count // size * size, (max(count, 0) // size + 1) * size

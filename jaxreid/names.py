@@ -15,12 +15,7 @@ _LINEN = ("parent", "name")
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> str:
-    """Return `name` if it is valid.
-
-    Args:
-        name: name to check.
-        valid: all valid names.
-        what: kind of thing, for the message ("backbone").
+    """Return `name` if it is valid; `what` is the kind of thing, for the message ("backbone").
 
     Raises:
         ValueError: unknown name; the message lists the valid ones, nearest first.
@@ -39,12 +34,9 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
 
 
 def check_at_least(given: Mapping[str, Any], least: Mapping[str, int], what: str) -> None:
-    """Check that settings are whole numbers with a lower bound.
+    """Check that the settings in `least` are whole numbers of at least the value there.
 
-    Args:
-        given: settings; only those in `least` are checked.
-        least: smallest valid value of each.
-        what: section of the settings, for the message ("neck").
+    The message prefixes settings with `what`, their section ("neck").
 
     Raises:
         ValueError: a value is too small or not a whole number.
@@ -113,9 +105,6 @@ class Table:
 
         Names that cannot be imported, or for which the condition fails with AttributeError,
         TypeError or ValueError, are left out.
-
-        Args:
-            condition: function of the class or function.
         """
         matching = []
         for name in self.names:

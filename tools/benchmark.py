@@ -314,10 +314,7 @@ def machine() -> dict[str, Any]:
 
 
 def compare_matching(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Benchmark scores, or losses with gradients, of many pairs of maps.
-
-    Returns:
-        One record per task and type.
+    """Benchmark scores, or losses with gradients, of pairs of maps: one record per task and type.
 
     Raises:
         ValueError: PyTorch is a contender and is not installed.
@@ -396,10 +393,7 @@ def compare_rankings(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Benchmark forward and backward passes of backbones against PyTorch.
-
-    Returns:
-        One record per network and pass.
+    """Benchmark passes of backbones against PyTorch: one record per network and pass.
 
     Raises:
         ValueError: PyTorch is not installed, or a network is unknown.

@@ -21,7 +21,7 @@ TASKS = {"perceptron": (OURS, PLAIN, AT_ONCE, EXPANDED), "linear": (OURS, PLAIN,
 
 
 def contender(name: str, problem: Problem) -> Callable[[], Any]:
-    """Make a function that scores all pairs once and returns the scores [Q, G] when done."""
+    """Make a function that computes the scores [Q, G] of all pairs and blocks until done."""
     import jax
     import jax.numpy as jnp
 
@@ -72,12 +72,7 @@ def _random(variables: Any) -> Any:
 
 
 def _layers(task: str, variables: Any) -> tuple[Any, ...]:
-    """Fold batch norm into the layers of the network in evaluation mode.
-
-    Returns:
-        "perceptron": kernel, shift, output weights of the hidden units and bias; "linear": weight
-        and shift.
-    """
+    """Fold batch norm into the layers: kernel, shift, output weights, bias; or weight and shift."""
     params, stats = variables["params"], variables["batch_stats"]
 
     def affine(name: str) -> tuple[Any, Any]:

@@ -206,10 +206,7 @@ def _blocks(problem: Problem) -> list[tuple[int, int, int, int]]:
 
 
 def contender(name: str, problem: Problem) -> Callable[[], Any]:
-    """Make a function that performs the task once and returns when done.
-
-    It returns a list of blocks of scores, or (loss, gradients).
-    """
+    """Make a blocking function that returns a list of blocks of scores, or (loss, gradients)."""
     if name in (ORIGINAL, TILED):
         return torch_contender(problem, tiled=name == TILED)
     return jax_contender(problem, plain=name == PLAIN)
@@ -235,10 +232,7 @@ def memory(
     threads: int | None,
     make: Callable[[str, Problem], Callable[[], Any]],
 ) -> int | None:
-    """Measure the bytes by which one run raises the peak resident memory of a process.
-
-    The inputs are allocated before. None if the system does not report memory.
-    """
+    """Measure the growth in bytes of the peak resident memory by one run; None if unsupported."""
     # A new process has no freed memory to reuse.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -313,18 +307,11 @@ def measured(
     flops: Mapping[str, float],
     baseline: str,
 ) -> dict[str, Any]:
-    """Measure time and memory of contenders.
+    """Measure time and memory of contenders; `runs` are functions that perform the task once.
 
-    Args:
-        problem: task and sizes.
-        runs: functions by name that perform the task once.
-        repeats: timed runs of each contender.
-        threads: cores of the processes that measure memory; None for all.
-        take_turns: times functions alternately, as in `benchmark.py`.
-        progress: advanced by one per run.
-        make: makes the function of a contender in the process that measures its memory.
-        flops: operations of each contender.
-        baseline: reference of "times_as_fast", which is empty without it.
+    `take_turns` is that of `benchmark.py`, `make` remakes a contender in the process that measures
+    its memory, `flops` are operations by contender, and `baseline` is the reference of
+    "times_as_fast", which is empty if the baseline is not among the contenders.
 
     Returns:
         "problem"; "ms" by contender and for "product", as from `take_turns`; "product_gflops", the

@@ -96,17 +96,7 @@ def _norm(arrays: list[Any]) -> np.ndarray:
 def jax_pass(
     arch: str, model: Any, x: np.ndarray, weight: np.ndarray, train: bool
 ) -> Callable[[], Any]:
-    """Make a pass of this package with the weights of a network of `torch_networks`.
-
-    Args:
-        arch: name of the network.
-        model: the network.
-        x: [B, 3, H, W] float32 images.
-        weight: weights of the outputs in the loss, in the shape of PyTorch's output.
-        train: forward and backward in training mode; otherwise forward in evaluation mode.
-
-    Returns:
-        A function without arguments that returns the list of gradients, or the output.
+    """Make the counterpart of `torch_pass` in this package, with the weights of `model`.
 
     Raises:
         ValueError: the weights do not fit our network.
@@ -161,9 +151,9 @@ def torch_pass(
     """Make a pass in PyTorch.
 
     Args:
-        model: the network; it is copied.
+        model: network of `torch_networks`; it is copied.
         x: [B, 3, H, W] float32 images.
-        weight: weights of the outputs in the loss.
+        weight: weights of the outputs in the loss, in the shape of the output.
         memory_format: "contiguous_format" or "channels_last".
         train: forward and backward in training mode; otherwise forward in evaluation mode.
 

@@ -178,12 +178,7 @@ def plain_tlift(
 
 
 def walkers(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Simulate images of people who walk in pairs past six cameras.
-
-    Args:
-        queries: Q.
-        gallery: G.
-        seed: random seed.
+    """Simulate Q query and G gallery images of people who walk in pairs past six cameras.
 
     Returns:
         [Q + G, 64] float32 embeddings of unit length, queries first; [Q + G] int identities; and
@@ -203,12 +198,7 @@ def walkers(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.n
 
 
 def contenders(what: str, queries: int, gallery: int) -> tuple[dict[str, Callable[[], Any]], int]:
-    """Make the contenders of one measurement.
-
-    Args:
-        what: a key of `SIZES`.
-        queries: Q.
-        gallery: G.
+    """Make the contenders of one measurement, `what`, which is a key of `SIZES`.
 
     Returns:
         Functions by name, "jaxreid" and (except for `ALONE`) "plain", that return arrays of the
@@ -267,10 +257,7 @@ def _metrics(score: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _evaluation(score: np.ndarray, ids: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
-    """Make a function that computes the numbers of `plain_metrics` and `plain_roc`.
-
-    It also collects the best matches of each query, which the baseline does not.
-    """
+    """Make a function for the numbers of `plain_metrics` and `plain_roc`, plus the best matches."""
     # Imported late, because it imports JAX, which counts the cores.
     from jaxreid.evaluation.results import Ranking
     from jaxreid.evaluation.retrieval import BLOCK_SIZE

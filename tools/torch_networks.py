@@ -73,13 +73,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Redraw all weights and running statistics, so that each of them affects the output.
 
     Activations then stay moderate in evaluation mode; with initial statistics they would not.
-
-    Args:
-        model: network from `make`; modified in place.
-        seed: random seed.
-
-    Returns:
-        The model.
+    Modifies and returns the model.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():

@@ -218,12 +218,7 @@ def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _check_out(path: pathlib.Path | None, suffix: str) -> None:
-    """Raise an error if the result could not be written, before any work is done.
-
-    Raises:
-        ValueError: the path has the wrong suffix.
-        OSError: the folder does not exist or is not writable, or the path is a folder.
-    """
+    """Raise ValueError or OSError if the result could not be written, before any work is done."""
     if path is None:
         return
     if path.suffix.lower() != suffix:
