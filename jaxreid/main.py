@@ -188,7 +188,7 @@ def explained(error: Exception) -> bool:
 
 def leave(status: int) -> int:
     """Return the status, or exit at once in a multi-process run, where a shutdown would hang."""
-    if "jax" in sys.modules and (_COORDINATOR.value or _DISTRIBUTED.value):
+    if sys.modules.get("jax") and (_COORDINATOR.value or _DISTRIBUTED.value):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

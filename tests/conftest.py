@@ -1,14 +1,37 @@
-"""Shared fixtures: eight virtual devices, exact matrix products, the golden data."""
+"""Shared by all tests: eight virtual devices, exact matrix products, compilations, golden data."""
 
+import os
 import pathlib
+import tempfile
+from unittest import mock
 
 import jax
 import pytest
 from golden import find
 
+# Here and in every process that is started from here: compiled programs run once or a few times,
+# and so are not optimised, and what one test has compiled, no other has to.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="jaxreid-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def on_one_device():
+    return mock.patch.object(jax, "devices", new=lambda: jax.local_devices()[:1])  # noqa: PT008
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Whole runs see one of the eight, which are slow: they wait for each other on a few cores."""
+    with on_one_device():
+        yield
 
 
 class GoldenFolder:

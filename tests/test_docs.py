@@ -164,3 +164,19 @@ def test_python_compiles_and_uses_names_that_exist(path):
                 names += [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             pkgutil.resolve_name(name)
+
+
+def test_the_tests_named_as_guarantees_exist():
+    text = (REPOSITORY / "docs" / "testing.md").read_text()
+    named, file = [], None
+    for path, name in re.findall(r"`([\w/]*(?:\.py)?)::(test_\w+)`", text):
+        file = path or file
+        named.append((file, name))
+    assert len(named) > 100
+    defined = {
+        (str(path.relative_to(REPOSITORY / "tests")), name)
+        for path in REPOSITORY.glob("tests/**/test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert not set(named) - defined
+    assert not defined - set(named), "tests that docs/testing.md does not list"

@@ -9,6 +9,7 @@ from people import draw
 
 import jaxreid
 
+pytestmark = pytest.mark.usefixtures("one_device")
 TEXT = (REPOSITORY / "docs" / "extending.md").read_text()
 FILES = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
 (RUN,) = re.findall(r"<!-- run -->\n```python\n(.*?)```", TEXT, re.DOTALL)

@@ -14,6 +14,7 @@ from PIL import Image
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.weights.file import save_weights
 
+pytestmark = pytest.mark.usefixtures("one_device")
 NOTEBOOK = REPOSITORY / "docs" / "quickstart.ipynb"
 TEST = "synthetic_people/mall-train_ids=1-test_ids=4-images_per_id=4-distractors=2"
 

@@ -19,6 +19,7 @@ from jaxreid.models.model import init_variables, make_model
 from jaxreid.runs.log import read_events
 from jaxreid.weights.file import save_weights
 
+pytestmark = pytest.mark.usefixtures("one_device")
 EMBEDDING = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
 
 
@@ -34,7 +35,7 @@ def make_card(card):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, one_device):
     root = tmp_path_factory.mktemp("reid")
     market_tree(root / "market1501")
     return root

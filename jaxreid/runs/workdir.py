@@ -26,7 +26,6 @@ FREE = (
     "log",
     "sampler.save_graph",
     "init_expects",
-    "init_expects",
 )
 FILES = {
     "config.json",

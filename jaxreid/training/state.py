@@ -150,7 +150,11 @@ def create_state(
         check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
     out_shardings = shardings(mesh, state_specs(abstract))
     create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
-    return jax.jit(create, out_shardings=out_shardings)(weights or {})
+    options = None
+    if mesh.devices.flat[0].platform == "cpu":
+        # Optimising the random draws takes LLVM ten times as long as all else, for one execution.
+        options = {"xla_backend_optimization_level": 0}
+    return jax.jit(create, out_shardings=out_shardings, compiler_options=options)(weights or {})
 
 
 def _create(

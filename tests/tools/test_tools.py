@@ -113,14 +113,6 @@ def test_benchmark_compares_forms_of_gmns_scores(tmp_path, monkeypatch):
     assert "| GMN, linear, float32 | jaxreid |" in run("benchmark.py", "table", path).stdout
 
 
-def test_the_document_shows_the_tables_of_the_measurements():
-    table = run("benchmark.py", "table", TOOLS.parent / "benchmarks" / "cpu.jsonl").stdout
-    document = (TOOLS.parent / "docs" / "speed.md").read_text()
-    shown = document.split("<!-- benchmarks/cpu.jsonl -->")[1].split("<!-- end -->")[0]
-    assert shown.strip() == table.strip()
-    assert "| jaxreid |" in shown
-
-
 def test_a_file_without_results_makes_no_table(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     for name, message in (("other.jsonl", "contains no results"), ("none.jsonl", "no file")):

@@ -24,7 +24,7 @@ STEPS = 3
 
 
 def tiny_model(axis_name=None, head="v2.1", backbone="resnet18", **options):
-    small = {"cut": "layer2", "width": 8} if backbone.startswith("resnet") else {}
+    small = {"cut": "layer1", "width": 4} if backbone.startswith("resnet") else {}
     return make_model(
         backbone={"name": backbone, **small},
         neck={"name": "map", "channels": 8},
@@ -38,7 +38,7 @@ def tiny_model(axis_name=None, head="v2.1", backbone="resnet18", **options):
 
 def multi_scale_model(axis_name=None, **options):
     return make_model(
-        backbone={"name": "resnet18", "cut": "layer2", "width": 8},
+        backbone={"name": "resnet18", "cut": "layer1", "width": 4},
         neck={
             "name": "multi_scale",
             "channels": 8,
@@ -78,6 +78,12 @@ def metric_model(axis_name=None, **options):
         axis_name=axis_name,
         **options,
     )
+
+
+def initial(model):
+    """Variables of the model as `train` starts from them."""
+    image = jnp.zeros((2, 32, 16, 3), jnp.uint8)
+    return jax.jit(model.init)(jax.random.key(1), image)
 
 
 def batches():
@@ -193,7 +199,7 @@ def test_the_loss_of_pairs_is_equal_too():
             np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
         total = b["cross_entropy"] + b["triplet"] + b["gmn"] + 0.5 * b["pic"]
         np.testing.assert_allclose(b["loss"], total, rtol=1e-9)
-    begun = metric_model().init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))["params"]
+    begun = initial(metric_model())["params"]
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), begun["matcher"], four.params["matcher"])
     assert moved["norm_in"].pop("bias") < 1e-9  # the normalisation of the hidden units undoes it
     assert min(jax.tree.leaves(moved)) > 1e-6
@@ -326,28 +332,26 @@ def test_training_changes_what_it_should(on_one_device):
 def test_frozen_statistics_stay_while_the_rest_learns(on_one_device):
     trained, _ = on_one_device
     frozen, _ = train(1, freeze_stats=True)
-    initial = jax.tree.map(
-        np.asarray, tiny_model().init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
-    )
+    begun = jax.tree.map(np.asarray, initial(tiny_model()))
     for a, b in zip(
-        jax.tree.leaves(initial["batch_stats"]["backbone"]),
+        jax.tree.leaves(begun["batch_stats"]["backbone"]),
         jax.tree.leaves(frozen.batch_stats["backbone"]),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
     scale = lambda params: params["backbone"]["bn1"]["scale"]  # noqa: E731
-    assert np.abs(scale(frozen.params) - scale(initial["params"])).max() > 0
+    assert np.abs(scale(frozen.params) - scale(begun["params"])).max() > 0
     assert np.abs(frozen.batch_stats["matcher"]["norm_in"]["mean"]) > 0
     assert not np.array_equal(
         trained.batch_stats["backbone"]["bn1"]["mean"],
-        initial["batch_stats"]["backbone"]["bn1"]["mean"],
+        begun["batch_stats"]["backbone"]["bn1"]["mean"],
     )
 
 
 @pytest.mark.parametrize("make", [tiny_model, multi_scale_model])
 def test_flipped_features_do_not_know_left_from_right(make):
     model, mesh = make(), make_mesh(jax.devices()[:2])
-    variables = model.init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
+    variables = initial(model)
     encode = make_encode(model, mesh, flip=True)
     image = next(batches())["image"]
     feature, mirrored = (
@@ -363,11 +367,10 @@ def test_flipped_features_do_not_know_left_from_right(make):
 
 def test_encode_and_score_are_equal_on_any_number_of_devices():
     model = tiny_model()
-    batch = next(batches())
+    batch, variables = next(batches()), initial(model)
     results = []
     for devices in (1, 8):
         mesh = make_mesh(jax.devices()[:devices])
-        variables = model.init(jax.random.key(1), jnp.zeros((2, 32, 16, 3), jnp.uint8))
         feature = make_encode(model, mesh)(variables, to_devices(mesh, batch["image"]))
         score = make_score(model, mesh)(variables, np.asarray(feature)[:3], feature)
         assert score.shape == (3, BATCH)
