@@ -50,3 +50,8 @@ class GoldenFolder:
 def golden_dir() -> GoldenFolder:
     """Numbers of the methods' original code: the full set, or the cut in the repository."""
     return GoldenFolder(find())
+
+
+def pytest_collection_modifyitems(items):
+    """Whole runs first: what is left at the end is small, and the workers end together."""
+    items.sort(key=lambda item: "one_device" not in item.fixturenames)

@@ -156,19 +156,26 @@ def rule_neck(neck, seed, feature, dtype):
     return {"params": traverse_util.unflatten_dict(made)}
 
 
-@pytest.mark.parametrize("net", deep(*RESNETS, but=["resnet18_none", "resnet50_b"]))
+@pytest.mark.parametrize("net", RESNETS)
 def test_every_cut_and_neck_is_read_off_a_checkpoint(net):
-    """The path of the program: checkpoint, conversion, model."""
-    seed, shape = seed_of(find()), read("backbone_checks.json")["input"]["shape"]
-    held = np.load(find() / f"backbone_{net}.npz")
     for key, names in read("backbone_names.json")[net].items():
         cut, channels = key.split("_neck")
         converted = convert(
-            checkpoint(seed, names, empty=True), arch_of(net), cut=cut, skip=("criterion",)
+            checkpoint(seed_of(find()), names, empty=True),
+            arch_of(net),
+            cut=cut,
+            skip=("criterion",),
         )
         assert converted.report.complete, (key, converted.report)
         assert converted.card["backbone"]["cut"] == cut
         assert converted.card["neck"]["channels"] == int(channels)
+
+
+@pytest.mark.parametrize("net", deep(*RESNETS, but=["resnet18_none"]))
+def test_a_converted_model_has_the_features_of_the_original(net):
+    """The path of the program: checkpoint, conversion, model."""
+    seed, shape = seed_of(find()), read("backbone_checks.json")["input"]["shape"]
+    held = np.load(find() / f"backbone_{net}.npz")
     key = min(held.files, key=lambda key: (key[:6], held[key].size))  # the cheapest to compile
     names = read("backbone_names.json")[net][key]
     converted = convert(
@@ -185,7 +192,7 @@ def test_every_cut_and_neck_is_read_off_a_checkpoint(net):
     assert error(nchw(model.neck.apply(part(variables, "neck"), y)), held[key]) < 1e-4
 
 
-@pytest.mark.parametrize("net", deep(*OSNETS, but=["osnet_x0_25", "osnet_ibn_x1_0"]))
+@pytest.mark.parametrize("net", deep(*OSNETS, but=["osnet_ibn_x1_0"]))
 def test_osnet_equals_the_original_at_every_stage(net):
     check_osnet(net, "float32")
 
@@ -298,7 +305,7 @@ def check_summaries(ours, theirs):
     assert compared == len(ours)
 
 
-@pytest.mark.parametrize("net", deep(*SMALL, but=["resnet18_none", "resnet50_a", "resnet50_b"]))
+@pytest.mark.parametrize("net", deep(*SMALL, but=["resnet18_none", "resnet50_b"]))
 def test_resnet_gradients_and_statistics_equal_the_original(net):
     seed, checks, held = (
         seed_of(find()),

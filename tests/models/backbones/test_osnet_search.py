@@ -137,7 +137,7 @@ def by_cell(held, prefix):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", ["train", pytest.param("eval", marks=pytest.mark.full)])
 def test_super_network_equals_the_original(original, mode, native):
     with jax.enable_x64(True):
         net = make_backbone(NAME, dtype="float64")
