@@ -1,4 +1,4 @@
-"""The program through its real entry point: train, stop, resume, evaluate, refuse."""
+"""The program through its entry point: train, stop, resume, evaluate, refuse."""
 
 import json
 import os
