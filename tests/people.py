@@ -1,7 +1,11 @@
 """A tiny data set in Market-1501's layout and a tiny model, for tests that need such."""
 
+import jax
 import numpy as np
 from PIL import Image
+
+from jaxreid.models.model import init_variables, make_model
+from jaxreid.weights.file import save_weights
 
 MODEL = {
     "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
@@ -10,6 +14,14 @@ MODEL = {
     "height": 32,
     "width": 16,
 }
+
+
+def save_model(path, **parts):
+    """Writes the tiny model, with other parts if they are given, untrained; returns the path."""
+    card = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} | MODEL | parts
+    variables = jax.jit(lambda: init_variables(make_model(**card), 0))()
+    save_weights(path, jax.tree.map(np.asarray, variables), card, source="a test")
+    return path
 
 
 def draw(pid, camid, shot, size=(32, 64)):

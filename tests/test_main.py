@@ -23,6 +23,7 @@ from program import program
 from jaxreid import cli, configs
 from jaxreid.mesh import check_devices
 from jaxreid.models.backbones import make_backbone
+from jaxreid.runs.log import read_events
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import open_workdir
 
@@ -113,14 +114,7 @@ def newest_step(workdir):
 
 
 def events(workdir):
-    found = []
-    path = workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # being written right now
-    return found
+    return read_events(workdir / "metrics.jsonl")
 
 
 def final_state(workdir):

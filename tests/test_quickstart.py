@@ -4,15 +4,11 @@ import ast
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from golden import REPOSITORY
-from people import MODEL, draw
+from people import draw, save_model
 from PIL import Image
-
-from jaxreid.models.model import init_variables, make_model
-from jaxreid.weights.file import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_device")
 NOTEBOOK = REPOSITORY / "docs" / "quickstart.ipynb"
@@ -44,11 +40,7 @@ def test_the_notebook_is_of_format_4_5_and_holds_no_outputs(notebook):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """An untrained model in a file."""
-    card = MODEL | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    variables = jax.jit(lambda: init_variables(make_model(**card), 0))()
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_weights(path, jax.tree.map(np.asarray, variables), card, source="a test")
-    return path
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 def run(code, names):

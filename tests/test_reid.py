@@ -6,32 +6,18 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from golden import REPOSITORY
-from people import MODEL, draw, market_tree
+from people import MODEL, draw, market_tree, save_model
 from PIL import Image
 
 import jaxreid
 from jaxreid import configs
-from jaxreid.models.model import init_variables, make_model
 from jaxreid.runs.log import read_events
-from jaxreid.weights.file import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_device")
 EMBEDDING = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
-
-
-def saved(path, **parts):
-    card = MODEL | parts
-    variables = jax.jit(lambda: init_variables(make_model(**card), 0))()
-    save_weights(path, jax.tree.map(np.asarray, variables), make_card(card), source="a test")
-    return path
-
-
-def make_card(card):
-    return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **card}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +34,7 @@ def images(place):
 
 @pytest.fixture(scope="module")
 def reid(place):
-    return jaxreid.load(saved(place / "qaconv.safetensors"))
+    return jaxreid.load(save_model(place / "qaconv.safetensors"))
 
 
 def settings(place):
@@ -131,7 +117,7 @@ def test_a_score_can_be_explained(reid, images, tmp_path):
 
 
 def test_a_matcher_without_local_matches_says_which_have_them(place, images):
-    reid = jaxreid.load(saved(place / "embedding.safetensors", **EMBEDDING))
+    reid = jaxreid.load(save_model(place / "embedding.safetensors", **EMBEDDING))
     assert reid.embed(images[:3]).ndim == 2
     assert reid.rank(images[0], images, top=2)[0].image == images[0]
     with pytest.raises(

@@ -2,16 +2,15 @@
 
 import sys
 
-import jax
 import numpy as np
 import pytest
 from golden import REPOSITORY
-from people import market_tree
+from people import market_tree, save_model
 from PIL import Image
 
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import make_model
 from jaxreid.pictures.canvas import RIGHT, WRONG
-from jaxreid.weights.file import load_weights, save_weights
+from jaxreid.weights.file import load_weights
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
@@ -42,10 +41,7 @@ def place(tmp_path_factory):
         "scales": {"matcher": {"name": "qaconv_ms", "hidden": 8}, "neck": SCALES},
     }
     for name, parts in others.items():
-        card = MODEL | parts
-        variables = jax.jit(lambda card=card: init_variables(make_model(**card), 0))()
-        file = root / f"{name}.safetensors"
-        save_weights(file, jax.tree.map(np.asarray, variables), card, source="a test")
+        save_model(root / f"{name}.safetensors", **MODEL | parts)
     return root
 
 
