@@ -122,7 +122,7 @@ def join(splits: Mapping[str, Split]) -> Split:
         as it is.
 
     Raises:
-        ValueError: there are no splits, or one is already joined.
+        ValueError: `splits` is empty, or one is already joined.
     """
     if not splits:
         raise ValueError("nothing to join: expected at least one split.")

@@ -43,7 +43,7 @@ class Pair:
 
     Attributes:
         query: path, encoded bytes, PIL image or uint8 [H, W, 3].
-        gallery: likewise.
+        gallery: gallery image, of the same types.
         titles: short titles of the two images.
         right: whether both show the same person; None if unknown.
         from_query: [h, w] float, contribution of each query cell to the score.

@@ -188,7 +188,7 @@ class ReID:
         return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
 
     def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
-        """Return the parts that `explain` can show, with their reach; {} if there are no parts.
+        """Return the parts that `explain` can show, with their reach; {} without parts.
 
         Raises:
             ValueError: the matcher compares whole images, or does not have one of `parts`.
@@ -289,7 +289,7 @@ class ReID:
         if path.suffix != ".safetensors":
             raise ValueError(f"{path} must end in .safetensors.")
         if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.absolute().parent}.")
+            raise FileNotFoundError(f"folder {path.absolute().parent} does not exist.")
         source = "; ".join(self.messages) or f"{self.path}"
         save_weights(path, jax.tree.map(np.asarray, self.variables), self.card, source=source)
 
@@ -330,7 +330,7 @@ def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
         step: step of a run; the newest checkpoint if None.
 
     Raises:
-        FileNotFoundError, ValueError: there is no model, or it cannot be read.
+        FileNotFoundError, ValueError: `path` holds no model, or one that cannot be read.
     """
     weights = open_weights(path, step=step)
     return ReID(

@@ -115,7 +115,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
             + "\nUse the same configuration to resume it, or another --workdir."
         )
     if strict:
-        # Without a checkpoint there is no progress to keep: start over.
+        # Without a checkpoint nothing is lost: start over.
         previous, changes = None, []
         for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)

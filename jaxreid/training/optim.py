@@ -50,7 +50,7 @@ class AdamState(NamedTuple):
     Attributes:
         count: [] int32, updates so far.
         mean: mean of the gradients; a tree like the parameters.
-        square: mean of the squared gradients, likewise.
+        square: mean of the squared gradients; a tree like the parameters.
         largest: maximum of `square` so far, element by element; {} for plain Adam.
     """
 
@@ -134,8 +134,8 @@ def make_optimizer(
             (`FirstPhase.steps`).
 
     Raises:
-        ValueError: an unknown name or a number out of its range; raised by `init` if there is no
-            classifier for a first phase.
+        ValueError: an unknown name or a number out of its range; raised by `init` if a
+            first phase has no classifier.
 
     Source: torchreid for "amsgrad" and `freeze_steps` (its `fixbase_epoch`).
     """

@@ -23,7 +23,7 @@ class History:
 
     Attributes:
         loss: [epochs] float32. The current epoch holds the sum so far divided by `steps_per_epoch`.
-        accuracy: [epochs] float32, likewise.
+        accuracy: [epochs] float32, computed in the same way.
     """
 
     loss: jax.Array

@@ -38,7 +38,7 @@ def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weight
         step: step of a run; None for the newest checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: there is no model at `path`, or it cannot be loaded.
+        FileNotFoundError, ValueError: `path` holds no model, or one that cannot be loaded.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():

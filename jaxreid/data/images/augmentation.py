@@ -147,7 +147,7 @@ def augment(
     if patch:
         check_box("patch", height, width, patch_area, patch_aspect)
         if donor is None:
-            raise ValueError(f"patch is {patch}, but there is no donor: give one, or set patch=0")
+            raise ValueError(f"patch is {patch}, but donor is None: give one, or set patch=0")
     if erasing:
         check_box("erasing", height, width, erasing_area, erasing_aspect)
         if len(erasing_fill) != 3 or not all(v == int(v) and 0 <= v <= 255 for v in erasing_fill):

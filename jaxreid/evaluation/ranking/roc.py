@@ -142,7 +142,7 @@ class RocAccumulator:
         """Return the operating points; more scores may be added afterwards.
 
         Raises:
-            ValueError: there are no positives or no negatives.
+            ValueError: positives or negatives are missing.
         """
         positives = np.sort(np.concatenate([*self._positives, np.zeros(0, np.float32)]))
         if not positives.size or not self._negatives:

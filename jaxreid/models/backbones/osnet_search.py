@@ -15,7 +15,7 @@ from jaxreid.models.layers import BatchNorm, InstanceNorm
 # Keeps logarithms finite for non-positive weights and for draws of 0.
 TINY = 1e-12
 
-# Names, and the options they imply. There are no published weights of a super-network.
+# Names, and the options they imply. Weights of super-networks are not published.
 FAMILY = {f"osnet_search_{width}": {"channels": channels} for width, channels in WIDTHS.items()}
 
 

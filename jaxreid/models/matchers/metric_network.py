@@ -3,7 +3,7 @@
 Notation: Q queries, G gallery images, d channels of an embedding.
 
 Source: Qi et al., 2023, arXiv 2306.11991, for the pair feature (p - q)^2 and a "lightweight"
-network on it that is also used at test time. There is no public code: the layers, and the
+network on it that is also used at test time. Its code is not public: the layers, and the
 normalisation of the embeddings, are our reading.
 """
 

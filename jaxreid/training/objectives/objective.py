@@ -17,7 +17,7 @@ class Batch:
     Attributes:
         feature: [B, h, w, d] or [B, d] float, features of the images.
         before: features before the BN neck, equal in shape but for the channels; `feature` itself
-            if there is no BN neck.
+            without a BN neck.
         label: [B] int32, training identities.
         memory: this device's part of the class memory, or None.
         epoch: [] int32, from 0.

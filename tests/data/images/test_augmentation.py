@@ -437,7 +437,7 @@ def test_jitter_of_torchreid_computes_two_operations_alone(monkeypatch):
         ({"translation": -0.1}, "translation is -0.1; expected a probability"),
         ({"patch": 2}, "patch is 2; expected a probability"),
         ({"erasing": 1.1}, "erasing is 1.1; expected a probability"),
-        ({"patch": 0.5}, "patch is 0.5, but there is no donor: give one"),
+        ({"patch": 0.5}, "patch is 0.5, but donor is None: give one"),
         ({"patch": 0.5, "patch_area": (0.5, 0.1)}, "patch_area is"),
         ({"erasing": 0.5, "erasing_area": (0.2, 1.1)}, "erasing_area is"),
         ({"erasing": 0.5, "erasing_aspect": 0}, "erasing_aspect is 0"),
