@@ -1,5 +1,6 @@
 """Shared by all tests: eight virtual devices, exact matrix products, compilations, golden data."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -8,6 +9,8 @@ from unittest import mock
 import jax
 import pytest
 from golden import find
+
+gc.set_threshold(100_000)  # tracing makes many objects that live on
 
 # Here and in every process that is started from here: compiled programs run once or a few times,
 # and so are not optimised, and what one test has compiled, no other has to.

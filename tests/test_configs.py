@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from selection import deep
 
 from jaxreid import configs
 from jaxreid.configs import common, load
@@ -29,9 +30,10 @@ ARGUMENTS = [
     "market1501,v1.1,small",
     "synthetic,osnet_ain_x0_25",
 ]
+FEW = ["", "market1501,v1.2", "synthetic,debug"]
 
 
-@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("argument", deep(*ARGUMENTS, but=FEW))
 def test_qaconv(argument):
     config = load("qaconv").get_config(argument).to_dict()
     model = make_model(**config["model"])
@@ -63,7 +65,8 @@ def test_the_papers_recipe_is_resnet50():
 
 
 @pytest.mark.parametrize(
-    "argument", ["", "market1501", "market1501,small", "synthetic,debug", "market1501,resnet18"]
+    "argument",
+    deep("", "market1501", "market1501,small", "synthetic,debug", "market1501,resnet18", but=[""]),
 )
 def test_qaconv_gs(argument):
     config = load("qaconv_gs").get_config(argument).to_dict()
@@ -125,7 +128,10 @@ def test_the_recipe_of_qaconv_ms_is_that_of_its_authors():
 
 @pytest.mark.parametrize(
     "argument",
-    ["", "market1501", "market1501,small", "synthetic,debug", "market1501,osnet_x0_25"],
+    deep(
+        *("", "market1501", "market1501,small", "synthetic,debug", "market1501,osnet_x0_25"),
+        but=["market1501"],
+    ),
 )
 def test_transmatcher(argument):
     config = load("transmatcher").get_config(argument).to_dict()
@@ -186,7 +192,7 @@ OSNETS = {
 }
 
 
-@pytest.mark.parametrize("argument", OSNETS)
+@pytest.mark.parametrize("argument", deep(*OSNETS, but=["", "market1501"]))
 def test_osnet(argument):
     config = load("osnet").get_config(argument).to_dict()
     assert config["model"]["backbone"]["name"] == OSNETS[argument]
@@ -330,7 +336,9 @@ def test_perturbed_pairs_follow_the_number_of_epochs():
     assert config.to_dict()["objective"]["dropout_from"] == 7
 
 
-@pytest.mark.parametrize("argument", ["", "market1501", "market1501,x0_5", "synthetic,debug"])
+@pytest.mark.parametrize(
+    "argument", deep("", "market1501", "market1501,x0_5", "synthetic,debug", but=[""])
+)
 def test_osnet_search(argument):
     config = load("osnet_search").get_config(argument).to_dict()
     model = make_model(**config["model"], classes=10)

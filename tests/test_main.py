@@ -20,6 +20,7 @@ from people import market_tree
 from PIL import Image
 from program import program
 
+import jaxreid
 from jaxreid import cli, configs
 from jaxreid.mesh import check_devices
 from jaxreid.models.backbones import make_backbone
@@ -187,16 +188,6 @@ def test_training_learns(finished):
     assert np.mean(accuracy[-8:]) > 0.25  # chance is one in twelve
 
 
-def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
-    workdir = place / "killed"
-    kill(place, workdir, 17)
-    result = run(place, workdir)
-    assert "resuming from step" in result.stdout
-    assert_same_bits(final_state(workdir), final_state(finished[0]))
-    assert losses(workdir) == losses(finished[0])
-    assert untimed(workdir) == untimed(finished[0])
-
-
 # Graph sampling on two sets in turn, for which the same folder twice stands, with 12 people each
 # and equal names; the learning rate drops after the third epoch, and the fourth is then the last.
 GRAPH = [
@@ -227,6 +218,7 @@ def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     assert int(result.stdout.split("resuming from step ")[1].split()[0]) in (21, 28)
     assert_same_bits(final_state(killed), final_state(whole))
     assert losses(killed) == losses(whole)
+    assert untimed(killed) == untimed(whole)
     again = run(place, killed, *GRAPH)  # it ended before the sixth epoch, and knows
     assert "epoch" not in again.stderr
     assert losses(killed) == losses(whole)
@@ -241,22 +233,23 @@ PAIRS = [
     "--config.augment.translation=0.5",
     "--config.augment.patch=0.5",
     "--config.augment.erasing=0.5",
-    "--config.epochs=4",
+    "--config.epochs=2",
 ]
 
 
 def test_pairs_of_two_sets_are_learned_and_evaluated_without_the_classifier(place):
     whole = place / "pairs"
     result = run(place, whole, *PAIRS)
-    assert "24 identities, 144 images; up to 4 epochs of 6 steps" in result.stdout
+    assert "24 identities, 144 images; up to 2 epochs of 6 steps" in result.stdout
     state = final_state(whole)["variables"]
     assert state["params"]["classifier"]["kernel"].shape == (16, 24)
     before = json.loads((whole / "results.json").read_text())["results"][-1]
     logged = [e for e in events(whole) if e["kind"] == "train"]
     assert {"cross_entropy", "triplet", "gmn", "pair_accuracy", "pic"} <= logged[-1].keys()
+    assert jaxreid.load(whole).model.classes == 24
     more = ["--config.eval.flip=True", "--config.eval.rerank=True", "--config.eval.tlift=True"]
     result = run(place, whole, *PAIRS, "--mode=evaluate", *more)
-    assert "checkpoint of step 24" in result.stdout
+    assert "checkpoint of step 12" in result.stdout
     after = json.loads((whole / "results.json").read_text())["results"]
     assert {row["variant"] for row in after} >= {"plain", "flip", "flip+rerank+tlift"}
     assert before in after
@@ -291,6 +284,8 @@ def test_a_run_asked_to_stop_saves_the_very_step(place, finished):
     result = run(place, workdir)
     assert f"resuming from step {stopped_at}\n" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
+    assert losses(workdir) == losses(finished[0])
+    assert untimed(workdir) == untimed(finished[0])
 
 
 def test_a_finished_run_shows_its_results_again(place, finished):
@@ -374,21 +369,6 @@ def outputs_of(processes, status=0):
     return outputs
 
 
-@pytest.mark.multiprocess
-def test_two_processes_stop_together_and_go_on(place):
-    workdir = place / "two-stopped"
-    processes = start_two(place, workdir, *GRAPH)
-    wait_for_step(workdir, 5, lambda: processes[0].poll() is None)
-    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
-    outputs = outputs_of(processes, status=75)
-    stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
-    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
-    processes = start_two(place, workdir, *GRAPH)
-    outputs = outputs_of(processes)
-    assert f"resuming from step {stopped_at}\n" in outputs[0]
-    assert [step for step, *_ in losses(workdir)] == list(range(1, 49))
-
-
 @pytest.fixture(scope="module")
 def converted(place):
     """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
@@ -416,30 +396,38 @@ CONVERTED = [
 
 
 @pytest.mark.multiprocess
-def test_two_processes_that_start_from_one_file_equal_one(place, converted):
+def test_two_processes_stop_together_go_on_and_equal_one(place, converted):
     one, two = place / "one", place / "two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
     short = [f"--config.init_from={converted}", *CONVERTED]
-    short += ["--config.epochs=1", "--config.model.dtype=float64"]
+    short += ["--config.epochs=2", "--config.model.dtype=float64"]
     short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
     short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     with jax.enable_x64(True):
         run(place, one, *short)
     processes = start_two(place, two, *short, double=True)
-    outputs = outputs_of(processes)
+    wait_for_step(two, 2, lambda: processes[0].poll() is None)
+    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
+    begun = outputs_of(processes, status=75)
+    assert "matcher (10 tensors) loaded" in begun[0]
+    stopped_at = int(begun[0].split("stopped by preemption at step ")[1].split()[0])
+    assert (two / "checkpoints" / str(stopped_at)).is_dir()
+    ended = outputs_of(start_two(place, two, *short, double=True))
+    assert f"resuming from step {stopped_at}\n" in ended[0]
+    assert "mAP" in ended[0]
+    assert "mAP" not in ended[1]  # one of them speaks
     assert json.loads((two / "config.json").read_text())["runs"][0]["processes"] == 2
+    assert [step for step, *_ in losses(two)] == list(range(1, 9))
     expected, got = final_state(one), final_state(two)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10, err_msg=str(path))
-    results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
-    for a, b in zip(*results, strict=True):
+        # The history of the epochs is in float32.
+        exact = {"rtol": 1e-8, "atol": 1e-10} if a.dtype == np.float64 else {"rtol": 1e-6}
+        np.testing.assert_allclose(b, a, **exact, err_msg=str(path))
+    for a, b in zip(untimed(one), untimed(two), strict=True):
         assert b["variant"] == a["variant"]
         assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
         assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
-    assert "matcher (10 tensors) loaded" in outputs[0]
-    assert "mAP" in outputs[0]
-    assert "mAP" not in outputs[1]  # one of them speaks
 
 
 def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_path):

@@ -174,6 +174,7 @@ def test_a_run_is_trained_loaded_and_evaluated(place, run, tmp_path):
     assert list(more) == ["market1501", "market1501 rerank"]
 
 
+@pytest.mark.full
 def test_a_run_with_a_classifier_loads_by_its_own_card(place, tmp_path):
     config = configs.get("osnet:market1501,debug").to_dict()
     config["model"] |= MODEL | EMBEDDING

@@ -7,8 +7,11 @@ of a pasted patch among all images. Batches therefore do not depend on the numbe
 restarts or on thread timing.
 """
 
+import contextlib
 import functools
+import os
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +34,8 @@ _PREFETCH = 4
 class ImageStore:
     """Encoded image files of one split, held in memory once and shared by all iterators.
 
+    It also keeps the pipelines of finished epochs, for the next ones.
+
     Attributes:
         files: tf.string [N], contents of the files.
         names: N file names for error messages.
@@ -51,9 +56,22 @@ class ImageStore:
         # Not a NumPy byte string array, which would strip trailing zero bytes.
         self.files = tf.constant(list(images), tf.string)
         self.names = list(names)
+        self._idle: dict[tuple, _Pipeline] = {}
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @contextlib.contextmanager
+    def pipeline(
+        self, height: int, width: int, interpolation: str, augment: tuple | None, batch_size: int
+    ) -> Iterator["_Pipeline"]:
+        """Lend a pipeline, which returns here unless its batches are left early or fail."""
+        key = (height, width, interpolation, augment, batch_size)
+        pipeline = self._idle.pop(key, None) or _Pipeline(
+            self.files, _loader(*key[:4]), batch_size, _is_patched(augment)
+        )
+        yield pipeline
+        self._idle[key] = pipeline
 
 
 def train_batches(
@@ -124,25 +142,61 @@ def train_batches(
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
-    files, load = store.files, _loader(height, width, interpolation, _frozen(augment))
-    patched = _is_patched(augment)
-
-    def donor_of(at):
-        return draw_donor(tf.stack([key, at]), len(store))
-
-    @tf.autograph.experimental.do_not_convert
-    def load_place(i, at):
-        donor = [files[donor_of(at)]] if patched else []
-        return load(files[i], tf.stack([key, at]), *donor)
-
-    def used(step):
-        donors = [int(donor_of(at)) for at in place[step]] if patched else []
-        return [*index[step], *donors]
-
-    dataset = tf.data.Dataset.from_tensor_slices((index.reshape(-1), place.reshape(-1)))
-    batches = _run(dataset.map(load_place, tf.data.AUTOTUNE, True), local)
-    images = _iterate(batches, store, len(index), used)
+    form = (height, width, interpolation, _frozen(augment))
+    _loader(*form)  # reports bad arguments now
+    images = _iterate(store, (*form, local), index, place, key)
     return _train_iterator(images, labels.astype(np.int32)[index])
+
+
+class _Pipeline:
+    """Batches of augmented images, in an order that arrives through a queue.
+
+    TensorFlow takes a second to start a pipeline; with the queue, one serves all epochs.
+
+    Args:
+        files: tf.string [N].
+        load: see `_loader`.
+        batch_size: images per batch.
+        patched: `load` takes donors.
+    """
+
+    def __init__(self, files: tf.Tensor, load: Callable, batch_size: int, patched: bool) -> None:
+        queue = tf.queue.FIFOQueue(2**31 - 1, [tf.int64] * 3, [[batch_size], [batch_size], []])
+
+        @tf.autograph.experimental.do_not_convert
+        def step(_):
+            index, place, key = queue.dequeue()
+            return index, place, tf.fill([batch_size], key)
+
+        @tf.autograph.experimental.do_not_convert
+        def image(index, place, key):
+            donor = [files[_donor(key, place, len(files))]] if patched else []
+            return load(files[index], tf.stack([key, place]), *donor)
+
+        options = tf.data.Options()
+        options.deterministic = True
+        # Its thread can hold up the end of a pipeline for as long as it has been idle.
+        options.autotune.enabled = False
+        images = tf.data.Dataset.counter().map(step).unbatch().map(image, os.cpu_count())
+        batches = images.batch(batch_size, drop_remainder=True).prefetch(_PREFETCH)
+        self._queue, self._iterator = queue, [batches.with_options(options).as_numpy_iterator()]
+        # The iterator waits for the queue and must end first, at the end of the process too.
+        weakref.finalize(self, _stop, self._iterator, queue)
+
+    def batches(self, index: np.ndarray, place: np.ndarray, key: np.int64) -> Iterator[np.ndarray]:
+        """Yield a batch [batch_size, height, width, 3] uint8 per row of `index` and `place`."""
+        self._queue.enqueue_many([index, place, np.full(len(index), key)])
+        for _ in index:
+            yield next(self._iterator[0])
+
+
+def _stop(iterator: list, queue: tf.queue.QueueBase) -> None:
+    iterator.clear()
+    del queue
+
+
+def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -> tf.Tensor:
+    return draw_donor(tf.stack([key, place]), count)
 
 
 @functools.lru_cache(maxsize=16)
@@ -152,7 +206,7 @@ def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
     With patches, the function takes the file of the donor as a third argument and decodes it only
     if a patch is pasted.
     """
-    patched = augment is not None and _is_patched(dict(augment))
+    patched = _is_patched(augment)
 
     def read(encoded):
         return decoding.resize(decoding.decode(encoded), height, width, interpolation)
@@ -170,8 +224,8 @@ def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
     return function.get_concrete_function(file, tf.TensorSpec([2], tf.int64), *donor)
 
 
-def _is_patched(augment: Mapping[str, Any] | None) -> bool:
-    return bool(augment and augment.get("patch"))
+def _is_patched(augment: tuple | None) -> bool:
+    return bool(augment and dict(augment).get("patch"))
 
 
 def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
@@ -179,13 +233,6 @@ def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
     if augment is None:
         return None
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(augment.items()))
-
-
-def _run(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    return dataset.prefetch(_PREFETCH).with_options(options)
 
 
 def _train_iterator(images, labels) -> Iterator[dict[str, np.ndarray]]:
@@ -197,28 +244,25 @@ def _train_iterator(images, labels) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _iterate(
-    batches: tf.data.Dataset,
-    store: ImageStore,
-    steps: int,
-    used: Callable[[int], Iterable[int]],
+    store: ImageStore, form: tuple, index: np.ndarray, place: np.ndarray, key: np.int64
 ) -> Iterator[np.ndarray]:
     """Yield the batches; if one fails, report which of the files that it used is broken."""
-    iterator = batches.as_numpy_iterator()
+    if not len(index):
+        return
+    done = 0
     try:
-        for step in range(steps):
-            try:
-                image = next(iterator)
-            except tf.errors.InvalidArgumentError as error:
-                # tf.data does not know file names, but batches arrive in order: search the files
-                # of this batch.
-                broken = _find_broken(store, used(step))
-                if broken is None:
-                    raise
-                raise ValueError(broken) from error
-            yield image
-    finally:
-        # This is the last reference: TensorFlow now stops its threads.
-        del iterator
+        with store.pipeline(*form) as pipeline:
+            for batch in pipeline.batches(index, place, key):
+                yield batch
+                done += 1
+    except tf.errors.InvalidArgumentError as error:
+        # tf.data does not know file names, but batches arrive in order: search the files of this
+        # batch.
+        patched = _is_patched(form[3])
+        donors = [int(_donor(key, at, len(store))) for at in place[done]] if patched else []
+        if broken := _find_broken(store, [*index[done], *donors]):
+            raise ValueError(broken) from error
+        raise
 
 
 def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:

@@ -57,7 +57,7 @@ def make_explain(model: Model, variables: Any) -> Explain:
     def compiled(variables: Any, query: jax.Array, gallery: jax.Array) -> Any:
         with jax.default_matmul_precision("highest"):
             method = lambda model, *maps: model.matcher.explain(*maps)  # noqa: E731
-            explained = model.apply(variables, query, gallery, method=method)
+            explained: Any = model.apply(variables, query, gallery, method=method)
         parts = getattr(explained, "parts", {None: explained})
         sides = ("from_query", "from_gallery")
         return {

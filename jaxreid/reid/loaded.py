@@ -57,7 +57,7 @@ class ReID:
         self.model = make_model(**self.card)
         self._mesh = make_mesh()
         self.variables = jax.device_put(dict(variables), shardings(self._mesh, P()))
-        self._scorers: dict[tuple[int, ...], Scorer] = {}
+        self._scorers: dict[tuple[tuple[str, int], ...], Scorer] = {}
         self._explain = make_explain(self.model, self.variables)
 
     def __repr__(self) -> str:
@@ -167,7 +167,8 @@ class ReID:
         if not gallery:
             raise ValueError("nothing to compare the query with: expected at least one image.")
         whole = getattr(self.model.matcher, "patch", 1) // 2
-        reaches = {part: known[part] if part else whole for part in parts or known or [None]}
+        shown: list[str | None] = [*(parts or known)] or [None]
+        reaches = {part: known[part] if part else whole for part in shown}
         images = [query, *gallery]
         titles = titles or [
             pathlib.PurePath(name).name or name
@@ -252,7 +253,9 @@ class ReID:
         settings = {**self.settings.get("eval", {}), **settings}
         scorer, evaluation = make_evaluation(self.model, self._mesh, settings)
         scorer = scorer.bind(self.variables)
-        warnings = warnings_of(self.path, tests) if self.step is not None else []
+        warnings = []
+        if self.path is not None and self.step is not None:
+            warnings = warnings_of(self.path, tests)
         if workdir is None:
             evaluated = {}
             for warning in warnings:
@@ -301,7 +304,7 @@ class ReID:
             up = {
                 k: v if k == "query_tile" else -(-v // devices) * devices for k, v in sizes.items()
             }
-            default = {"batch_size": 64 * devices, "gallery_tile": 512 * devices}
+            default: dict[str, Any] = {"batch_size": 64 * devices, "gallery_tile": 512 * devices}
             self._scorers[key] = Scorer(self.model, self._mesh, self.variables, **default | up)
         return self._scorers[key]
 

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import shutil
@@ -76,7 +77,7 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
     return path
 
 
-def holds_checkpoint(workdir: str | pathlib.Path) -> bool:
+def holds_checkpoint(workdir: str | os.PathLike) -> bool:
     """Return whether a work directory holds a complete checkpoint."""
     candidates = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
     # Incomplete checkpoints have a suffix.

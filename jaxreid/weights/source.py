@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -30,7 +31,7 @@ class Weights:
     messages: tuple[str, ...]
 
 
-def open_weights(path: str | pathlib.Path, *, step: int | None = None) -> Weights:
+def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights:
     """Load a model.
 
     Args:

@@ -5,12 +5,16 @@ import io
 import numpy as np
 import pytest
 from people import draw
+from selection import deep
 
 from jaxreid.data import pipeline
 from jaxreid.data.feed import Feed
 from jaxreid.data.split import Split, join
 
-AUGMENT = {"brightness": (0.2, 0.3), "occlusion": (0.0, 0.0)}  # much darker
+# Without what takes TensorFlow seconds to trace.
+PLAIN = {"flip": 0.0, "pad": 0, "rotation": 0.0, "occlusion": None}
+PLAIN |= {"brightness": None, "contrast": None, "saturation": None, "hue": None}
+AUGMENT = PLAIN | {"brightness": (0.2, 0.3)}  # much darker
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +103,11 @@ def test_augmentation_as_a_configuration_gives_it_is_traced_once(images):
     np.testing.assert_array_equal(epoch(first)[0], epoch(second)[0])
     epoch(first, 1)
     assert pipeline._loader.cache_info().misses == 1
-    off = make(images, 0, augment=OSNET | {"translation": 0.0, "patch": 0.0, "erasing": 0.0})
-    assert (epoch(off)[0] != epoch(first)[0]).any()
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("interpolation", deep("bicubic", "bilinear", but=["bilinear"]))
 def test_interpolation_reaches_the_resize(images, interpolation):
-    feed = make(images, 0, augment={}, interpolation=interpolation, height=40, width=24)
+    feed = make(images, 0, augment=PLAIN, interpolation=interpolation, height=40, width=24)
     order = feed._sampler.order(0)
     expected = pipeline.train_batches(
         pipeline.ImageStore(images.image, images.name),
@@ -113,7 +115,7 @@ def test_interpolation_reaches_the_resize(images, interpolation):
         order,
         height=40,
         width=24,
-        augment={},
+        augment=PLAIN,
         seed=0,
         epoch=0,
         interpolation=interpolation,

@@ -146,7 +146,7 @@ def test_iterators_can_be_left_early_and_leak_no_threads(store):
         pytest.skip("counts threads in /proc")
     order = np.tile(ORDER, (40, 1))
     counts = []
-    for _ in range(4):
+    for _ in range(3):
         iterator = train(store, order, augment=None)
         next(iterator)
         iterator.close()
@@ -157,6 +157,22 @@ def test_iterators_can_be_left_early_and_leak_no_threads(store):
         time.sleep(0.05)
         counts.append(threads())
     assert counts[-1] <= counts[1], counts
+
+
+def test_epochs_share_a_pipeline_unless_one_is_left_early(store, whole, monkeypatch):
+    made, new = [], pipeline._Pipeline
+    monkeypatch.setattr(pipeline, "_Pipeline", lambda *a: made.append(a) or new(*a))
+    fresh = pipeline.ImageStore(FILES, NAMES)
+    list(train(fresh, epoch=1))
+    assert_equal(list(train(fresh)), whole)
+    assert_equal(list(train(fresh, start=3)), whole[3:])
+    assert len(made) == 1
+    left = train(fresh, epoch=1)
+    next(left)
+    assert_equal(list(train(fresh)), whole)  # beside one that is not finished
+    left.close()
+    assert_equal(list(train(fresh)), whole)
+    assert len(made) == 2
 
 
 def test_tensorflow_sees_no_accelerator():

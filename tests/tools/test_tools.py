@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from people import market_tree
 from PIL import Image
@@ -37,6 +38,7 @@ def test_tools_explain_themselves_and_their_errors(tool, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.full
 def test_benchmark_compares_the_same_network_with_pytorch(tmp_path):
     pytest.importorskip("torch")
     small = ["--arch", "resnet18", "--size", "64x32", "--batch", 2, "--repeats", 1]
@@ -70,47 +72,93 @@ def test_benchmark_compares_rankings_with_plain_loops(tmp_path):
         assert set(record["peak_bytes"]) == {"jaxreid", "plain"}
 
 
-@pytest.mark.parametrize("benchmark", ["scoring", "step"])
-def test_benchmark_compares_matching_with_the_original(tmp_path, benchmark):
-    pytest.importorskip("torch")
-    path = tmp_path / "records.jsonl"
-    small = ["--images", 3, 5, "--maps", "3x2x8", "--types", "float32", "--repeats", 1]
-    small += ["--contenders", "ours", "original", "--json", path]
-    # Lines are added.
-    for others in ([], ["qaconv_ms"]) if benchmark == "scoring" else [None]:
-        more = [] if others is None else ["--matchers", *others]
-        result = run("benchmark.py", benchmark, *small, *more)
-        assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == (2 if benchmark == "scoring" else 1)
-    results = {record["problem"]["task"]: record for record in lines[-1]["results"]}
-    if benchmark == "scoring":
-        matchers = results.pop("matchers")
-        assert matchers["times_as_fast"]["QAConv"] == 1
-    for record in results.values():
-        assert record["difference"]["PyTorch, original"] < 1e-3  # the very same function
-        assert record["pairs_per_second"]["jaxreid"] > 0
-    table = run("benchmark.py", "table", path)
-    assert table.stdout.count("| PyTorch, original |") == len(results)
-    assert table.stdout.count("| QAConv-MS |") == (benchmark == "scoring")
-    assert f"`benchmark.py {benchmark}`, " in table.stdout
-
-
-def test_benchmark_compares_forms_of_gmns_scores(tmp_path, monkeypatch):
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The benchmark in this process, without peak memory, which takes a process per contender."""
     pytest.importorskip("torch")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.syspath_prepend(TOOLS)
     import benchmark
 
-    # Each takes a process of its own; the test above has that.
     monkeypatch.setattr(benchmark.benchmark_matching, "memory", lambda *_: None)
+    return benchmark.main
+
+
+MATCHING = ["--images", "3", "5", "--maps", "3x2x8", "--types", "float32", "--repeats", "1"]
+MATCHING += ["--contenders", "ours", "original", "--json"]
+
+
+def check_matching(results):
+    for record in results:
+        assert record["difference"]["PyTorch, original"] < 1e-3  # the very same function
+        assert record["pairs_per_second"]["jaxreid"] > 0
+
+
+def test_benchmark_compares_scoring_with_the_original(tmp_path, benchmark, capsys):
+    path = tmp_path / "records.jsonl"
+    assert benchmark(["scoring", *MATCHING, str(path), "--matchers", "qaconv_ms"]) == 0
+    records = json.loads(path.read_text())["results"]
+    results = {record["problem"]["task"]: record for record in records}
+    assert results.pop("matchers")["times_as_fast"]["QAConv"] == 1
+    check_matching(results.values())
+    capsys.readouterr()
+    assert benchmark(["table", str(path)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("| PyTorch, original |") == len(results)
+    assert table.count("| QAConv-MS |") == 1
+    assert "`benchmark.py scoring`, " in table
+
+
+@pytest.mark.full
+def test_benchmark_compares_steps_with_the_original(tmp_path, benchmark):
+    path = tmp_path / "records.jsonl"
+    path.write_text("another line\n")
+    assert benchmark(["step", *MATCHING, str(path)]) == 0
+    _, line = path.read_text().splitlines()  # lines are added
+    check_matching(json.loads(line)["results"])
+
+
+def ones(name, problem):
+    return lambda: np.ones(2**20 * problem.queries)
+
+
+def test_benchmark_measures_peak_memory_in_a_process_of_its_own(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    from benchmark_matching import Problem, memory
+
+    problem = Problem(5, 3, 3, 2, 8)
+    assert memory("ones", problem, None, ones) == pytest.approx(5 * 2**23, rel=0.1)
+
+
+@pytest.mark.full
+def test_benchmark_compares_forms_of_gmns_scores(tmp_path, benchmark, capsys):
     path = tmp_path / "records.jsonl"
     small = ["--images", "3", "5", "--channels", "32", "--repeats", "1", "--json", str(path)]
-    assert benchmark.main(["embeddings", *small]) == 0
+    assert benchmark(["embeddings", *small]) == 0
     for record in json.loads(path.read_text())["results"]:
         assert max(record["difference"].values()) < 1e-4  # the very same function
         assert record["pairs_per_second"]["jaxreid"] > 0
-    assert "| GMN, linear, float32 | jaxreid |" in run("benchmark.py", "table", path).stdout
+    assert benchmark(["table", str(path)]) == 0
+    assert "| GMN, linear, float32 | jaxreid |" in capsys.readouterr().out
+
+
+def test_the_device_check_reports_a_part_that_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(TOOLS)
+    import device_check
+
+    def broken(small):
+        yield {"what": "begun", "error": 0.5}
+        raise RuntimeError("no such device")
+
+    monkeypatch.setitem(device_check.PARTS, "kernel", broken)
+    assert device_check.main([str(tmp_path), "--small", "--parts", "kernel", "product"]) == 1
+    said = capsys.readouterr()
+    assert "no such device" in said.err
+    assert "tflops" in said.out.splitlines()[-1]
+    lines = (tmp_path / "device_check.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["part"] for row in rows] == ["host", "kernel", "product", "product"]
+    assert rows[0]["device"]
 
 
 def test_a_file_without_results_makes_no_table(tmp_path):

@@ -1,12 +1,15 @@
 """The tool that draws matches, on a tiny model and a tiny data set."""
 
+import functools
 import sys
 
+import jax
 import numpy as np
 import pytest
 from golden import REPOSITORY
 from people import market_tree, save_model
 from PIL import Image
+from selection import deep
 
 from jaxreid.models.model import make_model
 from jaxreid.pictures.canvas import RIGHT, WRONG
@@ -68,7 +71,8 @@ def logit(place, paths):
     variables, _ = load_weights(place / "qaconv.safetensors", MODEL)
     pixels = [np.asarray(Image.open(path).resize((32, 64), Image.BICUBIC)) for path in paths]
     model = make_model(**MODEL)
-    features = model.apply(variables, np.stack(pixels), method="encode")
+    encode = jax.jit(functools.partial(model.apply, method="encode"))
+    features = encode(variables, np.stack(pixels))
     return float(model.apply(variables, features[:1], features[1:], method="match")[0, 0])
 
 
@@ -81,7 +85,7 @@ def test_two_files(tool, place):
         assert picture.height > 96
 
 
-@pytest.mark.parametrize("absolute", [(), ("--absolute",)])
+@pytest.mark.parametrize("absolute", deep([], ["--absolute"], but=[[]]))
 def test_a_query_and_the_best_of_the_gallery(tool, place, absolute):
     query = images_of(place, "query")[3]
     name = ("--query", query.name if absolute else query.stem)
@@ -106,7 +110,7 @@ def test_a_query_and_the_best_of_the_gallery(tool, place, absolute):
         assert 0.7 * count * frame < seen <= count * frame  # lines cross them
 
 
-@pytest.mark.parametrize("chosen", [["pixel", "3x3", "attention"], ["3x3"]])
+@pytest.mark.parametrize("chosen", deep(["pixel", "3x3", "attention"], ["3x3"], but=[["3x3"]]))
 def test_every_part_of_qaconv_ms_is_a_column(tool, place, chosen):
     options = ["--dataset", "market1501", "--top", "2", "--query", "1"]
     if len(chosen) == 1:

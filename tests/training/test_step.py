@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from selection import deep
 
 from jaxreid.evaluation.scoring import make_encode, make_score
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
@@ -127,7 +128,7 @@ def on_one_device():
     return train(1)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", deep(2, 8, but=[8]))
 def test_state_is_equal_on_any_number_of_devices(on_one_device, devices):
     expected, expected_history = on_one_device
     state, history = train(devices)
@@ -141,6 +142,7 @@ def test_state_is_equal_on_any_number_of_devices(on_one_device, devices):
         assert b["accuracy"] == a["accuracy"]
 
 
+@pytest.mark.full
 def test_the_head_of_two_directions_is_equal_too():
     (one, _), (four, _) = train(1, head="v1"), train(4, head="v1")
     assert one.params["matcher"]["weight"].shape[0] == 2
@@ -164,7 +166,7 @@ def test_the_loss_on_the_scores_of_the_batch_is_equal_too():
         assert b["accuracy"] == a["accuracy"]
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("metric", deep("euclidean", "cosine", but=["euclidean"]))
 def test_classification_with_triplets_is_equal_too(metric):
     rule = {"triplet": 1.0, "metric": metric}
     with jax.enable_x64(True):  # the hardest pair must not be another one for rounding

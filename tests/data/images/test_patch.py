@@ -136,4 +136,4 @@ def test_without_patches_no_donor_is_drawn(store, monkeypatch):
         load = pipeline._loader(HEIGHT, WIDTH, "bicubic", pipeline._frozen(augment))
         assert len(load.inputs) == 2
     with pytest.raises(AssertionError, match="switched off"):
-        batches(store, PATCH)
+        images(pipeline.ImageStore(FILES, NAMES), PATCH)

@@ -137,7 +137,8 @@ def by_cell(held, prefix):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("mode", ["train", pytest.param("eval", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["eval", "train"])
 def test_super_network_equals_the_original(original, mode, native):
     with jax.enable_x64(True):
         net = make_backbone(NAME, dtype="float64")
@@ -300,6 +301,28 @@ def test_weights_that_are_not_positive_give_finite_shares_and_gradients(temperat
     np.testing.assert_allclose(share[0], jax.nn.softmax(noise[0] / temperature), rtol=1e-4)
 
 
+def test_a_block_is_the_mean_of_its_candidates_by_their_shares(native):
+    x = np.random.default_rng(1).standard_normal((4, 4, 2, 16), np.float32)
+    mode = {"train": False, "axis_name": None, "dtype": jnp.float32, "affine": False}
+    block, noise, temperature = SearchBlock(64, **mode), jnp.array([0.3, -1, 2, 0.1]), 2.0
+    variables = fill(jax.eval_shape(block.init, jax.random.key(5), x, noise, temperature))
+    weights = variables["params"]["weights"]
+    y = jax.jit(block.apply)(variables, x, noise, temperature)
+    total = 0
+    for number, (place, share) in enumerate(
+        zip(PLACES, shares(weights, noise, temperature), strict=True)
+    ):
+        one = OmniScaleBlock(64, **mode, instance_norm=place)
+        held = {"params": variables["params"]["candidates"]}
+        held["batch_stats"] = dict(variables["batch_stats"]["candidates"])
+        bn = held["batch_stats"].pop("bn")
+        if place in ("none", "sum"):
+            held["batch_stats"]["conv3"] = {"bn": bn}
+        held = jax.tree.map(lambda leaf, number=number: leaf[number], held)
+        total += share * jax.jit(one.apply)(held, x)
+    np.testing.assert_allclose(y, total, rtol=1e-4, atol=1e-5)
+
+
 def test_four_devices_give_what_one_gives(native):
     net = make_backbone("osnet_search_x0_25")
     x = np.random.default_rng(1).standard_normal((4, 4, 2, 16), np.float32)
@@ -321,6 +344,7 @@ def test_four_devices_give_what_one_gives(native):
     np.testing.assert_allclose(y, ours, atol=1e-5 * np.abs(y).max())
 
 
+@pytest.mark.full
 def test_evaluation_draws_nothing(native):
     net = make_backbone("osnet_search_x0_25")
     x = np.random.default_rng(1).standard_normal((1, 32, 16, 3), np.float32)
