@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from golden import REPOSITORY, checkpoint, find, seed_of
-from people import market_tree
+from people import market_tree, save_model
 from PIL import Image
 from program import program
 
@@ -396,11 +396,11 @@ CONVERTED = [
 
 
 @pytest.mark.multiprocess
-def test_two_processes_stop_together_go_on_and_equal_one(place, converted):
-    one, two = place / "one", place / "two"
+def test_two_processes_stop_together_go_on_and_equal_one(place):
+    one, two, file = place / "one", place / "two", place / "start.safetensors"
+    save_model(file, **configs.get(SETTINGS[0].partition("=")[2]).model.to_dict())
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
-    short = [f"--config.init_from={converted}", *CONVERTED]
-    short += ["--config.epochs=2", "--config.model.dtype=float64"]
+    short = [f"--config.init_from={file}", "--config.model.dtype=float64", "--config.epochs=2"]
     short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
     short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     with jax.enable_x64(True):
@@ -409,7 +409,8 @@ def test_two_processes_stop_together_go_on_and_equal_one(place, converted):
     wait_for_step(two, 2, lambda: processes[0].poll() is None)
     processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
     begun = outputs_of(processes, status=75)
-    assert "matcher (10 tensors) loaded" in begun[0]
+    assert "tensors) loaded" in begun[0]
+    assert "cancelled" not in begun[0]  # TensorFlow's word for a pipeline that was waiting
     stopped_at = int(begun[0].split("stopped by preemption at step ")[1].split()[0])
     assert (two / "checkpoints" / str(stopped_at)).is_dir()
     ended = outputs_of(start_two(place, two, *short, double=True))
@@ -421,8 +422,8 @@ def test_two_processes_stop_together_go_on_and_equal_one(place, converted):
     expected, got = final_state(one), final_state(two)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        # The history of the epochs is in float32.
-        exact = {"rtol": 1e-8, "atol": 1e-10} if a.dtype == np.float64 else {"rtol": 1e-6}
+        # The memory and the history of the epochs are in float32.
+        exact = {"rtol": 1e-8, "atol": 1e-10} if a.dtype == np.float64 else {"atol": 1e-6}
         np.testing.assert_allclose(b, a, **exact, err_msg=str(path))
     for a, b in zip(untimed(one), untimed(two), strict=True):
         assert b["variant"] == a["variant"]

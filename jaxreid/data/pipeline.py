@@ -162,11 +162,13 @@ class _Pipeline:
 
     def __init__(self, files: tf.Tensor, load: Callable, batch_size: int, patched: bool) -> None:
         queue = tf.queue.FIFOQueue(2**31 - 1, [tf.int64] * 3, [[batch_size], [batch_size], []])
+        more = tf.Variable(True)
 
         @tf.autograph.experimental.do_not_convert
         def step(_):
             index, place, key = queue.dequeue()
-            return index, place, tf.fill([batch_size], key)
+            with tf.control_dependencies([key]):  # not while waiting
+                return (index, place, tf.fill([batch_size], key)), more.read_value()
 
         @tf.autograph.experimental.do_not_convert
         def image(index, place, key):
@@ -177,22 +179,31 @@ class _Pipeline:
         options.deterministic = True
         # Its thread can hold up the end of a pipeline for as long as it has been idle.
         options.autotune.enabled = False
-        images = tf.data.Dataset.counter().map(step).unbatch().map(image, os.cpu_count())
+        steps = tf.data.Dataset.counter().map(step).take_while(lambda _, more: more)
+        images = steps.map(lambda step, _: step).unbatch().map(image, os.cpu_count())
         batches = images.batch(batch_size, drop_remainder=True).prefetch(_PREFETCH)
-        self._queue, self._iterator = queue, [batches.with_options(options).as_numpy_iterator()]
-        # The iterator waits for the queue and must end first, at the end of the process too.
-        weakref.finalize(self, _stop, self._iterator, queue)
+        self._queue, self._iterator = queue, batches.with_options(options).as_numpy_iterator()
+        nothing = [np.zeros(batch_size, np.int64)] * 2 + [np.int64(0)]
+        weakref.finalize(self, _stop, self._iterator, queue, more, nothing)
 
     def batches(self, index: np.ndarray, place: np.ndarray, key: np.int64) -> Iterator[np.ndarray]:
         """Yield a batch [batch_size, height, width, 3] uint8 per row of `index` and `place`."""
         self._queue.enqueue_many([index, place, np.full(len(index), key)])
         for _ in index:
-            yield next(self._iterator[0])
+            yield next(self._iterator)
 
 
-def _stop(iterator: list, queue: tf.queue.QueueBase) -> None:
-    iterator.clear()
-    del queue
+def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable, step: list) -> None:
+    """End a pipeline after what is on its way; TensorFlow warns if it is still waiting."""
+    more.assign(False)
+    queue.enqueue(step)
+    while True:
+        try:
+            next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.InvalidArgumentError:  # a file that cannot be decoded
+            continue
 
 
 def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -> tf.Tensor:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from selection import deep
 
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.ops.normalize import batch_norm, chunked_batch_norm, l2_normalize, moments
@@ -64,7 +65,7 @@ def by_loop(x, chunk, mask):
     return np.concatenate(parts, axis=1), running
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 4, 5, 12, 99])
+@pytest.mark.parametrize("chunk", deep(1, 3, 4, 5, 12, 99, but=[1, 5, 99]))
 @pytest.mark.parametrize("count", [12, 7])
 def test_chunks_are_normalised_one_after_the_other(chunk, count):
     x = np.random.default_rng(0).standard_normal((3, 12, 2)).astype(np.float32)

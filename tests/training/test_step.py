@@ -154,7 +154,7 @@ def test_the_head_of_two_directions_is_equal_too():
 def test_the_loss_on_the_scores_of_the_batch_is_equal_too():
     with jax.enable_x64(True):  # the hardest pair must not be another one for rounding
         (one, expected), (four, history) = (
-            train(devices, "pairwise", multi_scale_model, dtype="float64") for devices in (1, 4)
+            train(devices, "pairwise", dtype="float64") for devices in (1, 4)
         )
     assert one.memory is None
     for (path, a), b in zip(
