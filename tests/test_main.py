@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from golden import REPOSITORY, checkpoint, find, seed_of
-from people import market_tree, save_model
+from people import market_tree
 from PIL import Image
 from program import program
 
@@ -186,6 +186,17 @@ def test_training_learns(finished):
     assert loss[0] == 0  # the class memory is empty
     assert np.mean(loss[-8:]) < np.mean(loss[1:9]) / 2
     assert np.mean(accuracy[-8:]) > 0.25  # chance is one in twelve
+
+
+@pytest.mark.full
+def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
+    workdir = place / "killed"
+    kill(place, workdir, 17)
+    result = run(place, workdir)
+    assert "resuming from step" in result.stdout
+    assert_same_bits(final_state(workdir), final_state(finished[0]))
+    assert losses(workdir) == losses(finished[0])
+    assert untimed(workdir) == untimed(finished[0])
 
 
 # Graph sampling on two sets in turn, for which the same folder twice stands, with 12 people each
@@ -369,6 +380,22 @@ def outputs_of(processes, status=0):
     return outputs
 
 
+@pytest.mark.multiprocess
+def test_two_processes_stop_together_and_go_on(place):
+    workdir, short = place / "two-stopped", [*GRAPH, "--config.epochs=2"]
+    processes = start_two(place, workdir, *short)
+    wait_for_step(workdir, 5, lambda: processes[0].poll() is None)
+    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
+    outputs = outputs_of(processes, status=75)
+    stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
+    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
+    processes = start_two(place, workdir, *short)
+    outputs = outputs_of(processes)
+    assert f"resuming from step {stopped_at}\n" in outputs[0]
+    assert "cancelled" not in outputs[0]  # TensorFlow's word for a pipeline that was waiting
+    assert [step for step, *_ in losses(workdir)] == list(range(1, 25))
+
+
 @pytest.fixture(scope="module")
 def converted(place):
     """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
@@ -396,39 +423,30 @@ CONVERTED = [
 
 
 @pytest.mark.multiprocess
-def test_two_processes_stop_together_go_on_and_equal_one(place):
-    one, two, file = place / "one", place / "two", place / "start.safetensors"
-    save_model(file, **configs.get(SETTINGS[0].partition("=")[2]).model.to_dict())
+def test_two_processes_that_start_from_one_file_equal_one(place, converted):
+    one, two = place / "one", place / "two"
     # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
-    short = [f"--config.init_from={file}", "--config.model.dtype=float64", "--config.epochs=2"]
+    short = [f"--config.init_from={converted}", *CONVERTED]
+    short += ["--config.epochs=1", "--config.model.dtype=float64"]
     short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
     short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
     with jax.enable_x64(True):
         run(place, one, *short)
     processes = start_two(place, two, *short, double=True)
-    wait_for_step(two, 2, lambda: processes[0].poll() is None)
-    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
-    begun = outputs_of(processes, status=75)
-    assert "tensors) loaded" in begun[0]
-    assert "cancelled" not in begun[0]  # TensorFlow's word for a pipeline that was waiting
-    stopped_at = int(begun[0].split("stopped by preemption at step ")[1].split()[0])
-    assert (two / "checkpoints" / str(stopped_at)).is_dir()
-    ended = outputs_of(start_two(place, two, *short, double=True))
-    assert f"resuming from step {stopped_at}\n" in ended[0]
-    assert "mAP" in ended[0]
-    assert "mAP" not in ended[1]  # one of them speaks
+    outputs = outputs_of(processes)
     assert json.loads((two / "config.json").read_text())["runs"][0]["processes"] == 2
-    assert [step for step, *_ in losses(two)] == list(range(1, 9))
     expected, got = final_state(one), final_state(two)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        # The memory and the history of the epochs are in float32.
-        exact = {"rtol": 1e-8, "atol": 1e-10} if a.dtype == np.float64 else {"atol": 1e-6}
-        np.testing.assert_allclose(b, a, **exact, err_msg=str(path))
-    for a, b in zip(untimed(one), untimed(two), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10, err_msg=str(path))
+    results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
+    for a, b in zip(*results, strict=True):
         assert b["variant"] == a["variant"]
         assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
         assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
+    assert "matcher (10 tensors) loaded" in outputs[0]
+    assert "mAP" in outputs[0]
+    assert "mAP" not in outputs[1]  # one of them speaks
 
 
 def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_path):

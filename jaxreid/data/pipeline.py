@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,10 @@ class ImageStore:
         return len(self.names)
 
     @contextlib.contextmanager
-    def pipeline(
-        self, height: int, width: int, interpolation: str, augment: tuple | None, batch_size: int
-    ) -> Iterator["_Pipeline"]:
+    def pipeline(self, form: tuple, batch_size: int) -> Iterator["_Pipeline"]:
         """Lend a pipeline, which returns here unless its batches are left early or fail."""
-        key = (height, width, interpolation, augment, batch_size)
-        pipeline = self._idle.pop(key, None) or _Pipeline(
-            self.files, _loader(*key[:4]), batch_size, _is_patched(augment)
-        )
+        key = (form, batch_size)
+        pipeline = self._idle.pop(key, None) or _Pipeline(self.files, form, batch_size)
         yield pipeline
         self._idle[key] = pipeline
 
@@ -134,7 +130,6 @@ def train_batches(
     if not 0 <= start <= steps:
         raise ValueError(f"start is {start}; expected 0..{steps}, the steps of this epoch")
     part = process_slice(batch_size, process_index, process_count)
-    local = part.stop - part.start
 
     place = np.arange(order.size, dtype=np.int64).reshape(order.shape)
     index = order[start:, part].astype(np.int64)
@@ -144,7 +139,7 @@ def train_batches(
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
     form = (height, width, interpolation, _frozen(augment))
     _loader(*form)  # reports bad arguments now
-    images = _iterate(store, (*form, local), index, place, key)
+    images = _iterate(store, form, index, place, key)
     return _train_iterator(images, labels.astype(np.int32)[index])
 
 
@@ -155,12 +150,12 @@ class _Pipeline:
 
     Args:
         files: tf.string [N].
-        load: see `_loader`.
+        form: arguments of `_loader`.
         batch_size: images per batch.
-        patched: `load` takes donors.
     """
 
-    def __init__(self, files: tf.Tensor, load: Callable, batch_size: int, patched: bool) -> None:
+    def __init__(self, files: tf.Tensor, form: tuple, batch_size: int) -> None:
+        load, patched = _loader(*form), _is_patched(form[-1])
         queue = tf.queue.FIFOQueue(2**31 - 1, [tf.int64] * 3, [[batch_size], [batch_size], []])
         more = tf.Variable(True)
 
@@ -183,8 +178,7 @@ class _Pipeline:
         images = steps.map(lambda step, _: step).unbatch().map(image, os.cpu_count())
         batches = images.batch(batch_size, drop_remainder=True).prefetch(_PREFETCH)
         self._queue, self._iterator = queue, batches.with_options(options).as_numpy_iterator()
-        nothing = [np.zeros(batch_size, np.int64)] * 2 + [np.int64(0)]
-        weakref.finalize(self, _stop, self._iterator, queue, more, nothing)
+        weakref.finalize(self, _stop, self._iterator, queue, more)
 
     def batches(self, index: np.ndarray, place: np.ndarray, key: np.int64) -> Iterator[np.ndarray]:
         """Yield a batch [batch_size, height, width, 3] uint8 per row of `index` and `place`."""
@@ -193,10 +187,11 @@ class _Pipeline:
             yield next(self._iterator)
 
 
-def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable, step: list) -> None:
+def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable) -> None:
     """End a pipeline after what is on its way; TensorFlow warns if it is still waiting."""
-    more.assign(False)
-    queue.enqueue(step)
+    with tf.init_scope():  # also where garbage is collected while a function is traced
+        more.assign(False)
+        queue.enqueue([tf.zeros(shape, tf.int64) for shape in queue.shapes])
     while True:
         try:
             next(iterator)
@@ -262,14 +257,14 @@ def _iterate(
         return
     done = 0
     try:
-        with store.pipeline(*form) as pipeline:
+        with store.pipeline(form, index.shape[1]) as pipeline:
             for batch in pipeline.batches(index, place, key):
                 yield batch
                 done += 1
     except tf.errors.InvalidArgumentError as error:
         # tf.data does not know file names, but batches arrive in order: search the files of this
         # batch.
-        patched = _is_patched(form[3])
+        patched = _is_patched(form[-1])
         donors = [int(_donor(key, at, len(store))) for at in place[done]] if patched else []
         if broken := _find_broken(store, [*index[done], *donors]):
             raise ValueError(broken) from error

@@ -129,14 +129,15 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
 def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
     """Open a TensorBoard writer, without events from step `purge` on; None if missing."""
     # tensorboardX imports PyTorch if it is installed: four seconds, and nothing here uses it.
-    absent = sys.modules.setdefault("torch", None) is None
+    if hidden := "torch" not in sys.modules:
+        sys.modules["torch"] = None
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
         # Installed by jaxreid[train] only.
         return None
     finally:
-        if absent:
+        if hidden:
             del sys.modules["torch"]
     return SummaryWriter(str(folder), purge_step=purge)
 

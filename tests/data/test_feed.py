@@ -103,6 +103,8 @@ def test_augmentation_as_a_configuration_gives_it_is_traced_once(images):
     np.testing.assert_array_equal(epoch(first)[0], epoch(second)[0])
     epoch(first, 1)
     assert pipeline._loader.cache_info().misses == 1
+    off = make(images, 0, augment=OSNET | {"translation": 0.0, "patch": 0.0, "erasing": 0.0})
+    assert (epoch(off)[0] != epoch(first)[0]).any()
 
 
 @pytest.mark.parametrize("interpolation", deep("bicubic", "bilinear", but=["bilinear"]))

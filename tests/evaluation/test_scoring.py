@@ -32,7 +32,7 @@ def maps(count, seed=0):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("sizes", [(1, 3, 8), (4, 16, 32)])
+@pytest.mark.parametrize("sizes", [(1, 3, 8), (2, 4, 4), (4, 16, 32)])
 @pytest.mark.parametrize("count", deep(1, 5, 21, but=[1, 21]))
 def test_the_nearest_are_the_best_scored(variables, sizes, count):
     query, gallery = maps(7), maps(21, 1)

@@ -96,9 +96,11 @@ def check_matching(results):
 
 def test_benchmark_compares_scoring_with_the_original(tmp_path, benchmark, capsys):
     path = tmp_path / "records.jsonl"
+    path.write_text("another line\n")
     assert benchmark(["scoring", *MATCHING, str(path), "--matchers", "qaconv_ms"]) == 0
-    records = json.loads(path.read_text())["results"]
-    results = {record["problem"]["task"]: record for record in records}
+    _, line = path.read_text().splitlines()  # lines are added
+    path.write_text(line)
+    results = {record["problem"]["task"]: record for record in json.loads(line)["results"]}
     assert results.pop("matchers")["times_as_fast"]["QAConv"] == 1
     check_matching(results.values())
     capsys.readouterr()

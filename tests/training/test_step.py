@@ -151,10 +151,11 @@ def test_the_head_of_two_directions_is_equal_too():
 
 
 # With QAConv, ten-step trainings of the original are: tests/test_trajectory.py.
-def test_the_loss_on_the_scores_of_the_batch_is_equal_too():
+@pytest.mark.parametrize("make", deep(tiny_model, multi_scale_model, but=[tiny_model]))
+def test_the_loss_on_the_scores_of_the_batch_is_equal_too(make):
     with jax.enable_x64(True):  # the hardest pair must not be another one for rounding
         (one, expected), (four, history) = (
-            train(devices, "pairwise", dtype="float64") for devices in (1, 4)
+            train(devices, "pairwise", make, dtype="float64") for devices in (1, 4)
         )
     assert one.memory is None
     for (path, a), b in zip(

@@ -248,8 +248,8 @@ def first_weights(seed, names):
 
 
 OSNETS = {
-    "osnet_x0_25_softmax_amsgrad": ("osnet_x0_25", {}, 1),
-    "osnet_ain_x0_25_triplet_amsgrad": ("osnet_ain_x0_25", {"triplet": 1.0, "margin": 0.3}, 2),
+    "osnet_x0_25_softmax_amsgrad": ("osnet_x0_25", {}, 2),
+    "osnet_ain_x0_25_triplet_amsgrad": ("osnet_ain_x0_25", {"triplet": 1.0, "margin": 0.3}, 1),
 }
 
 

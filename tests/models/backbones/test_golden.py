@@ -216,8 +216,6 @@ def check_osnet(net, dtype):
         assert error(nchw(y), held[f"{net}/featuremap"]) < tolerance
     assert error(neck.apply(head, y), held[f"{net}/feature"]) < tolerance
 
-    if dtype == "float32":
-        return
     x = pixels(checks["train_input"]).astype(dtype)
     target = held["train_targets"]
 
@@ -235,16 +233,25 @@ def check_osnet(net, dtype):
         return value, (y, logit, {"backbone": left["batch_stats"], "neck": more["batch_stats"]})
 
     params = {"backbone": trunk["params"], "neck": head["params"], "classifier": classifier}
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, (y, logit, after)), gradient = step(params)
+    if dtype == "float32":
+        value, (y, logit, after) = jax.jit(loss)(params)
+        gradient = None
+    else:
+        (value, (y, logit, after)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+            params
+        )
+    # Batch statistics of few small images amplify rounding: the original's own float32 differs by
+    # up to 6e-5.
+    tolerance = {"float32": 2e-4, "float64": 1e-5}[dtype]
     assert error(logit, held[f"{net}/train_logits"]) < tolerance
     assert float(value) == pytest.approx(checks[net]["train_loss_ls0.1"], rel=tolerance)
     if f"{net}/train_triplet_features" in held.files:
         assert error(y, held[f"{net}/train_triplet_features"]) < tolerance
     by_name = lambda tree: official(net, tree)  # noqa: E731
-    if "train_param_grads" in checks[net]:
+    if gradient is not None and "train_param_grads" in checks[net]:
         check_summaries(by_name(gradient), checks[net]["train_param_grads"])
-    check_running(by_name(after), checks[net]["train_running_after"])
+    if dtype == "float64":
+        check_running(by_name(after), checks[net]["train_running_after"])
 
 
 def official(arch, tree, prefix=""):

@@ -58,6 +58,14 @@ def take(held, path, shape):
     return np.stack(found)
 
 
+def of_candidate(block, number):
+    """One collection of a candidate's variables, as those of the block that it is."""
+    found = jax.tree.map(lambda leaf: leaf[number], dict(block["candidates"]))
+    if "bn" in found:  # statistics; there are no scales
+        found["conv3"] = {"bn": found.pop("bn")}
+    return found
+
+
 def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -223,9 +231,7 @@ def test_the_best_candidates_make_the_original_child(original, native):
         tree = original.variables[collection]["backbone"]
         found = dict(tree)
         for block, number in zip(BLOCKS, best, strict=True):
-            found[block] = jax.tree.map(lambda x, k=number: x[k], tree[block]["candidates"])
-            if collection == "batch_stats" and "bn" in found[block]:
-                found[block]["conv3"] = {"bn": found[block].pop("bn")}
+            found[block] = of_candidate(tree[block], number)
         return found
 
     variables = {collection: child(collection) for collection in ("params", "batch_stats")}
@@ -313,12 +319,7 @@ def test_a_block_is_the_mean_of_its_candidates_by_their_shares(native):
         zip(PLACES, shares(weights, noise, temperature), strict=True)
     ):
         one = OmniScaleBlock(64, **mode, instance_norm=place)
-        held = {"params": variables["params"]["candidates"]}
-        held["batch_stats"] = dict(variables["batch_stats"]["candidates"])
-        bn = held["batch_stats"].pop("bn")
-        if place in ("none", "sum"):
-            held["batch_stats"]["conv3"] = {"bn": bn}
-        held = jax.tree.map(lambda leaf, number=number: leaf[number], held)
+        held = {collection: of_candidate(tree, number) for collection, tree in variables.items()}
         total += share * jax.jit(one.apply)(held, x)
     np.testing.assert_allclose(y, total, rtol=1e-4, atol=1e-5)
 
