@@ -188,12 +188,17 @@ def test_training_learns(finished):
     assert np.mean(accuracy[-8:]) > 0.25  # chance is one in twelve
 
 
-@pytest.mark.full
-def test_a_killed_run_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
-    workdir = place / "killed"
+def test_a_run_killed_and_then_stopped_ends_in_the_bits_of_an_uninterrupted_one(place, finished):
+    workdir = place / "stopped"
     kill(place, workdir, 17)
+    stopped = run_and_signal(place, workdir, signal.SIGTERM, at_step=29)
+    output = stopped.stdout + stopped.stderr
+    assert int(output.split("resuming from step ")[1].split()[0]) in (7, 14)
+    assert stopped.returncode == 75, output
+    stopped_at = int(output.split("stopped by SIGTERM at step ")[1].split()[0])
+    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
     result = run(place, workdir)
-    assert "resuming from step" in result.stdout
+    assert f"resuming from step {stopped_at}\n" in result.stdout
     assert_same_bits(final_state(workdir), final_state(finished[0]))
     assert losses(workdir) == losses(finished[0])
     assert untimed(workdir) == untimed(finished[0])
@@ -211,6 +216,7 @@ GRAPH = [
 ]
 
 
+@pytest.mark.full
 def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     whole, killed = place / "graph", place / "graph-killed"
     result = run(place, whole, *GRAPH)
@@ -281,22 +287,6 @@ def test_a_search_ends_with_an_architecture_that_can_be_trained(place):
     assert (shares != 0.25).any(1).all()  # the weights of every block have learned
     found = make_backbone("osnet_x0_25", stem=held["stem"], blocks=held["blocks"])
     assert found.blocks == tuple(held["blocks"])
-
-
-def test_a_run_asked_to_stop_saves_the_very_step(place, finished):
-    workdir = place / "stopped"
-    for number, step in ((signal.SIGTERM, 9), (signal.SIGINT, 22)):
-        stopped = run_and_signal(place, workdir, number, at_step=step)
-        output = stopped.stdout + stopped.stderr
-        assert stopped.returncode == 75, output
-        assert f"stopped by {number.name} at step" in output
-        stopped_at = int(output.split(f"stopped by {number.name} at step ")[1].split()[0])
-        assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
-    result = run(place, workdir)
-    assert f"resuming from step {stopped_at}\n" in result.stdout
-    assert_same_bits(final_state(workdir), final_state(finished[0]))
-    assert losses(workdir) == losses(finished[0])
-    assert untimed(workdir) == untimed(finished[0])
 
 
 def test_a_finished_run_shows_its_results_again(place, finished):
@@ -380,22 +370,6 @@ def outputs_of(processes, status=0):
     return outputs
 
 
-@pytest.mark.multiprocess
-def test_two_processes_stop_together_and_go_on(place):
-    workdir, short = place / "two-stopped", [*GRAPH, "--config.epochs=2"]
-    processes = start_two(place, workdir, *short)
-    wait_for_step(workdir, 5, lambda: processes[0].poll() is None)
-    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
-    outputs = outputs_of(processes, status=75)
-    stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
-    assert (workdir / "checkpoints" / str(stopped_at)).is_dir()
-    processes = start_two(place, workdir, *short)
-    outputs = outputs_of(processes)
-    assert f"resuming from step {stopped_at}\n" in outputs[0]
-    assert "cancelled" not in outputs[0]  # TensorFlow's word for a pipeline that was waiting
-    assert [step for step, *_ in losses(workdir)] == list(range(1, 25))
-
-
 @pytest.fixture(scope="module")
 def converted(place):
     """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
@@ -423,30 +397,44 @@ CONVERTED = [
 
 
 @pytest.mark.multiprocess
-def test_two_processes_that_start_from_one_file_equal_one(place, converted):
+def test_two_processes_stop_together_go_on_and_equal_one(place, converted):
     one, two = place / "one", place / "two"
-    # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
     short = [f"--config.init_from={converted}", *CONVERTED]
-    short += ["--config.epochs=1", "--config.model.dtype=float64"]
+    short += ["--config.epochs=1", "--config.sampler.name=graph"]
+    short += ["--config.data.identities=8", "--config.batch_size=8"]
     short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
     short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
+    # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
+    short += ["--config.model.dtype=float64"]
     with jax.enable_x64(True):
         run(place, one, *short)
+
     processes = start_two(place, two, *short, double=True)
-    outputs = outputs_of(processes)
+    wait_for_step(two, 2, lambda: processes[0].poll() is None)
+    processes[1].send_signal(signal.SIGINT)  # becomes SIGTERM, which jax.distributed passes on
+    outputs = outputs_of(processes, status=75)
+    assert "matcher (10 tensors) loaded" in outputs[0]
+    stopped_at = int(outputs[0].split("stopped by preemption at step ")[1].split()[0])
+    assert (two / "checkpoints" / str(stopped_at)).is_dir()
+
+    outputs = outputs_of(start_two(place, two, *short, double=True))
+    assert f"resuming from step {stopped_at}\n" in outputs[0]
+    assert "cancelled" not in outputs[0]  # TensorFlow's word for a pipeline that was waiting
+    assert "mAP" in outputs[0]
+    assert "mAP" not in outputs[1]  # one of them speaks
     assert json.loads((two / "config.json").read_text())["runs"][0]["processes"] == 2
+    assert [step for step, *_ in losses(two)] == [step for step, *_ in losses(one)]
     expected, got = final_state(one), final_state(two)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10, err_msg=str(path))
+        # The class memory is float32; batch normalisation amplifies its rounding with every step.
+        tolerance = 1e-5 if np.asarray(a).dtype == np.float32 else 1e-6
+        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance, err_msg=str(path))
     results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
     for a, b in zip(*results, strict=True):
         assert b["variant"] == a["variant"]
         assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
         assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
-    assert "matcher (10 tensors) loaded" in outputs[0]
-    assert "mAP" in outputs[0]
-    assert "mAP" not in outputs[1]  # one of them speaks
 
 
 def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_path):

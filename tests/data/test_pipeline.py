@@ -146,7 +146,7 @@ def test_iterators_can_be_left_early_and_leak_no_threads(store):
         pytest.skip("counts threads in /proc")
     order = np.tile(ORDER, (40, 1))
     counts = []
-    for _ in range(4):
+    for _ in range(3):
         iterator = train(store, order, augment=None)
         next(iterator)
         iterator.close()

@@ -53,7 +53,7 @@ def assert_equal(got, query, gallery):
 maps, places = st.integers(1, 20), st.sampled_from([1, 3, 8, 25, 130])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(q=st.integers(1, 3), g=maps, r=places, s=places, d=places, bfloat16=st.booleans())
 def test_tpu_kernel_equals_the_definition(q, g, r, s, d, bfloat16):
     dtype = jnp.bfloat16 if bfloat16 else jnp.float32
@@ -63,7 +63,7 @@ def test_tpu_kernel_equals_the_definition(q, g, r, s, d, bfloat16):
     assert [x.dtype for x in got] == [jnp.float32] * 2 + [jnp.uint8] * 2
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(q=st.integers(1, 2), g=st.integers(1, 10), r=places, s=places, d=places)
 def test_gpu_kernel_equals_the_definition(q, g, r, s, d):
     query, gallery = (
@@ -102,8 +102,7 @@ def test_the_first_of_equals_is_returned(backend):
         np.testing.assert_array_equal(place, np.zeros_like(place))
 
 
-@pytest.mark.parametrize("backend", ["tpu", "gpu"])
-@pytest.mark.parametrize(("r", "s"), [(257, 6), (6, 257)])
+@pytest.mark.parametrize(("backend", "r", "s"), [("tpu", 257, 6), ("tpu", 6, 257), ("gpu", 257, 6)])
 def test_more_positions_than_a_byte_counts(backend, r, s):
     query, gallery = (jnp.zeros((1, n, 2), jnp.bfloat16).at[0, -1].set(1) for n in (r, s))
     got = interpreted(query, gallery, backend, positions=True)

@@ -1,5 +1,7 @@
 """Normalisations: by hand, masked, and over devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jaxreid.ops.normalize import batch_norm, chunked_batch_norm, l2_normalize, 
 def test_zero_vectors_stay_zero_and_have_a_finite_gradient():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
     np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
-    assert np.isfinite(jax.grad(lambda x: l2_normalize(x).sum())(x)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda x: l2_normalize(x).sum()))(x)).all()
 
 
 def test_running_variance_is_unbiased():
@@ -60,18 +62,20 @@ def by_loop(x, chunk, mask):
         part = x[:, first : first + chunk][:, mask[first : first + chunk]]
         if part.size:
             axes = tuple(range(x.ndim))
-            part, running = batch_norm(part, SCALE, BIAS, running, axes=axes, train=True)
+            normalize = jax.jit(functools.partial(batch_norm, axes=axes, train=True))
+            part, running = normalize(part, SCALE, BIAS, running)
         parts.append(part)
     return np.concatenate(parts, axis=1), running
 
 
-@pytest.mark.parametrize("chunk", deep(1, 3, 4, 5, 12, 99, but=[1, 5, 99]))
+@pytest.mark.parametrize("chunk", deep(1, 3, 4, 5, 12, 99, but=[1, 5]))
 @pytest.mark.parametrize("count", [12, 7])
 def test_chunks_are_normalised_one_after_the_other(chunk, count):
     x = np.random.default_rng(0).standard_normal((3, 12, 2)).astype(np.float32)
     mask = np.arange(12) < count  # with 7: some chunks are padding in part, some alone
     expected, (mean, var) = by_loop(x, chunk, mask)
-    y, running = chunked_batch_norm(x, SCALE, BIAS, RUNNING, axis=1, chunk=chunk, mask=mask)
+    normalize = jax.jit(functools.partial(chunked_batch_norm, axis=1, chunk=chunk, mask=mask))
+    y, running = normalize(x, SCALE, BIAS, RUNNING)
     assert y.shape == x.shape
     assert np.isfinite(y).all()
     np.testing.assert_allclose(y[:, mask], expected, atol=2e-5)
@@ -85,8 +89,8 @@ def test_one_chunk_is_the_whole():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-@pytest.mark.parametrize("count", [16, 9, 4])
+@pytest.mark.parametrize("devices", deep(1, 2, 4, but=[1, 4]))
+@pytest.mark.parametrize("count", deep(16, 9, 4, but=[9, 4]))
 def test_chunks_in_order_over_devices(devices, count):
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     mask = np.arange(16) < count

@@ -94,6 +94,7 @@ def check_matching(results):
         assert record["pairs_per_second"]["jaxreid"] > 0
 
 
+@pytest.mark.full
 def test_benchmark_compares_scoring_with_the_original(tmp_path, benchmark, capsys):
     path = tmp_path / "records.jsonl"
     path.write_text("another line\n")

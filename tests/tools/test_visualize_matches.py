@@ -76,6 +76,7 @@ def logit(place, paths):
     return float(model.apply(variables, features[:1], features[1:], method="match")[0, 0])
 
 
+@pytest.mark.full
 def test_two_files(tool, place):
     paths = images_of(place, "query")[:2]
     status, said, out = tool("--images", *paths)

@@ -175,8 +175,10 @@ MODES = {"train": False, "axis_name": None, "dtype": jnp.float32}
 
 @pytest.mark.parametrize(
     "block",
-    [OmniScaleBlock(128, **MODES), Bottleneck(64, 1, **MODES)],
-    ids=["osnet", "resnet"],
+    [
+        pytest.param(OmniScaleBlock(128, **MODES), marks=pytest.mark.full, id="osnet"),
+        pytest.param(Bottleneck(64, 1, **MODES), id="resnet"),
+    ],
 )
 def test_initialisation_is_the_originals(block):
     variables = jax.jit(block.init)(jax.random.key(0), jnp.zeros((1, 4, 2, 64)))

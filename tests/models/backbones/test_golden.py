@@ -95,7 +95,6 @@ def stages(module, variables, x, **options):
         *itertools.product(RESNETS, TOLERANCE),
         but=[
             ("resnet18_none", "float32"),
-            ("resnet18_none", "float64"),
             ("resnet50_b", "float64"),
         ],
     ),
@@ -181,7 +180,8 @@ def test_a_converted_model_has_the_features_of_the_original(net):
     assert error(nchw(model.neck.apply(part(variables, "neck"), y)), held[key]) < 1e-4
 
 
-@pytest.mark.parametrize("net", deep(*OSNETS, but=["osnet_ibn_x1_0"]))
+@pytest.mark.full
+@pytest.mark.parametrize("net", OSNETS)
 def test_osnet_equals_the_original_at_every_stage(net):
     check_osnet(net, "float32")
 

@@ -1,5 +1,6 @@
 """QAConv against its definition in plain loops, its properties, and the original's numbers."""
 
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -109,8 +110,10 @@ def test_unknown_head_lists_the_valid_ones():
         make_matcher("qaconv", head="v2")
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("chunk", [3, 4, 20])
+@pytest.mark.parametrize(
+    ("head", "chunk"),
+    deep(*itertools.product(HEADS, (3, 4, 20)), but=[("v1", 4), ("v2.1", 3)]),
+)
 def test_chunks_equal_calls_one_after_the_other(head, chunk):
     query, gallery = unit_maps(3, 0), unit_maps(10, 1)
     variables = start = qaconv_variables(1, head, 3, 2, np.float32)
@@ -139,7 +142,7 @@ def test_padding_counts_in_no_chunk():
         got = in_training(matcher, variables, query, padded, mask=np.arange(16) < 6)
         return got[0][:, :6].sum(), got
 
-    gradient, (got, padded_stats) = jax.grad(total, has_aux=True)(padded)
+    gradient, (got, padded_stats) = jax.jit(jax.grad(total, has_aux=True))(padded)
     np.testing.assert_allclose(got[:, :6], expected, atol=2e-5)
     assert_close(padded_stats, stats, rtol=1e-5)
     assert np.isfinite(got).all()
@@ -179,9 +182,8 @@ def train_over(devices, chunk, classes, rows):
 @pytest.mark.parametrize("classes", deep(16, 11, 5, but=[11]))
 def test_chunks_are_the_same_on_any_number_of_devices(classes):
     expected = train_over(1, 4, classes, rows=16)
-    for devices in (2, 4):
-        # Sums in another order; parameters before a normalisation have gradients of rounding.
-        assert_close(train_over(devices, 4, classes, rows=16), expected, rtol=1e-4, atol=1e-4)
+    # Sums in another order; parameters before a normalisation have gradients of rounding.
+    assert_close(train_over(4, 4, classes, rows=16), expected, rtol=1e-4, atol=1e-4)
     unmasked = train_over(1, 4, classes, rows=classes)  # ends with a smaller chunk
     assert_close(unmasked[-1][-1], expected[-1][-1], rtol=1e-5)
 
@@ -239,7 +241,7 @@ def test_explanations_equal_the_originals_matching_tool(golden_dir, layer, head)
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("size", ["small", "real"])
+@pytest.mark.parametrize("size", deep("small", "real", but=["small"]))
 @pytest.mark.parametrize("head", HEADS)
 def test_scores_statistics_and_gradients_equal_the_original(golden_dir, head, size):
     golden, version = np.load(golden_dir / f"matcher_{size}.npz"), HEADS[head]
@@ -258,7 +260,7 @@ def test_scores_statistics_and_gradients_equal_the_original(golden_dir, head, si
             )
             return (score * golden["R"]).sum(), (score, updates["batch_stats"])
 
-        grads, (score, stats) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+        grads, (score, stats) = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(
             variables, query, gallery
         )
         np.testing.assert_allclose(score, golden[f"{version}/train/score"], atol=1e-8)
