@@ -139,7 +139,8 @@ def fit(
         make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
     )
     update_of = first_phase.step_of(make_update)
-    card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
+    trained_on = {"name": data["train"], "content": images.content} | images.summary
+    card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:

@@ -32,6 +32,8 @@ TRAIN = join({"plaza": split([1, 2, 3], "abc", PLAZA), "mall": split([7, 8, 8], 
         # In another folder of the data set they may be.
         (split([2], "x", OTHER), split([2, 3, 0], "yzw", OTHER), Overlap(0, 4, 0, 2, 2)),
         (split([2], "b", OTHER), split([2, 3, 0], "yzw", OTHER), Overlap(1, 4, 1, 1, 2)),
+        # A query of person 0 makes it a person, also in the gallery.
+        (split([0], "a", PLAZA), split([0, 5], "bw", PLAZA), Overlap(2, 3, 1, 0, 2)),
         # Distractors are nobody in particular.
         (split([9], "x", PLAZA), split([0, -1], "ya", PLAZA), Overlap(1, 3, 0, 0, 1)),
     ],
