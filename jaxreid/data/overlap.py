@@ -103,6 +103,20 @@ def shared_people(
     return {name: overlap for name, overlap in overlaps.items() if overlap}
 
 
+def found_by_itself(query: Split, gallery: Split) -> list[str]:
+    """Return the names of queries whose very file is in the gallery under another camera."""
+    pairs = [
+        set(zip(s.digests.tolist(), s.pid.tolist(), s.camid.tolist(), strict=True))
+        for s in (query, gallery)
+    ]
+    elsewhere = {(digest, pid) for digest, pid, _ in pairs[1] - pairs[0]}
+    return [
+        name
+        for name, digest, pid in zip(query.name, query.digests, query.pid, strict=True)
+        if (digest, pid) in elsewhere
+    ]
+
+
 def _overlap(known: Trace, test: Mapping[str, Split]) -> Overlap:
     splits = list(test.values())
     pid = np.concatenate([split.pid for split in splits])

@@ -45,6 +45,12 @@ class Split:
     origins: tuple[Origin, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, column in (("pid", self.pid), ("camid", self.camid)):
+            if len(column) and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+                raise ValueError(
+                    f"{name} holds {column.min()} to {column.max()}; expected 32-bit integers, at "
+                    f"most {2**31 - 1}. Number people and cameras in this range."
+                )
         if self.source is None:
             object.__setattr__(self, "source", np.zeros(len(self), np.int32))
 

@@ -118,6 +118,7 @@ def fit(
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
+    evaluation.check(tests)
     objective = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
     model = {**model, "classes": images.num_classes} if objective.classifies else model
     local_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)

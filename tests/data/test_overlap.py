@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxreid.data.overlap import Overlap, Trace, shared_people, trace
+from jaxreid.data.overlap import Overlap, Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Origin, Split, join
 
 
@@ -66,3 +66,9 @@ def test_origins_stay_with_parts_and_joined_splits():
     assert TRAIN.select(TRAIN.pid == 8).origins == (PLAZA, MALL)
     unknown = join({"a": split([1], "a"), "b": split([1], "b", MALL)})
     assert unknown.origins == (Origin("a"), MALL)
+
+
+def test_queries_that_find_themselves_are_named():
+    query, gallery = split([1, 2, 3], "abc"), split([1, 2, 4], "abc")
+    gallery.camid[:2] = [1, 0]  # b has the query's camera, c is of another person
+    assert found_by_itself(query, gallery) == ["a.jpg"]

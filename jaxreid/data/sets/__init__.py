@@ -32,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.data.sets.checks import ImageCheck
+from jaxreid.data.sets.folder import some
 from jaxreid.data.sets.prepared import (
     PreparedCopy,
     find_copies,
@@ -117,7 +118,12 @@ def load(
             apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
-    return _find(name, dir, prepared_dir, options).read()
+    if len(folders := _folders(dir)) > 1:
+        raise ValueError(
+            f"dir is {os.fspath(dir or '')!r}, {len(folders)} folders; expected one: load them one "
+            "by one. Only data.dir of a run may name several."
+        )
+    return _find(name, folders[0], prepared_dir, options).read()
 
 
 def load_sets(
@@ -183,6 +189,7 @@ def load_sets(
             f"data.train has {len(images)} images of {images.num_classes} person; expected at "
             "least two people to tell apart. Add people, or raise data.identities (0 keeps all)."
         )
+    _report_contradictions(images)
     return images, tests
 
 
@@ -292,7 +299,7 @@ def _folders(dir: str | os.PathLike | None) -> list[str | os.PathLike | None]:
     """Return the folders that `data.dir` names."""
     if dir is None or "," not in os.fspath(dir) or pathlib.Path(dir).expanduser().is_dir():
         return [dir]
-    return [part.strip() for part in os.fspath(dir).split(",") if part.strip()]
+    return [part.strip() for part in os.fspath(dir).split(",") if part.strip()] or [dir]
 
 
 def _in_folders(
@@ -321,6 +328,20 @@ def _check_doubles(parts: Mapping[str, Split]) -> None:
                 f"({example}); expected sets of different images, because the people of two sets "
                 "count as different people. Name one of the sets, or remove the doubles."
             )
+
+
+def _report_contradictions(images: Split) -> None:
+    """Log images that are in the training set under several people."""
+    order = np.lexsort((images.people, images.digests))
+    digests, people = images.digests[order], images.people[order]
+    clash = (digests[1:] == digests[:-1]) & (people[1:] != people[:-1])
+    if clash.any():
+        names = [images.name[i] for i in order[1:][clash]]
+        logger.warning(
+            "data.train: %d images are of two people (%s): the same file has several labels; "
+            "remove the wrong ones.",
+            *(len(names), some(names)),
+        )
 
 
 def _find(

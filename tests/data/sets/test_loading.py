@@ -391,6 +391,22 @@ def test_nobody_to_tell_apart_is_refused(monkeypatch):
         load_sets(train="mine", test=("mine",), identities=2)
 
 
+def test_one_file_with_two_labels_is_said(monkeypatch, caplog):
+    images = make_split([1, 2, 2], "aab")
+    made = {"train": images, "query": images, "gallery": images}
+    monkeypatch.setattr(sets._Found, "read", lambda found: dict(made))
+    monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
+    load_sets(train="mine", test=("mine",))
+    assert "1 images are of two people (a.jpg)" in caplog.records[-1].getMessage()
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="pid holds 1 to 4294967297; expected 32-bit integers"):
+        Split([b""] * 2, ["a", "b"], np.array([1, 2**32 + 1]), np.zeros(2, int), np.zeros(2))
+    with pytest.raises(ValueError, match="dir is 'a,b', 2 folders; expected one"):
+        load("market1501", dir="a,b")
+
+
 def test_a_place_for_prepared_copies_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     make_tree(tmp_path / "raw")
     (tmp_path / "file").touch()
