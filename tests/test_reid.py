@@ -77,7 +77,7 @@ def test_features_are_those_of_the_training_pipeline(reid, images):
     from jaxreid.data.images import decoding
 
     file = images[3].read_bytes()
-    pixels = decoding.resize(decoding.decode(file), MODEL["height"], MODEL["width"]).numpy()
+    pixels = decoding.resize(decoding.decode_plain(file), MODEL["height"], MODEL["width"]).numpy()
     expected = reid.model.apply(reid.variables, pixels[None], method="encode")
     np.testing.assert_allclose(reid.embed(images[3]), expected, atol=1e-5)
 

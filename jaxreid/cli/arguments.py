@@ -141,9 +141,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_convert(verb)
     _add_json(verb)
 
-    verb = commands.add_parser("data", help="data sets: info, sheet, build")
+    verb = commands.add_parser("data", help="data sets: info, sheet, build, clean")
     verb.set_defaults(
-        run=lambda args: args.parser.error("expected info, sheet or build"), parser=verb
+        run=lambda args: args.parser.error("expected info, sheet, build or clean"), parser=verb
     )
     actions = verb.add_subparsers(metavar="ACTION")
     action = _verb(
@@ -167,6 +167,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     action.add_argument("name", help="DATASET or DATASET/DOMAIN")
     _add_data(action)
+    _add_json(action)
+    action = _verb(
+        actions,
+        "clean",
+        verbs.data_clean,
+        "list and remove old prepared copies",
+        "jaxreid data clean market1501 --dir=/data/market1501 --remove",
+        "A changed folder or option gets a copy of its own. This verb lists the copies of a data "
+        "set but the one that its folder and options use now, and all copies without a name.",
+    )
+    action.add_argument("name", nargs="?", help="DATASET or DATASET/DOMAIN (default: list all)")
+    _add_data(action)
+    action.add_argument("--remove", action="store_true", help="remove the listed copies of NAME")
     _add_json(action)
     action = _verb(
         actions,

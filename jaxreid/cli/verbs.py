@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 def train(args: argparse.Namespace) -> None:
     """Train, as `python -m jaxreid.main` does."""
@@ -160,6 +158,35 @@ def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
     return {"dataset": args.name, "split": args.split, "people": len(chosen), "out": str(out)}
 
 
+def data_clean(args: argparse.Namespace) -> dict[str, Any]:
+    """List prepared copies; with --remove, delete those that a data set no longer uses."""
+    import shutil
+
+    from jaxreid.data import sets
+
+    if args.remove and args.name is None:
+        raise ValueError(
+            "--remove needs a data set, whose current copy is kept: jaxreid data clean NAME "
+            "[--dir=DIR] --remove."
+        )
+    options = {"prepared_dir": args.prepared_dir} | sets.parse_options(args.option)
+    copies = sets.prepared_copies(args.name, dir=args.dir, **options)
+    for copy in copies:
+        print(f"{copy.megabytes:>10,.1f} MB  {copy.prepared:%Y-%m-%d}  {copy.path}")
+        if args.remove:
+            # An interrupted removal must not leave half a copy under its name.
+            doomed = copy.path.with_name("incomplete.removed")
+            shutil.rmtree(doomed, ignore_errors=True)
+            shutil.rmtree(copy.path.rename(doomed))
+    total = sum(copy.megabytes for copy in copies)
+    of = f" of {args.name} that its folder and options no longer use" if args.name else ""
+    print(f"{len(copies)} prepared copies{of}, {total:,.1f} MB{', removed' * args.remove}.")
+    if args.name and copies and not args.remove:
+        print("Remove them with --remove; a copy is made again where its images still are.")
+    listed = [{"path": str(copy.path), "megabytes": copy.megabytes} for copy in copies]
+    return {"copies": listed, "removed": bool(args.remove)}
+
+
 def recipes(args: argparse.Namespace) -> dict[str, Any]:
     """List the recipes, or explain one."""
     from jaxreid import configs
@@ -203,13 +230,19 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """List image files; a folder stands for its images, sorted by name."""
+    from jaxreid.data.sets.folder import list_images
+
     images = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside, left_out = list_images(path)
             if not inside:
-                raise ValueError(f"{path} contains no images ({', '.join(SUFFIXES)}).")
-            images += inside
+                raise ValueError(
+                    f"{path} contains no images (.jpg, .png, ...); expected image files. {left_out}"
+                )
+            if left_out:
+                print(f"warning: {left_out}", file=sys.stderr)
+            images += [path / entry.name for entry in inside]
         elif path.is_file():
             images.append(path)
         else:

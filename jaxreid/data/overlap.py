@@ -99,11 +99,26 @@ def shared_people(
         Overlap by test set name; test sets without overlap are omitted.
     """
     known = train if isinstance(train, Trace) else trace(train)
-    overlaps = {name: _overlap(known, list(splits.values())) for name, splits in tests.items()}
+    overlaps = {name: _overlap(known, splits) for name, splits in tests.items()}
     return {name: overlap for name, overlap in overlaps.items() if overlap}
 
 
-def _overlap(known: Trace, splits: list[Split]) -> Overlap:
+def found_by_itself(query: Split, gallery: Split) -> list[str]:
+    """Return the names of queries whose very file is in the gallery under another camera."""
+    pairs = [
+        set(zip(s.digests.tolist(), s.pid.tolist(), s.camid.tolist(), strict=True))
+        for s in (query, gallery)
+    ]
+    elsewhere = {(digest, pid) for digest, pid, _ in pairs[1] - pairs[0]}
+    return [
+        name
+        for name, digest, pid in zip(query.name, query.digests, query.pid, strict=True)
+        if (digest, pid) in elsewhere
+    ]
+
+
+def _overlap(known: Trace, test: Mapping[str, Split]) -> Overlap:
+    splits = list(test.values())
     pid = np.concatenate([split.pid for split in splits])
     trained_file = np.isin(np.concatenate([split.digests for split in splits]), known.files)
     trained = trained_file.copy()
@@ -118,8 +133,9 @@ def _overlap(known: Trace, splits: list[Split]) -> Overlap:
             trained |= matches
         else:
             same_id |= matches
-    # In Market-1501's protocol, pid 0 (distractors) and -1 (junk) are not people.
-    person = pid > 0
+    # In Market-1501's protocol, pid 0 (distractors) and -1 (junk) are not people; where a query has
+    # pid 0, it is a person.
+    person = pid >= (0 if "query" in test and (test["query"].pid == 0).any() else 1)
     people = set(pid[trained & person].tolist())
     return Overlap(
         images=int(trained_file.sum()),

@@ -20,8 +20,9 @@ import tensorflow as tf
 
 from jaxreid.data.images import decoding
 from jaxreid.data.images.augmentation import augment as augmented
+from jaxreid.data.images.formats import is_plain
 from jaxreid.data.images.parameters import draw_donor
-from jaxreid.data.images.pillow import process_slice
+from jaxreid.data.images.pillow import process_slice, read_image
 from jaxreid.data.sets.prepared import leave_accelerators
 from jaxreid.data.streams import Stream, derived_seed
 
@@ -39,10 +40,11 @@ class ImageStore:
     Attributes:
         files: tf.string [N], contents of the files.
         names: N file names for error messages.
+        plain: whether all files are plain (`formats.is_plain`), which TensorFlow decodes itself.
     """
 
     def __init__(self, images: Sequence[bytes], names: Sequence[str]):
-        """Copy N JPEG or PNG files into one tensor; `images` can be freed afterwards.
+        """Copy N image files into one tensor; `images` can be freed afterwards.
 
         Raises:
             ValueError: no images, or different numbers of names and images.
@@ -56,6 +58,7 @@ class ImageStore:
         # Not a NumPy byte string array, which would strip trailing zero bytes.
         self.files = tf.constant(list(images), tf.string)
         self.names = list(names)
+        self.plain = all(map(is_plain, images))
         self._idle: dict[tuple, _Pipeline] = {}
 
     def __len__(self) -> int:
@@ -137,7 +140,7 @@ def train_batches(
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
-    form = (height, width, interpolation, _frozen(augment))
+    form = (store.plain, height, width, interpolation, _frozen(augment))
     _loader(*form)  # reports bad arguments now
     images = _iterate(store, form, index, place, key)
     return _train_iterator(images, labels.astype(np.int32)[index])
@@ -206,16 +209,20 @@ def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -
 
 
 @functools.lru_cache(maxsize=16)
-def _loader(height: int, width: int, interpolation: str, augment: tuple | None):
+def _loader(plain: bool, height: int, width: int, interpolation: str, augment: tuple | None):
     """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
+
+    The files are `plain` or of any format.
 
     With patches, the function takes the file of the donor as a third argument and decodes it only
     if a patch is pasted.
     """
     patched = _is_patched(augment)
 
+    decode = decoding.decode_plain if plain else decoding.decode
+
     def read(encoded):
-        return decoding.resize(decoding.decode(encoded), height, width, interpolation)
+        return decoding.resize(decode(encoded), height, width, interpolation)
 
     def load(encoded, seed, *other):
         if augment is None:
@@ -275,15 +282,15 @@ def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:
     for i in index:
         if i < 0:
             continue
-        encoded = store.files[int(i)]
+        encoded, name = store.files[int(i)], store.names[int(i)]
         try:
-            decoding.decode(encoded)
+            read_image(encoded.numpy(), name)
+            if store.plain:
+                decoding.decode_plain(encoded)
+        except ValueError as error:
+            return str(error)
         except tf.errors.InvalidArgumentError as error:
             # Drop TensorFlow's node names: "{{function_node ...}} reason [Op:...]".
             reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message.split("\n")[0]).strip(" .")
-            size = len(encoded.numpy())
-            return (
-                f"cannot decode image {store.names[int(i)]} ({size} bytes): {reason}; "
-                "replace or remove the file"
-            )
+            return f"cannot decode image {name}: {reason}; replace or remove the file"
     return None

@@ -26,7 +26,7 @@ class Split:
     """One split of a data set in memory: N images sorted by name, or several splits after `join`.
 
     Attributes:
-        image: N encoded images (JPEG or PNG), the published bytes.
+        image: N encoded images (a format of `images.formats`), the published bytes.
         name: N unique file names.
         pid: [N] int32, published person ids; equal ids in two sources are two people.
         camid: [N] int32, cameras from 0, numbered per source.
@@ -45,6 +45,12 @@ class Split:
     origins: tuple[Origin, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, column in (("pid", self.pid), ("camid", self.camid)):
+            if len(column) and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+                raise ValueError(
+                    f"{name} holds {column.min()} to {column.max()}; expected 32-bit integers, at "
+                    f"most {2**31 - 1}. Number people and cameras in this range."
+                )
         if self.source is None:
             object.__setattr__(self, "source", np.zeros(len(self), np.int32))
 
@@ -67,6 +73,11 @@ class Split:
         """Digests of the bytes of each image, [N] uint64."""
         digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in self.image)
         return np.frombuffer(digests, "<u8")
+
+    @property
+    def content(self) -> str:
+        """Digest of the bytes of all images, 16 hexadecimal digits."""
+        return hashlib.sha256(self.digests.tobytes()).hexdigest()[:16]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxreid.data.overlap import Trace, shared_people, trace
+from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
@@ -69,6 +69,11 @@ class Evaluation:
             return self.untrained
         return bool(self.every_epochs) and epoch % self.every_epochs == 0
 
+    def check(self, tests: TestSets) -> None:
+        """Raise ValueError if a test set cannot be evaluated; needs no model."""
+        for name, splits in tests.items():
+            protocol_of(name, splits["query"], splits["gallery"], self.junk)
+
     def on(
         self, scorer: Scorer, query: Split, gallery: Split, name: str = ""
     ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
@@ -83,6 +88,12 @@ class Evaluation:
         start = time.perf_counter()
         rule, messages = protocol_of(name, query, gallery, self.junk)
         variants, more = self._possible(name, query, gallery)
+        if rule == "camera" and (twins := found_by_itself(query, gallery)):
+            more.append(
+                f"WARNING: {name}: {len(twins)} of {len(query)} queries ({', '.join(twins[:3])}) "
+                "are in the gallery as the same file under another camera and find themselves. "
+                "Remove the doubles, or use --config.eval.junk=same-image for copies of one name."
+            )
         names, images = [*query.name, *gallery.name], [*query.image, *gallery.image]
         with progress(f"{name} features".strip(), total=len(images)) as bar:
             features = scorer.encode(images, names, bar)

@@ -118,6 +118,7 @@ def fit(
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
+    evaluation.check(tests)
     objective = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
     model = {**model, "classes": images.num_classes} if objective.classifies else model
     local_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)
@@ -139,7 +140,8 @@ def fit(
         make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
     )
     update_of = first_phase.step_of(make_update)
-    card = {"model": model, "trained_on": {"name": data["train"]} | images.summary}
+    trained_on = {"name": data["train"], "content": images.content} | images.summary
+    card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
     with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
         if checkpoints.latest_step is None:

@@ -15,6 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.runs.workdir import holds_checkpoint
+from jaxreid.weights.cards import difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +155,10 @@ class Checkpoints:
             ValueError: the checkpoint has another card, that is another model or other training
                 data.
         """
-        if (card := self.card()) != self._card:
+        if changes := difference(self.card(), self._card):
             raise ValueError(
-                f"the checkpoint in {self._manager.directory} is of {card}, expected "
-                f"{self._card}; use the same model and training data, or another --workdir."
+                f"the checkpoint in {self._manager.directory} cannot be resumed: {changes}. Use "
+                "the same model and training data, or another --workdir."
             )
         return self._restore(
             None, **{part: ocp.args.StandardRestore(tree) for part, tree in abstract.items()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxreid.data.overlap import Overlap, Trace, shared_people, trace
+from jaxreid.data.overlap import Overlap, Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Origin, Split, join
 
 
@@ -32,6 +32,8 @@ TRAIN = join({"plaza": split([1, 2, 3], "abc", PLAZA), "mall": split([7, 8, 8], 
         # In another folder of the data set they may be.
         (split([2], "x", OTHER), split([2, 3, 0], "yzw", OTHER), Overlap(0, 4, 0, 2, 2)),
         (split([2], "b", OTHER), split([2, 3, 0], "yzw", OTHER), Overlap(1, 4, 1, 1, 2)),
+        # A query of person 0 makes it a person, also in the gallery.
+        (split([0], "a", PLAZA), split([0, 5], "bw", PLAZA), Overlap(2, 3, 1, 0, 2)),
         # Distractors are nobody in particular.
         (split([9], "x", PLAZA), split([0, -1], "ya", PLAZA), Overlap(1, 3, 0, 0, 1)),
     ],
@@ -64,3 +66,9 @@ def test_origins_stay_with_parts_and_joined_splits():
     assert TRAIN.select(TRAIN.pid == 8).origins == (PLAZA, MALL)
     unknown = join({"a": split([1], "a"), "b": split([1], "b", MALL)})
     assert unknown.origins == (Origin("a"), MALL)
+
+
+def test_queries_that_find_themselves_are_named():
+    query, gallery = split([1, 2, 3], "abc"), split([1, 2, 4], "abc")
+    gallery.camid[:2] = [1, 0]  # b has the query's camera, c is of another person
+    assert found_by_itself(query, gallery) == ["a.jpg"]

@@ -132,7 +132,7 @@ def test_a_broken_file_names_itself(broken):
 
 def test_augmentation_is_that_of_augment(store):
     key = np.random.SeedSequence([1, 2, 3]).generate_state(1, np.uint64).view(np.int64)[0]
-    image = decoding.resize(decoding.decode(tf.constant(FILES[ORDER[1, 2]])), HEIGHT, WIDTH)
+    image = decoding.resize(decoding.decode_plain(tf.constant(FILES[ORDER[1, 2]])), HEIGHT, WIDTH)
     expected = augmentation.augment(image, tf.constant([key, 8], tf.int64), **AUGMENT)
     batches = train(store, start=1)
     np.testing.assert_array_equal(next(batches)["image"][2], expected.numpy())

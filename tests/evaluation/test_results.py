@@ -11,6 +11,7 @@ from PIL import Image
 from jaxreid.data.split import Split
 from jaxreid.evaluation.ranking import protocol_of, rank_queries, summarize
 from jaxreid.evaluation.results import Result, results_of, results_table, write_ranking
+from jaxreid.evaluation.run import Evaluation
 from jaxreid.evaluation.variants import PLAIN as EXACT
 from jaxreid.pictures.canvas import RIGHT, WRONG
 
@@ -97,6 +98,19 @@ def test_nothing_to_evaluate_is_an_error():
     alike.camid[:] = -1
     with pytest.raises(ValueError, match="Some cameras are unknown: use --config.eval.junk=auto"):
         protocol_of("tiny", alike, gallery, "camera")
+
+
+def test_people_of_one_camera_each_are_said_before_a_training_with_the_way_out():
+    splits = {"query": people([1, 2], 0), "gallery": people([1, 2, 3], 0)}
+    for split in splits.values():
+        split.camid[1] = 1  # two cameras, but nobody is seen by both
+    advice = "own camera.* Every person is seen by one camera alone: use --config.eval.junk=none"
+    with pytest.raises(ValueError, match=advice):
+        Evaluation().check({"tiny": splits})
+    Evaluation(junk="none").check({"tiny": splits})
+    splits["gallery"] = people([7], 1)
+    with pytest.raises(ValueError, match="Expected people who are both in the queries and in the"):
+        Evaluation().check({"tiny": splits})
 
 
 def test_what_a_test_set_lacks_is_said_before():

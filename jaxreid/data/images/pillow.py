@@ -1,19 +1,21 @@
 """Reading, resizing and batching images with Pillow, bit-equal to the training pipeline.
 
 Does not need TensorFlow. Training decodes inside tf.data (`decoding`); everything that only uses a
-model reads its images here.
+model reads its images here. Both follow the rule of `formats.to_rgb`.
 """
 
 import collections
 import contextlib
-import io
 import os
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from jaxreid.data.images.formats import open_image, peculiarity, to_rgb
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -24,15 +26,13 @@ INTERPOLATIONS = {
 # Batches decoded in advance.
 _READ_AHEAD = 2
 _MAX_THREADS = 16
+_BROKEN = (Image.DecompressionBombError, struct.error, LookupError, TypeError, ArithmeticError)
 # Pillow decodes an opened file on first use, which is not thread-safe.
 _LOADING = threading.Lock()
 
 
 def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """Read one image as RGB.
-
-    Grey-scale and palette images become RGB, an alpha channel is dropped, as in
-    ``PIL.Image.convert("RGB")``. Orientation tags are ignored, as in training.
+    """Read one image as RGB, by the rule of `formats.to_rgb`.
 
     Args:
         source: path of an image file, its bytes, a PIL image, or uint8 [h, w, 3] (RGB), which is
@@ -56,8 +56,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
         return source
     if isinstance(source, Image.Image):
         with _decoding(name or "given as a PIL image"), _LOADING:
-            source.load()
-        return np.asarray(source.convert("RGB"))
+            return to_rgb(source)
     if isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
         source = _read_file(source, name)
@@ -66,9 +65,21 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
             f"{name or 'image'}: expected a path, the bytes of an image file, a PIL image or a "
             f"uint8 array [h, w, 3], got {type(source).__name__}"
         )
-    size = f"({len(source)} bytes)"
-    with _decoding(f"{name or 'given as bytes'} {size}"), Image.open(io.BytesIO(source)) as image:
-        return np.asarray(image.convert("RGB"))
+    with _decoding(f"{name or 'given as bytes'} ({len(source)} bytes)"):
+        return to_rgb(open_image(bytes(source)))
+
+
+def check_file(data: bytes) -> tuple[np.ndarray, str]:
+    """Decode an image file; return its pixels, as `read_image`, and its `formats.peculiarity`.
+
+    Raises:
+        ValueError: the file is broken or not an image of an accepted format; the message is the
+            reason alone.
+    """
+    with _reasons():
+        image = open_image(data)
+        kind = peculiarity(image, data)
+        return to_rgb(image), kind
 
 
 def resize(
@@ -214,16 +225,24 @@ def _read_file(path: str | os.PathLike, name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Convert Pillow's errors on broken images to a ValueError that names the image."""
+def _reasons() -> Iterator[None]:
+    """Convert Pillow's errors on broken images to a ValueError with the reason."""
     try:
         yield
     except UnidentifiedImageError as error:
-        reason = "not an image, or an unknown format"
-        raise ValueError(_broken(name, reason)) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(_broken(name, error)) from error
+        raise ValueError("not an image, or an unknown format") from error
+    # Pillow raises all of them on broken files.
+    except (OSError, SyntaxError, ValueError, *_BROKEN) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _broken(name: str, reason: object) -> str:
-    return f"cannot decode image {name}: {reason}; replace or remove the file"
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Convert Pillow's errors on broken images to a ValueError that names the image."""
+    try:
+        with _reasons():
+            yield
+    except ValueError as error:
+        raise ValueError(
+            f"cannot decode image {name}: {error}; replace or remove the file"
+        ) from error

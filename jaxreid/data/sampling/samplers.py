@@ -65,6 +65,12 @@ def make_sampler(
         ValueError: unknown name, an impossible quota, or an error of the sampler.
     """
     check_name(name, NAMES, "sampler")
+    if name != "random" and batch_size == instances:
+        raise ValueError(
+            f"batch_size and sampler.instances are both {instances}: every batch would hold one "
+            "person, with nobody to tell apart; expected at least two people per batch. Raise "
+            "batch_size or lower sampler.instances"
+        )
     if not len(quota) and not alternate:
         return _sampler_of_one(name, labels, batch_size, instances, seed)
     labels = _check(labels, batch_size, seed, 0)

@@ -19,6 +19,7 @@ TensorFlow is imported inside `load`, after all checks that do not need it.
 
 import dataclasses
 import inspect
+import itertools
 import logging
 import os
 import pathlib
@@ -30,12 +31,29 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid.data.sets.prepared import import_tensorflow, read_prepared
+from jaxreid.data.sets.checks import ImageCheck
+from jaxreid.data.sets.folder import some
+from jaxreid.data.sets.prepared import (
+    PreparedCopy,
+    find_copies,
+    import_tensorflow,
+    read_prepared,
+)
 from jaxreid.data.sets.source import Record, Source, short_digest, split_of
 from jaxreid.data.split import Origin, Split, join
 from jaxreid.names import Table, check_name
 
-__all__ = ["SETS", "Record", "Source", "Split", "available", "load", "load_sets", "parse_options"]
+__all__ = [
+    "SETS",
+    "Record",
+    "Source",
+    "Split",
+    "available",
+    "load",
+    "load_sets",
+    "parse_options",
+    "prepared_copies",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +118,12 @@ def load(
             apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
-    return _find(name, dir, prepared_dir, options).read()
+    if len(folders := _folders(dir)) > 1:
+        raise ValueError(
+            f"dir is {os.fspath(dir or '')!r}, {len(folders)} folders; expected one: load them one "
+            "by one. Only data.dir of a run may name several."
+        )
+    return _find(name, folders[0], prepared_dir, options).read()
 
 
 def load_sets(
@@ -117,7 +140,8 @@ def load_sets(
         train: names of the training sets, which are joined (`split.join`); a single name may be a
             plain string. None for no training.
         test: names of the test sets.
-        dir: folder of the data sets that are read from files.
+        dir: folder of the data sets that are read from files. Several folders, separated by
+            commas, are as many data sets, named `market1501[1]`, `market1501[2]`, ...
         prepared_dir: folder of prepared copies, as in `load`.
         identities: keep only this many people of each set, for quick trials; 0 keeps all.
 
@@ -127,15 +151,20 @@ def load_sets(
 
     Raises:
         FileNotFoundError: see `load`.
-        ValueError: see `load`; or a data set lacks a split, `test` or `train` is empty, or a
-            training set is named twice.
+        ValueError: see `load`; or a data set lacks a split, `test` or `train` is empty, training
+            sets share images, or fewer than two people are left to learn from.
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
-    sources = _training_sets(train)
-    names = dict.fromkeys([*sources, *test])
+    folders = _folders(dir)
+    sources = _in_folders(_training_sets(train), folders)
+    names = _in_folders(test, folders)
+    test = list(names)
     # Resolve all names before reading any data set, so that mistakes are reported at once.
-    resolved = {n: _find(n, dir if _reads_folder(n) else None, prepared_dir, {}) for n in names}
+    resolved = {
+        key: _find(name, folder, prepared_dir, {})
+        for key, (name, folder) in (sources | names).items()
+    }
     splits = {name: each.read() for name, each in resolved.items()}
     parts = {name: _part(splits, name, "train") for name in sources}
     tests = {name: {s: _part(splits, name, s) for s in ("query", "gallery")} for name in test}
@@ -144,7 +173,56 @@ def load_sets(
         for test_set in tests.values():
             query = test_set["query"]
             test_set.update({k: _first_people(s, query, identities) for k, s in test_set.items()})
-    return join(parts) if parts else None, tests
+    for name, test_set in tests.items():
+        if identities and not len(test_set["gallery"]):
+            raise ValueError(
+                f"{name}: none of the first {identities} people of the queries (data.identities) "
+                "has an image in the gallery; expected people who are in both. Set "
+                "--config.data.identities=0 to keep all people, or check the folder."
+            )
+    if not parts:
+        return None, tests
+    _check_doubles(parts)
+    images = join(parts)
+    if images.num_classes < 2:
+        raise ValueError(
+            f"data.train has {len(images)} images of {images.num_classes} person; expected at "
+            "least two people to tell apart. Add people, or raise data.identities (0 keeps all)."
+        )
+    _report_contradictions(images)
+    return images, tests
+
+
+def prepared_copies(
+    name: str | None = None,
+    *,
+    dir: str | os.PathLike | None = None,
+    prepared_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> list[PreparedCopy]:
+    """Return prepared copies: all, or those of a data set that it no longer uses.
+
+    Args:
+        name: data set, as for `load`; its copy for the given folder and options is left out.
+        dir: folder of the data set, as for `load`.
+        prepared_dir: folder of prepared copies, as for `load`.
+        **options: options of the data set.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `load`.
+    """
+    copies = find_copies(_local_dir(prepared_dir))
+    if name is None:
+        return copies
+    content = _find(name, dir, prepared_dir, options).content
+    if not isinstance(content, Source):
+        return []
+    return [
+        copy
+        for copy in copies
+        if copy.path.parts[-3] == content.name
+        and copy.path.parts[-2:] != (content.config, content.version)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +247,10 @@ class _Found:
             splits, fingerprint = self._read_source(self.content), self.content.fingerprint
         else:
             splits, fingerprint = self.content, _fingerprint(self.content)
+            check = ImageCheck(self.title)
+            for split in splits.values():
+                check.look(split)
+            check.finish()
         origin = Origin(self.title, fingerprint)
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
 
@@ -182,9 +264,11 @@ class _Found:
     def _read_directly(self, source: Source) -> dict[str, Split]:
         if not sys.stderr.isatty():
             print(f"reading {self.title} ({len(source):,} images)", file=sys.stderr, flush=True)
-        size = {"total": len(source), "unit": "img"}
+        size, check = {"total": len(source), "unit": "img"}, ImageCheck(self.title)
         with tqdm(desc=f"reading {self.title}", **size, disable=None, leave=False) as bar:
-            return {s: split_of(_counted(r, bar)) for s, r in source.splits.items()}
+            splits = {s: split_of(check.read(_counted(r, bar))) for s, r in source.splits.items()}
+        check.finish()
+        return splits
 
 
 def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
@@ -194,12 +278,8 @@ def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """Return a digest of names, people, cameras and file sizes for splits that come without one."""
-    return short_digest(
-        f"{part} {name} {pid} {camid} {len(image)}"
-        for part, s in splits.items()
-        for name, pid, camid, image in zip(s.name, s.pid, s.camid, s.image, strict=True)
-    )
+    """Return a digest of names, people, cameras, times and files, for splits without one."""
+    return short_digest(f"{part} {split.fingerprint}" for part, split in splits.items())
 
 
 def _training_sets(train: Sequence[str] | str | None) -> list[str]:
@@ -213,6 +293,55 @@ def _training_sets(train: Sequence[str] | str | None) -> list[str]:
         if names.count(name) > 1:
             raise ValueError(f"data.train names {name!r} more than once; expected it once.")
     return names
+
+
+def _folders(dir: str | os.PathLike | None) -> list[str | os.PathLike | None]:
+    """Return the folders that `data.dir` names."""
+    if dir is None or "," not in os.fspath(dir) or pathlib.Path(dir).expanduser().is_dir():
+        return [dir]
+    return [part.strip() for part in os.fspath(dir).split(",") if part.strip()] or [dir]
+
+
+def _in_folders(
+    names: Iterable[str], folders: Sequence[str | os.PathLike | None]
+) -> dict[str, tuple[str, str | os.PathLike | None]]:
+    """Return name and folder of each data set by a name of its own, one per folder."""
+    found: dict[str, tuple[str, str | os.PathLike | None]] = {}
+    for name in names:
+        if not _reads_folder(name):
+            found[name] = name, None
+        elif len(folders) == 1:
+            found[name] = name, folders[0]
+        else:
+            found |= {f"{name}[{i}]": (name, folder) for i, folder in enumerate(folders, 1)}
+    return found
+
+
+def _check_doubles(parts: Mapping[str, Split]) -> None:
+    """Raise ValueError if two training sets share images, whose people would count twice."""
+    for (one, a), (other, b) in itertools.combinations(parts.items(), 2):
+        shared = np.isin(a.digests, b.digests)
+        if shared.any():
+            example = a.name[int(np.flatnonzero(shared)[0])]
+            raise ValueError(
+                f"data.train: {one} and {other} share {int(shared.sum())} of {len(a)} images "
+                f"({example}); expected sets of different images, because the people of two sets "
+                "count as different people. Name one of the sets, or remove the doubles."
+            )
+
+
+def _report_contradictions(images: Split) -> None:
+    """Log images that are in the training set under several people."""
+    order = np.lexsort((images.people, images.digests))
+    digests, people = images.digests[order], images.people[order]
+    clash = (digests[1:] == digests[:-1]) & (people[1:] != people[:-1])
+    if clash.any():
+        names = [images.name[i] for i in order[1:][clash]]
+        logger.warning(
+            "data.train: %d images are of two people (%s): the same file has several labels; "
+            "remove the wrong ones.",
+            *(len(names), some(names)),
+        )
 
 
 def _find(
@@ -307,7 +436,14 @@ def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
             f"prepared_dir is {str(location)!r} (given, or from TFDS_DATA_DIR); expected a local "
             "folder for prepared copies: set prepared_dir to one."
         )
-    path = pathlib.Path(location).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        path = pathlib.Path(location).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(
+            f"no home folder for prepared copies ({location}): {error} Expected a writable "
+            "folder: set --config.data.prepared_dir=DIR (prepared_dir= in Python) or TFDS_DATA_DIR."
+        ) from error
+    # Not Path.exists, which raises where a parent folder may not be entered.
+    if os.path.exists(path) and not os.path.isdir(path):
         raise ValueError(f"data.prepared_dir is {path}, a file; expected a folder.")
     return path

@@ -5,14 +5,18 @@ Listing does not read images, so a wrong folder is reported at once.
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from PIL import Image
+import numpy as np
 
+from jaxreid.data.images.formats import SUFFIXES
+from jaxreid.data.images.pillow import check_file
+from jaxreid.data.sets.digests import digests_of
 from jaxreid.data.sets.source import Record, Source, short_digest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
+# Files and folders beside images that systems and data sets leave behind.
+_LEFT_BEHIND = (".txt", ".md", ".csv", ".json", ".xml", ".mat", ".db", ".ini", ".html", ".log")
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 UNPACK_AGAIN = "Unpack the data set's archive again, or give another folder."
 
 
@@ -23,20 +27,26 @@ def folder_source(
     *,
     published: Mapping[str, tuple[int, int]],
     options: Mapping[str, str],
+    notices: Sequence[str] = (),
     description: str = "",
     citation: str = "",
 ) -> Source:
     """Return the source of image files below a folder.
 
-    The fingerprint changes with any path below the folder, file size or option. It misses changed
-    content of exactly the same size: reading every image at every start would take longer than
-    the rest of the start.
+    The fingerprint changes with any path below the folder, byte of a file or option.
 
     The images of all records are paths below `root`. `published` gives (ids, images) of each split
-    of the complete data set, `options` everything else that the records depend on.
+    of the complete data set, `options` everything else that the records depend on, and `notices`
+    further warnings.
+
+    Raises:
+        OSError: a file cannot be read.
     """
     paths = [record.image for records in splits.values() for record in records]
-    lines = [f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in paths]
+    lines = [
+        f"{path.relative_to(root).as_posix()} {digest}"
+        for path, digest in zip(paths, digests_of(paths, root), strict=True)
+    ]
     fingerprint = short_digest([*(f"{key}={value}" for key, value in options.items()), *lines])
     missing = _difference(name, root, splits, published)
     return Source(
@@ -44,7 +54,7 @@ def folder_source(
         config="-".join([*options.values(), fingerprint]),
         fingerprint=fingerprint,
         splits=splits,
-        notices=(missing,) if missing else (),
+        notices=(*([missing] if missing else []), *notices),
         description=description,
         citation=citation,
     )
@@ -84,33 +94,82 @@ def find_root(
     )
 
 
-def list_images(folder: pathlib.Path) -> list[os.DirEntry]:
-    """Return image files sorted by code point, independent of locale and file system."""
+def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
+    """List the image files of a folder, and say what else is in it.
+
+    Returns:
+        Files by suffix (`formats.SUFFIXES`), sorted by code point, independent of locale and file
+        system; and a sentence about files and folders that are left out, "" without any.
+    """
+    kept, files, folders = [], [], {}
     with os.scandir(folder) as entries:
         # macOS leaves files such as "._0001_c1s1_..." in archives.
-        kept = [
-            entry
-            for entry in entries
-            if not entry.name.startswith(".") and entry.name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-    return sorted(kept, key=lambda entry: entry.name)
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
+                continue
+            if entry.is_dir():
+                if count := _count_images(entry.path):
+                    folders[entry.name] = count
+            elif entry.name.lower().endswith(SUFFIXES):
+                kept.append(entry)
+            elif not entry.name.lower().endswith(_LEFT_BEHIND):
+                files.append(entry.name)
+    parts = []
+    if folders:
+        parts.append(
+            f"{sum(folders.values())} images in subfolders ({some(folders)}) are not read: move "
+            "them up"
+        )
+    if files:
+        parts.append(
+            f"{len(files)} files of other formats ({some(files)}) are not read: convert images to "
+            "JPEG or PNG"
+        )
+    return kept, f"{folder}: {'; '.join(parts)}." if parts else ""
 
 
-def check_image(path: str | os.PathLike) -> None:
-    """Decode a whole image file, so that a broken one is found now and not during a run.
+def some(names: Iterable[str], count: int = 3) -> str:
+    """Return the first names, for messages."""
+    names = list(names)
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def check_image(
+    image: str | os.PathLike | bytes,
+    name: str = "",
+    agrees: Callable[[bytes, np.ndarray], bool] | None = None,
+) -> tuple[bytes, str]:
+    """Decode a whole image, so that a broken one is found now and not during a run.
+
+    Args:
+        image: path of an image file, or its bytes.
+        name: name for the message; by default the path.
+        agrees: whether another decoder gives the same pixels for a plain file.
+
+    Returns:
+        The bytes of the file, and how it is not plain: `formats.peculiarity`.
 
     Raises:
-        ValueError: the file is not an image, or is truncated.
+        ValueError: the file cannot be read, is not an image, or is truncated.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-    # Pillow raises all three on broken files.
-    except (OSError, SyntaxError, ValueError) as error:
+        data = image if isinstance(image, bytes) else pathlib.Path(image).read_bytes()
+        pixels, kind = check_file(data)
+        if not kind and agrees is not None and not agrees(data, pixels):
+            raise ValueError("damaged, so that decoders differ")
+        return data, kind
+    except OSError as error:
+        raise ValueError(f"{name or image}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise ValueError(
-            f"{path}: broken image ({error}). Unpack the data set's archive again, download the "
-            "archive again if the image is broken in it, or remove the file."
+            f"{name or image}: broken image ({error}). Unpack the data set's archive again, "
+            "download it again if the image is broken in it, or remove the file."
         ) from error
+
+
+def _count_images(folder: str) -> int:
+    walk = (files for _, _, files in os.walk(folder))
+    return sum(name.lower().endswith(SUFFIXES) for files in walk for name in files)
 
 
 def _difference(

@@ -6,19 +6,14 @@ distributed here: get them from the authors and unpack the archive. Any number o
 sessions is read, so your own photographs in this layout work too.
 """
 
+import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxreid.data.sets.folder import (
-    IMAGE_SUFFIXES,
-    UNPACK_AGAIN,
-    find_root,
-    folder_source,
-    list_images,
-)
+from jaxreid.data.sets.folder import UNPACK_AGAIN, find_root, folder_source, list_images, some
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.names import check_name
 
@@ -33,6 +28,8 @@ _FOLDERS = (
     "market",
 )
 _FPS = 25
+# Above, float64 does not tell one frame from the next.
+_LAST_FRAME = 2**53
 _PUBLISHED = {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}
 _NAME = re.compile(
     r"(?P<pid>-1|[0-9]+)_c(?P<camera>[1-9][0-9]*)s(?P<session>[1-9][0-9]*)"
@@ -77,16 +74,14 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
     """
     check_name(time_rule, TIME_RULES, "time_rule")
     root = find_root(folder, "Market-1501", _FOLDERS, _PARTS.values())
-    parsed = {
-        split: [(entry, _parse(entry)) for entry in list_images(root / part)]
-        for split, part in _PARTS.items()
-    }
-    parsed = {split: [(e, p) for e, p in files if p.pid != -1] for split, files in parsed.items()}
+    listed = {split: list_images(root / part) for split, part in _PARTS.items()}
+    parsed = {split: _parse(root / _PARTS[split], files) for split, (files, _) in listed.items()}
+    left_out = [sentence for _, sentence in listed.values() if sentence]
     for split, files in parsed.items():
         if not files:
             raise ValueError(
-                f"{root / _PARTS[split]} holds no images ({', '.join(IMAGE_SUFFIXES)}; pid -1 is "
-                f"junk); expected the images of the {split} split. {UNPACK_AGAIN}"
+                f"{root / _PARTS[split]} holds no images (.jpg, .png, ...; pid -1 is junk); "
+                f"expected the images of the {split} split. {' '.join([*left_out, UNPACK_AGAIN])}"
             )
     last_frame: dict[tuple[int, int], int] = {}
     for files in parsed.values():
@@ -94,6 +89,18 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
             key = p.camid, p.session
             last_frame[key] = max(last_frame.get(key, 0), p.frame)
     offset = _session_offsets(last_frame, time_rule)
+    late = [
+        entry.name
+        for files in parsed.values()
+        for entry, p in files
+        if p.frame + offset[p.camid, p.session] > _LAST_FRAME
+    ]
+    if late:
+        left_out.append(
+            f"market1501 in {root}: {len(late)} images ({some(late)}) get no time, because their "
+            "frames are too large to be told apart; number sessions and frames from 1"
+            + (", or use market1501-time_rule=corrected." if time_rule == "qaconv" else ".")
+        )
     splits = {
         split: tuple(
             Record(
@@ -101,7 +108,7 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
                 name=entry.name,
                 pid=p.pid,
                 camid=p.camid,
-                time=(p.frame + offset[p.camid, p.session]) / _FPS,
+                time=_seconds(p.frame + offset[p.camid, p.session]),
             )
             for entry, p in files
         )
@@ -113,6 +120,7 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
         splits,
         published=_PUBLISHED,
         options={"time_rule": time_rule},
+        notices=left_out,
         description=__doc__,
         citation=_CITATION,
     )
@@ -125,35 +133,47 @@ class _Name(NamedTuple):
     frame: int
 
 
-def _parse(entry: os.DirEntry) -> _Name:
+def _parse(folder: pathlib.Path, entries: Sequence[os.DirEntry]) -> list[tuple[os.DirEntry, _Name]]:
+    """Return the files of a folder with what their names say, without junk boxes."""
     # Match the whole bare name: a search in the path would take a folder "exp2_c3" for a camera.
-    match = _NAME.fullmatch(entry.name)
-    if match is None:
+    matches = [(entry, _NAME.fullmatch(entry.name)) for entry in entries]
+    if unknown := [entry.name for entry, match in matches if match is None]:
         raise ValueError(
-            f"{entry.path}: not a Market-1501 file name; expected one like "
+            f"{folder / unknown[0]}: not a Market-1501 file name; expected one like "
             "0001_c1s1_001051_00.jpg (pid, camera and session from 1, frame, box). Rename the "
             "file, or move it out of the folder."
+            + (f" {len(unknown)} of {len(entries)} names: {some(unknown)}." if unknown[1:] else "")
         )
-    return _Name(
-        pid=int(match["pid"]),
-        camid=int(match["camera"]) - 1,
-        session=int(match["session"]),
-        frame=int(match["frame"]),
-    )
+    named = [
+        (
+            entry,
+            _Name(
+                pid=int(match["pid"]),
+                camid=int(match["camera"]) - 1,
+                session=int(match["session"]),
+                frame=int(match["frame"]),
+            ),
+        )
+        for entry, match in matches
+        if match is not None
+    ]
+    return [(entry, name) for entry, name in named if name.pid != -1]
+
+
+def _seconds(frame: int) -> float:
+    return frame / _FPS if frame <= _LAST_FRAME else math.nan
 
 
 def _session_offsets(
     last_frame: Mapping[tuple[int, int], int], time_rule: str
 ) -> dict[tuple[int, int], int]:
     """Return the frames to add for each (camid, session), given the last frame of each."""
-    offsets = {}
-    sessions = max((session for _, session in last_frame), default=0)
-    for camid in {camid for camid, _ in last_frame}:
-        offset = 0
-        for session in range(1, sessions + 1):
-            offsets[camid, session] = offset
-            # A session without images takes no time.
-            if (camid, session) in last_frame:
-                end = last_frame[camid, session] + offset
-                offset = end + offset if time_rule == "qaconv" else end
+    offsets: dict[tuple[int, int], int] = {}
+    sums: dict[int, int] = {}
+    # A session without images takes no time.
+    for (camid, session), frame in sorted(last_frame.items()):
+        offset = offsets[camid, session] = sums.get(camid, 0)
+        # Past the last frame that has a time, the sum need not grow (it doubles).
+        end = min(frame + offset, _LAST_FRAME + 1)
+        sums[camid] = end + offset if time_rule == "qaconv" else end
     return offsets

@@ -1,8 +1,11 @@
 """Prepared copies of data sets: written once and atomically by TFDS, then read into memory."""
 
 import contextlib
+import dataclasses
+import datetime
 import functools
 import io
+import json
 import logging
 import pathlib
 import shutil
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxreid.data.sets.folder import check_image
+from jaxreid.data.sets.checks import ImageCheck
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
 
@@ -23,6 +26,8 @@ except ImportError:  # Windows
     fcntl = None
 
 logger = logging.getLogger(__name__)
+
+_FEATURES = {"image", "name", "pid", "camid", "time"}
 
 
 def leave_accelerators(tf: types.ModuleType) -> None:
@@ -54,16 +59,51 @@ def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, S
 
     Raises:
         ImportError: TensorFlow or TFDS is not installed.
-        ValueError: a broken image.
-        OSError: the prepared copy is damaged.
+        ValueError: broken images.
+        OSError: the prepared copy is damaged, or cannot be read or written.
     """
     tf, tfds = import_tensorflow()
-    with _quiet():
-        builder = _builder_class(tfds)(source, root)
+    from jaxreid.data.images.decoding import agrees
+
+    with _quiet(), _explained(root, tf):
+        check = ImageCheck(title, agrees)
+        builder = _builder_class(tfds)(source, root, check)
         if not _is_prepared(builder):
             _prepare(builder, tfds, f"{title} ({len(source):,} images)")
-            builder = _builder_class(tfds)(source, root)
+            builder = _builder_class(tfds)(source, root, check)
         return {split: _read(builder, split, tf, tfds) for split in source.splits}
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCopy:
+    """One prepared copy on disk.
+
+    Attributes:
+        path: its folder, `<root>/<name>/<config>/<version>`.
+        megabytes: size of its files.
+        prepared: when it was made.
+    """
+
+    path: pathlib.Path
+    megabytes: float
+    prepared: datetime.datetime
+
+
+def find_copies(root: pathlib.Path) -> list[PreparedCopy]:
+    """Return the prepared copies of this package below a folder, which may hold others' too."""
+    found = []
+    for description in sorted(root.glob("*/*/*/features.json")):
+        try:
+            features = json.loads(description.read_text())["featuresDict"]["features"]
+        # Of another program.
+        except (ValueError, LookupError, TypeError):
+            continue
+        if set(features) != _FEATURES:
+            continue
+        sizes = [file.stat().st_size for file in description.parent.iterdir()]
+        prepared = datetime.datetime.fromtimestamp(description.stat().st_mtime)
+        found.append(PreparedCopy(description.parent, sum(sizes) / 1e6, prepared))
+    return found
 
 
 @functools.cache
@@ -73,8 +113,8 @@ def _builder_class(tfds: types.ModuleType) -> type:
     class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
 
-        def __init__(self, source: Source, root: pathlib.Path) -> None:
-            self._source = source
+        def __init__(self, source: Source, root: pathlib.Path, check: ImageCheck) -> None:
+            self._source, self._check = source, check
             # TFDS reads both from the instance before the class.
             self.name, self.VERSION = source.name, tfds.core.Version(source.version)
             config = tfds.core.BuilderConfig(name=source.config)
@@ -100,24 +140,40 @@ def _builder_class(tfds: types.ModuleType) -> type:
             )
 
         def _split_generators(self, dl_manager):
-            return {s: self._generate_examples(r) for s, r in self._source.splits.items()}
+            splits = self._source.splits
+            last = list(splits)[-1]
+            return {s: self._generate_examples(r, s == last) for s, r in splits.items()}
 
-        def _generate_examples(self, records):
-            for record in records:
-                yield record.name, _example(record)
+        def _generate_examples(self, records, last):
+            for record, data in self._check.read(records):
+                yield record.name, _example(record, data)
+            if last:
+                self._check.finish()
 
     return Prepared
 
 
-def _example(record: Record) -> dict:
-    """Return an example for TFDS, which keeps the bytes of an image given as a path or a file."""
-    image = record.image
-    if isinstance(image, bytes):
-        image = io.BytesIO(image)
-    else:
-        check_image(image)
+def _example(record: Record, data: bytes) -> dict:
+    """Return an example for TFDS, which keeps the bytes of an image given as a file."""
     example = {"name": record.name, "pid": record.pid, "camid": record.camid, "time": record.time}
-    return {"image": image} | example
+    return {"image": io.BytesIO(data)} | example
+
+
+@contextlib.contextmanager
+def _explained(root: pathlib.Path, tf: types.ModuleType) -> Iterator[None]:
+    """Say where prepared copies are kept, and how to keep them elsewhere, if that fails."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        place = getattr(error, "filename", None) or root
+        raise OSError(
+            f"the prepared copy in {root} cannot be written or read: {reason} ({place}). Make "
+            "room or make the folder accessible, or keep prepared copies in another one: "
+            "--config.data.prepared_dir=DIR (prepared_dir= in Python, --prepared-dir of the verbs)."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -15,17 +15,23 @@ import numpy as np
 
 from jaxreid.data.split import Split
 
+# `Split` and prepared copies hold 32-bit integers.
+_LARGEST = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """One image of a data set.
 
     Attributes:
-        image: the encoded file (JPEG or PNG), or its path.
+        image: the encoded file (a format of `images.formats`), or its path.
         name: file name, unique in its split.
-        pid: published person id; 0 may be a distractor.
-        camid: camera, from 0.
+        pid: published person id, -1..2**31 - 1; 0 may be a distractor.
+        camid: camera, from 0 to 2**31 - 1; -1 if unknown.
         time: seconds; NaN if unknown.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     image: bytes | pathlib.Path = dataclasses.field(repr=False)
@@ -33,6 +39,14 @@ class Record:
     pid: int
     camid: int
     time: float = math.nan
+
+    def __post_init__(self) -> None:
+        for field, value in (("pid", self.pid), ("camid", self.camid)):
+            if not -1 <= value <= _LARGEST:
+                raise ValueError(
+                    f"{self.name}: {field} is {value}; expected -1 to {_LARGEST}. Number people "
+                    "and cameras in this range."
+                )
 
 
 class Records(Protocol):
@@ -79,11 +93,12 @@ def short_digest(lines: Iterable[str]) -> str:
     return digest.hexdigest()[:8]
 
 
-def split_of(records: Iterable[Record]) -> Split:
-    """Read records into a split, sorted by name."""
-    ordered = sorted(records, key=lambda record: record.name)
+def split_of(records: Iterable[tuple[Record, bytes]]) -> Split:
+    """Return records and the bytes of their images as a split, sorted by name."""
+    pairs = sorted(records, key=lambda pair: pair[0].name)
+    ordered = [record for record, _ in pairs]
     return Split(
-        image=[r.image if isinstance(r.image, bytes) else r.image.read_bytes() for r in ordered],
+        image=[image for _, image in pairs],
         name=[r.name for r in ordered],
         pid=np.array([r.pid for r in ordered], np.int32),
         camid=np.array([r.camid for r in ordered], np.int32),

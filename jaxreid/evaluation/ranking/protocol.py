@@ -103,11 +103,13 @@ def protocol_of(
         advice = ""
         if rule == "camera" and (query.camid < 0).any():
             advice = " Some cameras are unknown: use --config.eval.junk=auto."
-        elif rule == "camera" and len(np.unique([*query.camid, *gallery.camid])) == 1:
+        elif rule == "camera" and own.any():
             advice = (
-                " All images are from one camera: use --config.eval.junk=none to count matches "
-                "within it."
+                " Every person is seen by one camera alone: use --config.eval.junk=none to count "
+                "matches within a camera."
             )
+        elif not own.any():
+            advice = " Expected people who are both in the queries and in the gallery."
         raise ValueError(
             f"{name}: none of the {len(matches)} queries has a match in the gallery; "
             f"{int((own > 0).sum())} have images of the same person only {place}, which the junk "

@@ -146,14 +146,14 @@ PICTURES = {
 def test_decode_jpeg_is_pillows_to_the_bit(picture, options):
     data = encoded(PICTURES[picture], "JPEG", **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(decoding.decode(tf.constant(data)).numpy(), expected)
+    np.testing.assert_array_equal(decoding.decode_plain(tf.constant(data)).numpy(), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1"])
 def test_decode_png_is_pillows_to_the_bit(mode):
     data = encoded(PICTURES["rgb"].convert(mode), "PNG")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(decoding.decode(tf.constant(data)).numpy(), expected)
+    np.testing.assert_array_equal(decoding.decode_plain(tf.constant(data)).numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -161,9 +161,9 @@ def test_decode_png_is_pillows_to_the_bit(mode):
 def test_decode_refuses_truncated_files(kind, share):
     data = encoded(PICTURES["rgb"], kind)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decoding.decode(tf.constant(data[: int(len(data) * share)]))
+        decoding.decode_plain(tf.constant(data[: int(len(data) * share)]))
 
 
 def test_decode_refuses_other_files():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decoding.decode(tf.constant(b"Thumbs.db is no image"))
+        decoding.decode_plain(tf.constant(b"Thumbs.db is no image"))

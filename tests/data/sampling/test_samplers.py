@@ -122,6 +122,12 @@ def test_too_few_images():
         samplers.random_order(np.zeros(5, np.int32), batch_size=6, seed=0, epoch=0)
 
 
+@pytest.mark.parametrize("name", ["pk", "graph"])
+def test_batches_of_one_person_are_refused(name):
+    with pytest.raises(ValueError, match="are both 4: every batch would hold one person.* Raise"):
+        samplers.make_sampler(name, np.repeat(np.arange(8), 8), batch_size=4, instances=4, seed=0)
+
+
 def test_unknown_sampler_lists_the_nearest_first():
     with pytest.raises(ValueError, match="unknown sampler 'randon'; valid: random"):
         samplers.make_sampler("randon", LABELS, batch_size=4, instances=1, seed=0)

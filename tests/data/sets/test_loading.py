@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxreid import cli
 from jaxreid.data import sets
 from jaxreid.data.sets import load, load_sets, parse_options, prepared
 from jaxreid.data.split import Split, join
@@ -212,11 +213,11 @@ import os, signal, sys
 from PIL import Image
 from jaxreid.data import sets
 opened, seen = Image.open, []
-def deadly(path):
-    seen.append(path)
+def deadly(*args, **options):
+    seen.append(args)
     if len(seen) == 7:  # train is written, query is not
         os.kill(os.getpid(), signal.SIGKILL)
-    return opened(path)
+    return opened(*args, **options)
 Image.open = deadly
 sets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
 """
@@ -239,9 +240,9 @@ import sys, time
 from PIL import Image
 from jaxreid.data import sets
 opened = Image.open
-def slowly(path):
+def slowly(*args, **options):
     time.sleep(0.1)
-    return opened(path)
+    return opened(*args, **options)
 Image.open = slowly
 sets.import_tensorflow()
 print("ready", flush=True)
@@ -309,10 +310,10 @@ def test_the_sets_of_a_run(tmp_path):
     assert {k: v.name for k, v in tests["market1501"].items()} == {
         k: whole[k].name for k in ("query", "gallery")
     }
-    few, tests = load_sets(train="market1501", test=("market1501",), identities=1, **folders)
-    assert few.num_classes == 1
+    few, tests = load_sets(train="market1501", test=("market1501",), identities=2, **folders)
+    assert few.num_classes == 2
     people = {k: set(v.pid) for k, v in tests["market1501"].items()}
-    assert people["query"] == people["gallery"] == {whole["query"].pid.min()}
+    assert people["query"] == people["gallery"] == {1, 3}
     assert few.summary != images.summary
     nobody, _ = load_sets(train=None, test=("market1501",), **folders)
     assert nobody is None
@@ -350,6 +351,98 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
         load_sets(train=(), test=(plaza,), **folders)
     with pytest.raises(ValueError, match="unknown data set 'market1502'"):
         load_sets(train=(plaza, "market1502"), test=(plaza,), **folders)
+
+
+def test_training_sets_that_share_images_are_refused(tmp_path, capfd):
+    make_tree(tmp_path / "raw")
+    folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
+    names = ("market1501", "market1501-time_rule=corrected")
+    with pytest.raises(ValueError, match="share 5 of 5 images .*Name one of the sets"):
+        load_sets(train=names, test=("market1501",), **folders)
+
+
+def test_two_folders_are_two_sets(tmp_path, monkeypatch):
+    made = {"a": make_split([1, 2], "ab"), "b": make_split([1, 2], "cd")}
+    monkeypatch.setitem(
+        sets.SETS._entries,
+        "mine",
+        (lambda folder: dict.fromkeys(("train", "query", "gallery"), made[folder]), {}),
+    )
+    monkeypatch.setattr(sets._Found, "read", lambda found: dict(found.content))
+    images, tests = load_sets(train="mine", test=("mine",), dir="a, b")
+    assert images.num_classes == 4
+    assert images.name[::2] == ["mine[1]/a.jpg", "mine[2]/c.jpg"]
+    assert list(tests) == ["mine[1]", "mine[2]"]
+    made["b"] = made["a"]
+    with pytest.raises(ValueError, match=r"mine\[1\] and mine\[2\] share 2 of 2 images"):
+        load_sets(train="mine", test=("mine",), dir="a,b")
+
+
+def test_nobody_to_tell_apart_is_refused(monkeypatch):
+    one, two, other = make_split([1, 1], "ab"), make_split([1, 2], "cd"), make_split([7], "e")
+    made = {"train": one, "query": two, "gallery": two}
+    monkeypatch.setattr(sets._Found, "read", lambda found: dict(made))
+    monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
+    with pytest.raises(ValueError, match="2 images of 1 person; expected at least two people"):
+        load_sets(train="mine", test=("mine",))
+    made |= {"train": two, "gallery": other}
+    assert load_sets(train="mine", test=("mine",))[0].num_classes == 2
+    with pytest.raises(ValueError, match="first 2 people of the queries .*data.identities=0"):
+        load_sets(train="mine", test=("mine",), identities=2)
+
+
+def test_one_file_with_two_labels_is_said(monkeypatch, caplog):
+    images = make_split([1, 2, 2], "aab")
+    made = {"train": images, "query": images, "gallery": images}
+    monkeypatch.setattr(sets._Found, "read", lambda found: dict(made))
+    monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
+    load_sets(train="mine", test=("mine",))
+    assert "1 images are of two people (a.jpg)" in caplog.records[-1].getMessage()
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="pid holds 1 to 4294967297; expected 32-bit integers"):
+        Split([b""] * 2, ["a", "b"], np.array([1, 2**32 + 1]), np.zeros(2, int), np.zeros(2))
+    with pytest.raises(ValueError, match="dir is 'a,b', 2 folders; expected one"):
+        load("market1501", dir="a,b")
+
+
+def test_a_place_for_prepared_copies_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    make_tree(tmp_path / "raw")
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "prepared"
+    with pytest.raises(OSError, match=r"file.*cannot be written .*--config.data.prepared_dir=DIR"):
+        load("market1501", dir=tmp_path / "raw", prepared_dir=below)
+
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "expanduser", no_home)
+    with pytest.raises(ValueError, match="no home folder .*data.prepared_dir=DIR"):
+        sets.prepared_copies()
+
+
+def test_old_copies_are_found_and_others_left_alone(tmp_path, capfd):
+    files = make_tree(tmp_path / "raw")
+    args = {"dir": tmp_path / "raw", "prepared_dir": tmp_path / "prepared"}
+    load("market1501", **args)
+    (old,) = sets.prepared_copies(prepared_dir=tmp_path / "prepared")
+    assert sets.prepared_copies("market1501", **args) == []
+    files["train"][0].unlink()
+    (tmp_path / "prepared" / "mnist" / "a" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "prepared" / "mnist" / "a" / "1.0.0" / "features.json").write_text("{}")
+    assert sets.prepared_copies("market1501", **args) == [old]
+    verb = ["data", "clean", "market1501", f"--dir={args['dir']}"]
+    verb.append(f"--prepared-dir={args['prepared_dir']}")
+    assert cli.main(verb) == 0
+    assert old.path.is_dir()
+    assert cli.main([*verb, "--remove"]) == 0
+    assert not old.path.exists()
+    assert (tmp_path / "prepared" / "mnist" / "a" / "1.0.0").is_dir()
+    assert cli.main(["data", "clean", "--remove"]) == 1
+    captured = capfd.readouterr()
+    assert captured.out.count(str(old.path)) == 2
+    assert "--remove needs a data set" in captured.err
 
 
 def test_folders_and_options_that_make_no_sense(tmp_path, monkeypatch):

@@ -122,8 +122,69 @@ def test_what_systems_leave_behind_is_ignored(tmp_path):
 
 def test_other_image_suffixes_and_more_cameras(tmp_path):
     names = ["0001_c12s1_000001_00.png", "0001_c13s1_000001_00.JPG", "0001_c7s1_000001_00.jpg.jpg"]
+    names += [f"0002_c{c}s1_000001_00{s}" for c, s in enumerate((".bmp", ".tif", ".WEBP"), 1)]
     source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
-    assert [i.camid for i in source.splits["train"]] == [11, 12, 6]
+    assert [i.camid for i in source.splits["train"]] == [11, 12, 6, 0, 1, 2]
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    tree = make_tree(tmp_path)
+    train = tree / "bounding_box_train"
+    for number in range(4):
+        (train / f"0009_c1s1_00000{number}_00.heic").touch()
+        (train / f"{number:04d}").mkdir()
+        (train / f"{number:04d}" / "0009_c1s1_000001_00.jpg").touch()
+    (train / "__MACOSX").mkdir()
+    (train / "empty").mkdir()
+    _, notice = find(tree).notices
+    assert "4 images in subfolders (0000, 0001, 0002, ...) are not read: move them up" in notice
+    assert "4 files of other formats (0009_c1s1_000000_00.heic, " in notice
+    assert "convert images to JPEG or PNG" in notice
+    for file in train.glob("*.jpg"):
+        file.unlink()
+    with pytest.raises(ValueError, match="holds no images .*4 images in subfolders .*move them up"):
+        find(tree)
+
+
+def test_all_unknown_names_are_counted(tmp_path):
+    tree = make_tree(tmp_path)
+    for name in ("a.jpg", "b.jpg"):
+        (tree / "query" / name).touch()
+    with pytest.raises(ValueError, match=r"query/a.jpg: not a Market-1501 .* 2 of 4 names: a.jpg"):
+        find(tree)
+
+
+def test_sessions_and_cameras_may_be_any_numbers_at_no_cost(tmp_path):
+    names = ["0001_c20240131s20240131_000100_00.jpg", "0001_c20240131s20991231_000001_00.jpg"]
+    source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
+    assert [(i.camid, i.time * 25) for i in source.splits["train"]] == [
+        (20240130, 100),
+        (20240130, 101),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("99999999999_c1s1_000001_00.jpg", "pid"), ("0001_c3000000000s1_000001_00.jpg", "camid")],
+)
+def test_numbers_beyond_32_bits_are_refused(tmp_path, name, field):
+    tree = make_tree(tmp_path, PARTS | {"query": [name]})
+    with pytest.raises(ValueError, match=f"{name}: {field} is .*; expected -1 to 2147483647"):
+        find(tree)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0001_c9s1_99999999999999999_00.jpg"],
+        [f"0001_c9s{s}_{10**200}_00.jpg" for s in range(1, 40)],
+    ],
+)
+def test_times_that_would_lose_their_precision_are_unknown_and_said(tmp_path, names):
+    source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
+    assert np.isnan([i.time for i in source.splits["train"]]).all()
+    assert f"{len(names)} images (0001_c9s1" in source.notices[1]
+    assert "get no time" in source.notices[1]
 
 
 def test_order_is_by_code_point(tmp_path):
@@ -132,7 +193,7 @@ def test_order_is_by_code_point(tmp_path):
     assert [i.name for i in source.splits["train"]] == sorted(names)
 
 
-def test_fingerprint_follows_names_sizes_and_options(tmp_path):
+def test_fingerprint_follows_names_content_and_options(tmp_path):
     tree = make_tree(tmp_path / "a")
     first = find(tree).fingerprint
     assert len(first) == 8
@@ -142,6 +203,11 @@ def test_fingerprint_follows_names_sizes_and_options(tmp_path):
     assert find(tree).fingerprint != first
     (tree / "query" / QUERY[0]).write_bytes(b"")
     assert find(tree).fingerprint == first
+    (tree / "query" / QUERY[0]).write_bytes(b"1")
+    other = find(tree).fingerprint
+    (tree / "query" / QUERY[0]).write_bytes(b"2")  # as many bytes, others
+    assert find(tree).fingerprint != other
+    (tree / "query" / QUERY[0]).write_bytes(b"")
     (tree / "query" / QUERY[0]).rename(tree / "query" / "0001_c1s1_001052_00.jpg")
     assert find(tree).fingerprint != first
 

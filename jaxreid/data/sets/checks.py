@@ -1,0 +1,78 @@
+"""Every image of a data set is decoded once before a run; all broken ones are listed together."""
+
+import collections
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from jaxreid.data.sets.folder import check_image, some
+from jaxreid.data.sets.source import Record
+from jaxreid.data.split import Split
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 10
+
+
+class ImageCheck:
+    """Decodes the images of a data set, and collects those that are broken or not plain.
+
+    Args:
+        title: data set, for messages.
+        agrees: whether training's decoder gives the same pixels for a plain file, given its bytes
+            and pixels; None where TensorFlow is not installed.
+    """
+
+    def __init__(
+        self, title: str, agrees: Callable[[bytes, np.ndarray], bool] | None = None
+    ) -> None:
+        self._title, self._agrees = title, agrees
+        self._count = 0
+        self._problems: list[str] = []
+        self._kinds: dict[str, list[str]] = collections.defaultdict(list)
+
+    def read(self, records: Iterable[Record]) -> Iterator[tuple[Record, bytes]]:
+        """Yield the records whose image is whole, with the bytes of the file."""
+        for record in records:
+            name = record.name if isinstance(record.image, bytes) else ""
+            data = self._checked(record.image, record.name, name)
+            if data is not None:
+                yield record, data
+
+    def look(self, split: Split) -> None:
+        """Check the images of a split in memory."""
+        for image, name in zip(split.image, split.name, strict=True):
+            self._checked(image, name, name)
+
+    def finish(self) -> None:
+        """Report what was found, after the last image.
+
+        Raises:
+            ValueError: images are broken; the message counts them and lists the first ten.
+        """
+        if len(self._problems) == 1:
+            raise ValueError(f"{self._title}: {self._problems[0]}")
+        if self._problems:
+            rest = len(self._problems) - _LISTED
+            lines = self._problems[:_LISTED] + ([f"and {rest} more"] if rest > 0 else [])
+            raise ValueError(
+                f"{self._title}: {len(self._problems)} of {self._count} images are broken:"
+                + "".join(f"\n  {line}" for line in lines)
+            )
+        for kind, names in self._kinds.items():
+            logger.warning(
+                "%s: %d of %d images: %s (%s)",
+                *(self._title, len(names), self._count, kind, some(names)),
+            )
+
+    def _checked(self, image, name: str, shown: str) -> bytes | None:
+        self._count += 1
+        try:
+            data, kind = check_image(image, shown, self._agrees)
+        except ValueError as error:
+            self._problems.append(str(error))
+            return None
+        if kind:
+            self._kinds[kind].append(name)
+        return data
