@@ -17,6 +17,7 @@ from test_main import (
     GRAPH,
     assert_same_bits,
     command,
+    conversion,
     final_state,
     losses,
     outputs_of,
@@ -112,12 +113,8 @@ def test_kills_of_a_preparation_leave_no_half_copy(place):
 
 
 def test_kills_of_a_conversion_leave_no_half_file(place):
-    torch = pytest.importorskip("torch")
-    torchvision = pytest.importorskip("torchvision")
     draw = random.Random(f"{SEED} conversion")
-    torch.save(torchvision.models.resnet18().state_dict(), place / "resnet18.pth")
-    words = ["convert", place / "resnet18.pth", "--arch=resnet18"]
-    begin = lambda out: [python(CONVERT, *words, f"--out={out}")]  # noqa: E731
+    begin = lambda out: [python(CONVERT, *conversion(place, out))]  # noqa: E731
     whole, killed = place / "whole.safetensors", place / "killed.safetensors"
     seconds = seconds_of(lambda: begin(whole)[0].communicate())
     for _ in range(KILLS):

@@ -396,9 +396,8 @@ def test_two_processes_stop_together_and_go_on(place):
     assert [step for step, *_ in losses(workdir)] == list(range(1, 25))
 
 
-@pytest.fixture(scope="module")
-def converted(place):
-    """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
+def conversion(place, out):
+    """The arguments that convert a checkpoint as QAConv 2.1 writes them, of weights by the rule."""
     torch = pytest.importorskip("torch")
     names = json.loads((find() / "backbone_names.json").read_text())["resnet18_none"]
     statistics = ("weight", "bias", "running_mean", "running_var")
@@ -406,10 +405,15 @@ def converted(place):
     matcher = [["fc.weight", [1, 32]], ["fc.bias", [1]], *norms]
     parts = {"model": names["layer2_neck64"], "criterion": matcher}
     arrays = {part: checkpoint(seed_of(find()), held) for part, held in parts.items()}
-    path, out = place / "checkpoint.pth.tar", place / "qaconv.safetensors"
+    path = place / "checkpoint.pth.tar"
     torch.save(jax.tree.map(torch.from_numpy, arrays), path)
-    arguments = ["convert", path, "--arch=resnet18", f"--out={out}", "--input-size=64x32"]
-    assert cli.main([*map(str, arguments)]) == 0
+    return ["convert", str(path), "--arch=resnet18", f"--out={out}", "--input-size=64x32"]
+
+
+@pytest.fixture(scope="module")
+def converted(place):
+    out = place / "qaconv.safetensors"
+    assert cli.main(conversion(place, out)) == 0
     return out
 
 
