@@ -7,11 +7,11 @@ argument that selects data set and options (qaconv:market1501,debug). Override a
 path (--config.optim.lr=0.01); --print_config lists them. Repeat the command to resume an
 interrupted run. --mode=evaluate evaluates the newest checkpoint in the work directory, with the
 settings of the run if --config is omitted. Without a checkpoint it evaluates the weight file
---config.init_from.
+--config.init_from. To train on from the weights of a run, give another --workdir and
+--config.init_from=RUN; `jaxreid weights RUN FILE.safetensors` exports them.
 """
 
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from jaxreid import configs
 from jaxreid.names import check_name, nearest
+from jaxreid.places import expanded
 from jaxreid.runs import settings
 
 FLAGS = flags.FLAGS
@@ -119,7 +120,8 @@ def start_jax() -> None:
 
 def main(argv: list[str]) -> int:
     """Return the exit status: 0 success, 1 failure, 75 or 130 stopped and resumable."""
-    logging.set_verbosity(logging.WARNING)
+    # Orbax logs the stack traces of errors that it raises, too.
+    logging.set_verbosity(logging.FATAL)
     try:
         config = configuration(argv)
         if _PRINT.value:
@@ -247,7 +249,7 @@ def with_recipe(argv: list[str]) -> list[str]:
         recipe = rest[indices[0] : indices[0] + size]
         return [name, *recipe, *rest[: indices[0]], *rest[indices[0] + size :]]
     workdir, mode = flag_value(rest, "workdir"), flag_value(rest, "mode")
-    if mode == "evaluate" and (pathlib.Path(workdir).expanduser() / "config.json").exists():
+    if mode == "evaluate" and (expanded(workdir) / "config.json").exists():
         return [name, f"--config={workdir}", *rest]
     if overridden(rest):
         names = ", ".join(configs.recipes())

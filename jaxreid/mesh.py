@@ -4,9 +4,11 @@ Multi-device code is written per device under `jax.shard_map` and uses this axis
 Arrays are either replicated (`P()`) or sharded along their first axis (`P(AXIS)`).
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +48,13 @@ def check_devices() -> None:
 def remember_compiled() -> None:
     """Enable JAX's persistent compilation cache, unless one is configured already."""
     if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxreid" / "compiled"))
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxreid/compiled"
+        # Without a home, or without access to it, programs are compiled anew each time.
+        with contextlib.suppress(RuntimeError, OSError):
+            cache = cache.expanduser()
+            cache.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache).close()
+            jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:

@@ -24,7 +24,7 @@ import jaxreid
 from jaxreid import cli, configs
 from jaxreid.mesh import check_devices
 from jaxreid.models.backbones import make_backbone
-from jaxreid.runs.log import read_events
+from jaxreid.runs.log import Meter, read_events
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import open_workdir
 
@@ -370,9 +370,8 @@ def outputs_of(processes, status=0):
     return outputs
 
 
-@pytest.fixture(scope="module")
-def converted(place):
-    """A checkpoint as QAConv 2.1 writes them, with weights by the rule, through the converter."""
+def conversion(place, out):
+    """The arguments that convert a checkpoint as QAConv 2.1 writes them, of weights by the rule."""
     torch = pytest.importorskip("torch")
     names = json.loads((find() / "backbone_names.json").read_text())["resnet18_none"]
     statistics = ("weight", "bias", "running_mean", "running_var")
@@ -380,10 +379,15 @@ def converted(place):
     matcher = [["fc.weight", [1, 32]], ["fc.bias", [1]], *norms]
     parts = {"model": names["layer2_neck64"], "criterion": matcher}
     arrays = {part: checkpoint(seed_of(find()), held) for part, held in parts.items()}
-    path, out = place / "checkpoint.pth.tar", place / "qaconv.safetensors"
+    path = place / "checkpoint.pth.tar"
     torch.save(jax.tree.map(torch.from_numpy, arrays), path)
-    arguments = ["convert", path, "--arch=resnet18", f"--out={out}", "--input-size=64x32"]
-    assert cli.main([*map(str, arguments)]) == 0
+    return ["convert", str(path), "--arch=resnet18", f"--out={out}", "--input-size=64x32"]
+
+
+@pytest.fixture(scope="module")
+def converted(place):
+    out = place / "qaconv.safetensors"
+    assert cli.main(conversion(place, out)) == 0
     return out
 
 
@@ -680,6 +684,31 @@ def test_an_evaluation_takes_the_settings_of_its_run(tmp_path):
     result = program([*arguments, "--test=a,b", "--print_config"])
     for line in ("eval.flip = True ", "data.test = ('a', 'b') ", "objective.name = 'gmn' "):
         assert line in result.stdout, result.stderr
+
+
+@pytest.mark.full
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(place, monkeypatch):
+    workdir, read, few = place / "diverged", Meter.read, "--config.epochs=3"
+
+    def diverge(meter, step):
+        if step == 9:
+            raise FloatingPointError("metrics are not finite between steps 9 and 9.")
+        return read(meter, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "read", diverge)
+        result = run(place, workdir, few, expect=1)
+    assert "it resumes from step 7, the last checkpoint before" in result.stderr
+    advice = result.stderr.split("as in ")[1].split(";")[0].split()
+    assert advice == ["--config.optim.lr=0.0005", "--config.optim.backbone_lr=5e-05"]
+    result = run(place, workdir, few, *advice)
+    assert "resuming from step 7" in result.stdout
+    rates = [round(e["lr"], 6) for e in events(workdir) if e["kind"] == "train"]
+    assert rates == [0.005] * 7 + [0.0005] * 5
+    # Its weights start another run, on other people.
+    mine = [few, "--config.data.identities=6", f"--config.init_from={workdir / 'checkpoints'}"]
+    result = run(place, place / "started", *mine)
+    assert "backbone (" in result.stdout
 
 
 def test_another_configuration_is_refused(place, finished):

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import io
 import os
 import pathlib
 import sys
@@ -44,12 +45,15 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     """Compute the features of images and save them if --out is given."""
     import numpy as np
 
+    from jaxreid.runs.files import replace_file
+
     _check_out(args.out, ".npz")
     paths = _images(args.images)
     features = _load(args).embed(paths)
     names = [str(path) for path in paths]
     if args.out:
-        np.savez(args.out, features=features, names=np.array(names))
+        np.savez(file := io.BytesIO(), features=features, names=np.array(names))
+        replace_file(args.out, file.getvalue())
     saved = f", written to {args.out}" if args.out else " (save them with --out=FILE.npz)"
     print(f"{len(paths)} images: features {list(features.shape)} float32{saved}")
     return {"images": names, "shape": list(features.shape), "out": args.out and str(args.out)}

@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxreid.names import check_name
+from jaxreid.places import expanded
 from jaxreid.runs.settings import RULES, leaves
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -45,7 +46,7 @@ def load(name: str) -> types.ModuleType:
         FileNotFoundError: no such file.
         ValueError: unknown recipe, or a file that is not a recipe.
     """
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if path.suffix != ".py" and "/" not in name:
         return importlib.import_module(f"{__name__}.{check_name(name, recipes(), 'recipe')}")
     if not path.is_file():
@@ -77,7 +78,7 @@ def get(recipe: str) -> ConfigDict:
         FileNotFoundError, ValueError: as in `load`, or the recipe rejects its argument.
     """
     name, colon, argument = recipe.partition(":")
-    record = pathlib.Path(recipe).expanduser() / "config.json"
+    record = expanded(recipe) / "config.json"
     if record.is_file():
         return _recorded(record)
     get_config = load(name).get_config
@@ -156,7 +157,7 @@ def comments(recipe: str) -> dict[str, str]:
     recipes. Comments in dictionaries take precedence over comments on assignments.
     """
     name = recipe.partition(":")[0]
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     files = [FOLDER / f"{name}.py" for name in ("common", *recipes())]
     if path.suffix == ".py" and path.is_file():
         files.insert(1, path)

@@ -269,13 +269,13 @@ class ReID:
             # A run keeps the name that its training gave to step 0.
             loaded = self.step is None or self.settings.get("init_from")
             initial = "loaded" if loaded else "untrained"
-            with Writer(workdir, resume_at=None) as writer:
-                for message in [f"evaluating {m}" for m in self.messages] + warnings:
-                    writer.say(message)
-                evaluated = evaluation.run(
-                    scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
-                )
-                report(writer, workdir, initial=initial)
+            writer = Writer(workdir, resume_at=None)
+            for message in [f"evaluating {m}" for m in self.messages] + warnings:
+                writer.say(message)
+            evaluated = evaluation.run(
+                scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
+            )
+            report(writer, workdir, initial=initial)
         return {
             name if i == 0 else f"{name} {variant}": result
             for name, results in evaluated.items()

@@ -1,14 +1,81 @@
-"""Atomic file writes."""
+"""Writes that are whole or not there; errors name the file."""
 
+import contextlib
+import errno
 import os
 import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import IO
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
     """Write a file atomically: readers see the old content or the new, never a part.
 
     The directory of `path` must exist.
+
+    Raises:
+        OSError: the file cannot be written; the old content is still there.
     """
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    # Processes that write the same file at once, such as a training and an evaluation, each have
+    # a partial file of their own.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    with explained(path):
+        try:
+            with partial.open("xb") as file:
+                put(file, content)
+                _sync(file)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def append(path: pathlib.Path, content: bytes) -> None:
+    """Append to a file that exists: all of the content, or nothing.
+
+    Raises:
+        OSError: the file cannot be written, or has been deleted; the message names it.
+    """
+    # Opened every time: a training that starts replaces the files that an evaluation appends to.
+    opener = lambda name, _: os.open(name, os.O_WRONLY | os.O_APPEND)  # noqa: E731
+    with explained(path), open(path, "ab", buffering=0, opener=opener) as file:
+        end = os.fstat(file.fileno()).st_size
+        try:
+            put(file, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def put(file: IO[bytes], content: bytes) -> None:
+    """Write to an open file and flush; everything that a run writes passes here."""
+    rest = memoryview(content)
+    while rest:
+        # Without a buffer, a nearly full disk takes a part.
+        rest = rest[file.write(rest) :]
+    file.flush()
+
+
+def _sync(file: IO[bytes]) -> None:
+    # After a power cut, the name must not stand for content that was never written.
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path) -> Iterator[None]:
+    """Raise an OSError of the context again, as a sentence with the path and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(
+            f"cannot write {path}: {reason}. Make room or give access there, or name another "
+            "place, and repeat the command; what was written before is whole."
+        ) from error

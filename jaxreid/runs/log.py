@@ -1,5 +1,6 @@
 """Output of a run: metrics.jsonl, TensorBoard, progress bars and tables. Process 0 only."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxreid.mesh import to_host
-from jaxreid.runs.files import replace_file
+from jaxreid.runs.files import append, replace_file
+from jaxreid.runs.tensorboard import Board
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -22,20 +24,18 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_events(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Read the events of a metrics.jsonl, without a last line cut off by a kill."""
+    """Read the events of a metrics.jsonl, without lines cut off by a kill or a full disk."""
     if not path.exists():
         return []
     events = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
             events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return events
+    return [event for event in events if isinstance(event, dict) and "step" in event]
 
 
 class Writer:
-    """Event log of one run; a context manager.
+    """Event log of one run.
 
     Every event is a line of `metrics.jsonl`: {"kind", "step", "time", ...}.
 
@@ -55,34 +55,32 @@ class Writer:
         self.events = read_events(path)
         if resume_at is not None:
             self.events = [event for event in self.events if event["step"] <= resume_at]
-        if self._active:
-            purge = None
-            if resume_at is not None:
-                lines = "".join(json.dumps(event) + "\n" for event in self.events)
-                replace_file(path, lines.encode())
-                purge = resume_at + 1
-            self._file = path.open("a")
-            self._board = _open_board(workdir / "tensorboard", purge)
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._active:
-            self._file.close()
-            if self._board is not None:
-                self._board.close()
+        if not self._active:
+            return
+        self._path = path
+        if resume_at is not None:
+            lines = "".join(json.dumps(event) + "\n" for event in self.events)
+            replace_file(path, lines.encode())
+        elif not path.exists():
+            replace_file(path, b"")
+        elif not path.read_bytes().endswith(b"\n"):
+            append(path, b"\n")
+        # A kill may have come between the two logs, so a training writes the second one anew.
+        again = None if resume_at is None else self.events
+        self._beside = again is None
+        self._board = Board.open(workdir / "tensorboard", again)
 
     def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
-        """Write one event, and its numbers to TensorBoard as `kind/name/key`.
-
-        Numbers of a "variant" other than "plain" go to `kind/name/variant/key`.
+        """Write one event, also to TensorBoard.
 
         Args:
             kind: "train", "eval" or "search".
             step: updates so far.
             values: numbers and strings.
             name: test set, for "eval".
+
+        Raises:
+            OSError: no space, or the work directory is gone.
         """
         event = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         event |= {"set": name} if name else {}
@@ -90,15 +88,15 @@ class Writer:
         self.events.append(event)
         if not self._active:
             return
-        self._file.write(json.dumps(event, allow_nan=False) + "\n")
-        self._file.flush()
+        append(self._path, (json.dumps(event, allow_nan=False) + "\n").encode())
         if self._board is None:
             return
-        variant = values.get("variant", "plain")
-        tag = [part for part in (kind, name, variant if variant != "plain" else "") if part]
-        for key, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar("/".join([*tag, key]), value, step)
+        try:
+            self._board.write(event)
+        except FileNotFoundError:
+            # A training that starts meanwhile removes the file, and shows these events itself.
+            if not self._beside:
+                raise
 
     def say(self, text: str) -> None:
         """Print a line to stdout, above any progress bar."""
@@ -124,22 +122,6 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
         mininterval=0.2 if interactive else 10.0,
         leave=True,
     )
-
-
-def _open_board(folder: pathlib.Path, purge: int | None) -> Any:
-    """Open a TensorBoard writer, without events from step `purge` on; None if missing."""
-    # tensorboardX imports PyTorch if it is installed: four seconds, and nothing here uses it.
-    if hidden := "torch" not in sys.modules:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    except ModuleNotFoundError:
-        # Installed by jaxreid[train] only.
-        return None
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), purge_step=purge)
 
 
 def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
@@ -195,9 +177,7 @@ class Meter:
         }
         if not all(np.isfinite(list(values.values()))):
             raise FloatingPointError(
-                f"metrics are not finite between steps {step - count + 1} and {step}: {values}; "
-                "the last checkpoint is from before. Lower the learning rate, or clip the gradient "
-                "(config.optim.clip_norm)."
+                f"metrics are not finite between steps {step - count + 1} and {step}: {values}."
             )
         values["lr"] = self._lr * values.pop("rate")
         values["images_per_second"] = self._images / (time.perf_counter() - self._since)

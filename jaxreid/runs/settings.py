@@ -40,7 +40,9 @@ class Number(NamedTuple):
     def holds(self, value: Any) -> bool:
         """Return whether a value is valid."""
         kinds = int if self.whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
@@ -151,11 +153,23 @@ class Options(NamedTuple):
 # Values of `jax.default_matmul_precision`.
 PRECISIONS = ("default", "high", "highest", "fastest", "bfloat16", "tensorfloat32", "float32")
 COUNT, SIZE = Number(0, whole=True), Number(1, whole=True)
+# Whole numbers and others that the arrays of a run can hold: int32 and float32.
+LARGEST, LARGEST_FLOAT, SMALLEST_FLOAT = 2**31 - 1, 3.4e38, 1.2e-38
+# Largest values where arrays of that size are made.
+LIMITS = {
+    "epochs": 1_000_000,
+    "model.height": 4096,
+    "model.width": 4096,
+    "augment.pad": 4096,
+    "eval.batch_size": 1_000_000,
+    "eval.query_tile": 1_000_000,
+    "eval.gallery_tile": 1_000_000,
+}
 SHARE = Number(0, 1)
 FACTORS = Numbers(Number(0), (0.5, 2.0), rising=True)
 
 RULES = {
-    "seed": Number(0, 2**31 - 1, whole=True),
+    "seed": Number(0, LARGEST, whole=True),
     "precision": Choice(PRECISIONS),
     "batch_size": SIZE,
     "epochs": SIZE,
@@ -273,20 +287,36 @@ def resolved(config: Any) -> dict[str, Any]:
         if isinstance(parent, dict):
             parent.setdefault(name, value)
     check_sections(config)
+    for path, value in leaves(config):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_width(path, number)
     for path, rule in (RULES | OPTIONS).items():
         value = value_at(config, path)
         if not rule.holds(value) and not (value is None and path in (*ABSENT, *OPTIONS)):
             raise ValueError(f"{path} is {value!r}; expected {rule}.")
-    for path, value in leaves(config):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{path} is {value}; expected {Number()}.")
     if config["freeze_epochs"] > config["epochs"]:
         raise ValueError(
             f"freeze_epochs is {config['freeze_epochs']} of {config['epochs']} epochs; expected at "
             "most the number of epochs, because it counts the first of them."
         )
     return config
+
+
+def _check_width(path: str, number: int | float) -> None:
+    """Raise ValueError for a number that is too large for its arrays, or for 32 bits."""
+    if isinstance(number, int):
+        if abs(number) > (limit := LIMITS.get(path, LARGEST)):
+            # Python prints numbers of up to 4,300 digits.
+            shown = number if abs(number) < 10**20 else "a number of more than 20 digits"
+            raise ValueError(f"{path} is {shown}; expected at most {limit:,}.")
+    elif not math.isfinite(number):
+        raise ValueError(f"{path} is {number}; expected {Number()}.")
+    elif number and not SMALLEST_FLOAT <= abs(number) <= LARGEST_FLOAT:
+        raise ValueError(
+            f"{path} is {number}; expected 0 or a size from {SMALLEST_FLOAT} to {LARGEST_FLOAT}, "
+            "which 32 bits can hold."
+        )
 
 
 def check_sections(config: Mapping[str, Any]) -> None:

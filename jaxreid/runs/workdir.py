@@ -1,19 +1,24 @@
 """The work directory: its configuration, and the record of every start."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 import jaxreid
+from jaxreid.locks import hold
 from jaxreid.mesh import all_agree
+from jaxreid.places import expanded
 from jaxreid.runs.log import write_json
 
 # Settings that a resumed run may change, because training does not depend on them. Exception: the
@@ -28,7 +33,19 @@ FREE = (
     "sampler.save_graph",
     "init_expects",
 )
+# Settings that a run may also change after a loss or weights that were not finite.
+REMEDIES = (
+    "optim.lr",
+    "optim.backbone_lr",
+    "optim.clip_norm",
+    "optim.weight_decay",
+    "optim.eps",
+    "precision",
+)
+LOCK = "lock"
 FILES = {
+    LOCK,
+    f"{LOCK}.held",
     "config.json",
     "metrics.jsonl",
     "results.json",
@@ -41,6 +58,8 @@ FILES = {
     "architecture.png",
     "trained_on.npz",
 }
+# Longest path of a work directory, in bytes: below it are names of checkpoints and of their parts.
+LONGEST = (os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 260) - 200
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -61,25 +80,83 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
     Raises:
         FileNotFoundError: nothing to evaluate.
         ValueError: the directory holds a run of another configuration, or foreign files.
-        OSError: the directory cannot be created.
+        OSError: the directory cannot be created or written.
     """
-    if "://" in workdir:
-        raise ValueError(f"work directory {workdir!r}: expected a path on a (shared) file system.")
-    path, problem = pathlib.Path(workdir).expanduser(), None
+    path = _path(workdir)
+    # Through JSON, so that tuples compare equal to the lists in config.json.
+    _in_process_0(path, lambda: _open(path, json.loads(json.dumps(config)), mode))
+    return path
+
+
+@contextlib.contextmanager
+def hold_workdir(workdir: str) -> Iterator[None]:
+    """Keep other trainings out of a work directory in a context; process 0 holds it for all.
+
+    Raises:
+        OSError: another process trains there, or the directory cannot be created or written.
+        ValueError: the directory holds foreign files, or its path cannot hold checkpoints.
+    """
+    path = _storable(workdir)
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            if _read(path / "config.json") is None:
+                _check_foreign(path)
+            _create(path)
+            stack.enter_context(hold(path / LOCK, f"work directory {path}"))
+
+        _in_process_0(path, enter)
+        yield
+
+
+def _in_process_0(path: pathlib.Path, action: Callable[[], None]) -> None:
+    """Act on a work directory in process 0; an error there ends the others, too."""
+    problem: ValueError | OSError | None = None
     if jax.process_index() == 0:
         try:
-            # Through JSON, so that tuples compare equal to the lists in config.json.
-            _open(path, json.loads(json.dumps(config)), mode)
+            action()
         except (ValueError, OSError) as error:
             problem = error
+            if isinstance(error, OSError) and error.filename is not None:
+                problem = OSError(
+                    f"work directory {path} cannot be used: {error.strerror}: {error.filename}. "
+                    "Make room or give access there, or use another --workdir."
+                )
+                problem.__cause__ = error
     if not all_agree(problem is None):
         raise problem or ValueError("process 0 could not open the work directory; see its error.")
+
+
+def _path(workdir: str) -> pathlib.Path:
+    if "://" in workdir:
+        raise ValueError(f"work directory {workdir!r}: expected a path on a (shared) file system.")
+    return expanded(workdir)
+
+
+def _storable(workdir: str) -> pathlib.Path:
+    """Return the path of a work directory, if checkpoints can be stored below it."""
+    path = _path(workdir)
+    whole = path.resolve().as_posix()
+    # Orbax and TensorStore read these as patterns, separators and addresses.
+    found = {*re.findall(r"[\[*?\\]|(?:gs|s3):(?=/|$)|\.__lock(?=/|$)", whole)}
+    found |= {ascii(c)[1:-1] for c in whole if "\ud800" <= c <= "\udfff"}
+    if found:
+        raise ValueError(
+            f"work directory {ascii(whole) if not whole.isprintable() else whole}: checkpoints "
+            f"cannot be stored below a path with {' or '.join(sorted(found))}; expected letters, "
+            "digits, spaces, '-', '_' and '.'. Name another --workdir."
+        )
+    if (size := len(os.fsencode(whole))) > LONGEST:
+        raise ValueError(
+            f"the path of work directory {whole[:40]}... has {size:,} bytes; expected at most "
+            f"{LONGEST:,}, because those of its checkpoints are longer. Name another --workdir."
+        )
     return path
 
 
 def holds_checkpoint(workdir: str | os.PathLike) -> bool:
     """Return whether a work directory holds a complete checkpoint."""
-    candidates = (pathlib.Path(workdir).expanduser() / "checkpoints").glob("[0-9]*")
+    candidates = (expanded(workdir) / "checkpoints").glob("[0-9]*")
     # Incomplete checkpoints have a suffix.
     return any(path.name.isdigit() for path in candidates)
 
@@ -92,15 +169,8 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
             f"work directory {path} holds no run (no config.json); name the work directory of a "
             "training, or pass a weights file with --config.init_from=FILE."
         )
-    if previous is None and path.exists():
-        foreign = (
-            not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - FILES
-        )
-        if foreign:
-            raise ValueError(
-                f"work directory {path} exists and is not a jaxreid run (no config.json); use a "
-                "new or empty directory."
-            )
+    if previous is None:
+        _check_foreign(path)
     training = previous is not None and any(run["mode"] == "train" for run in previous["runs"])
     if mode == "evaluate" and training and not holds_checkpoint(path):
         raise FileNotFoundError(
@@ -109,27 +179,70 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     changes = _differences(previous["config"], config) if previous else []
     strict = [change for change in changes if not _is_free(change[0])]
-    if strict and holds_checkpoint(path):
-        raise ValueError(
-            f"work directory {path} holds a run with another configuration:\n"
-            + "\n".join(f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in strict)
-            + "\nUse the same configuration to resume it, or another --workdir."
-        )
-    if strict:
+    held = holds_checkpoint(path)
+    if strict and held:
+        # A remedy replaces the setting of the run: from now on, this is how it is repeated.
+        trainings = [run for run in previous["runs"] if run["mode"] == "train"]
+        curable = mode == "train" and trainings and "not_finite" in trainings[-1]
+        if not curable or not all(map(_cures, strict)):
+            raise ValueError(_another(path, strict))
+        for key, _, new in strict:
+            section, _, name = key.rpartition(".")
+            (previous["config"][section] if section else previous["config"])[name] = new
+    elif strict:
         # Without a checkpoint nothing is lost: start over.
         previous, changes = None, []
         for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "graphs", ignore_errors=True)
+    _create(path)
+    start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
+    settings, runs = (previous["config"], previous["runs"]) if previous else (config, [])
+    write_json(record, {"config": settings, "seed": settings["seed"], "runs": [*runs, start]})
+
+
+def _check_foreign(path: pathlib.Path) -> None:
+    """Raise ValueError if a directory without a run holds anything that runs do not write."""
+    if not path.exists():
+        return
+    names = (p.name for p in path.iterdir()) if path.is_dir() else ("",)
+    if {re.sub(r"(\.[0-9a-f]{8})?\.partial$", "", name) for name in names} - FILES:
+        raise ValueError(
+            f"work directory {path} exists and is not a jaxreid run (no config.json); use a "
+            "new or empty directory."
+        )
+
+
+def _create(path: pathlib.Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"work directory {path} cannot be created: {error.strerror}; use another --workdir."
         ) from error
-    start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
-    settings, runs = (previous["config"], previous["runs"]) if previous else (config, [])
-    write_json(record, {"config": settings, "seed": settings["seed"], "runs": [*runs, start]})
+
+
+def _another(path: pathlib.Path, changes: list[tuple[str, Any, Any]]) -> str:
+    """Return a message on settings that a run with checkpoints cannot change."""
+    lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
+    advice = "Use the same configuration to resume it, or another --workdir."
+    if any(key == "epochs" for key, *_ in changes):
+        advice = (
+            "The learning rate of a run follows from its number of epochs, so a run has no more "
+            "of them. Use the same configuration to resume it. To train on from its weights, "
+            f"start another run: --workdir=ANOTHER --config.init_from={path}"
+        )
+    title = f"work directory {path} holds a run with another configuration:"
+    return "\n".join([title, *lines, advice])
+
+
+def note_not_finite(workdir: pathlib.Path) -> None:
+    """Record that the last training ended without finite values, so it may change `REMEDIES`."""
+    if jax.process_index() == 0:
+        record = json.loads((workdir / "config.json").read_text())
+        trainings = [run for run in record["runs"] if run["mode"] == "train"]
+        trainings[-1]["not_finite"] = True
+        write_json(workdir / "config.json", record)
 
 
 def _read(record: pathlib.Path) -> dict[str, Any] | None:
@@ -188,6 +301,13 @@ def _git_revision() -> str | None:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def _cures(change: tuple[str, Any, Any]) -> bool:
+    """Return whether a run may change a setting after values that are not finite."""
+    key, old, new = change
+    # An optimizer without clipping has a state of another structure.
+    return key in REMEDIES and (key != "optim.clip_norm" or bool(old) == bool(new))
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

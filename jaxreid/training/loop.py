@@ -1,9 +1,10 @@
 """Training loop: restore, step, log, evaluate, save."""
 
+import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxreid.data.feed import Feed
@@ -15,7 +16,7 @@ from jaxreid.models.model import make_model
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
-from jaxreid.runs.workdir import holds_checkpoint, open_workdir
+from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, note_not_finite, open_workdir
 from jaxreid.training.class_graph import nearest_classes
 from jaxreid.training.first_phase import FirstPhase
 from jaxreid.training.objectives import make_objective
@@ -31,7 +32,7 @@ from jaxreid.training.state import (
     variables_of,
 )
 from jaxreid.training.step import make_train_step
-from jaxreid.weights.checkpoint import Checkpoints
+from jaxreid.weights.checkpoint import Checkpoints, check_finite
 from jaxreid.weights.file import load_weights
 
 # One section of the configuration, as keywords.
@@ -50,13 +51,15 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
         it.
 
     Raises:
-        ValueError, OSError: an invalid setting, file or work directory.
-        FloatingPointError: the loss is not finite.
+        ValueError, OSError: an invalid setting, file or work directory, or one that another
+            process uses.
+        FloatingPointError: the loss or the state is not finite.
     """
     check_tensorflow()
     config = resolved(config)
-    path = open_workdir(os.fspath(workdir), config, mode="train")
-    return fit(workdir=path, **config)
+    with hold_workdir(os.fspath(workdir)):
+        path = open_workdir(os.fspath(workdir), config, mode="train")
+        return fit(workdir=path, **config)
 
 
 def fit(
@@ -151,7 +154,8 @@ def fit(
             state, order = state_from_parts(parts)
             feed.restore(order)
         step = int(state.step)
-        with Writer(workdir, resume_at=step) as writer:
+        writer = Writer(workdir, resume_at=step)
+        with _remedied(workdir, checkpoints, optim):
             writer.say(
                 f"{images.num_classes} identities, {len(images)} images; up to {epochs} epochs of "
                 f"{steps_per_epoch} steps of {batch_size} images on {mesh.size} device(s)"
@@ -187,23 +191,48 @@ def fit(
                         leave = stop.name or checkpoints.preempted(step)
                         save = leave or step == last * steps_per_epoch or checkpoints.due(step)
                         if save or step % steps_per_epoch == 0 or meter.due(step):
-                            # Also raises before a state that is not finite could be saved.
+                            # Also ends a run whose loss is not finite.
                             values = meter.read(step)
                             writer.write("train", step, values)
                             left = (last * steps_per_epoch - step) * batch_size
                             show(bar, values, images_left=left)
                         if save:
                             checkpoints.save(checkpoint_parts(state, feed.state()), step)
+                        elif step % steps_per_epoch == 0:
+                            # An evaluation may follow.
+                            check_finite({"variables": variables_of(state)}, step)
                         if leave:
+                            checkpoints.check_saved()
                             where = f"step {step} of {last * steps_per_epoch}"
                             writer.say(
                                 f"stopped by {leave} at {where}; the same command resumes training"
                             )
                             return False
                 epoch, first = epoch + 1, 0
+            checkpoints.check_saved()
             table = {"step": step, "steps_per_epoch": steps_per_epoch, "tell": True}
             record(workdir, writer, state.params, **table)
             scorer = scorer.bind(variables_of(state))
             evaluation.run(scorer, tests, writer, workdir, step=step, initial=initial)
             report(writer, workdir, initial=initial)
     return True
+
+
+@contextlib.contextmanager
+def _remedied(workdir: pathlib.Path, checkpoints: Checkpoints, optim: Section) -> Iterator[None]:
+    """Add to a FloatingPointError what to type, and let the same command do it."""
+    try:
+        yield
+    except FloatingPointError as error:
+        note_not_finite(workdir)
+        saved = checkpoints.latest_step
+        start = "there is no checkpoint yet, so it starts anew"
+        if saved is not None:
+            start = f"it resumes from step {saved}, the last checkpoint before"
+        rates = [f"--config.optim.{key}={optim[key] / 10:g}" for key in ("lr", "backbone_lr")]
+        clip = optim["clip_norm"]
+        raise FloatingPointError(
+            f"{error} Repeat the command with lower learning rates, as in {' '.join(rates)}"
+            + (f", or with --config.optim.clip_norm={clip / 4:g}" if clip else "")
+            + f"; {start}."
+        ) from error

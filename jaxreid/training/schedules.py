@@ -62,7 +62,7 @@ def make_schedule(
             CosineAnnealingLR stepped once per epoch; the other schedules always do.
 
     Raises:
-        ValueError: an unknown name, epochs that do not increase, or two warm-ups.
+        ValueError: an unknown name, epochs that do not increase, two warm-ups, or too many steps.
 
     Source: QAConv 2.1 for "adaptive".
     Differs: the original decays twice if resumed after the drop; here the drop follows from the
@@ -77,6 +77,11 @@ def make_schedule(
         )
     warmup_steps = warmup_steps or warmup_epochs * steps_per_epoch
     steps = epochs * steps_per_epoch
+    if max(steps, warmup_steps, steps_per_epoch * max((0, *drop_epochs))) > 2**31 - 1:
+        raise ValueError(
+            f"epochs, warm-up or drop_epochs reach beyond 2^31 steps, at {steps_per_epoch} steps "
+            "per epoch; expected fewer epochs, because steps are counted in 32 bits."
+        )
     ends = drop_epochs or (range(step_epochs, epochs, step_epochs) if step_epochs else ())
     if name == "cosine":
         body = _cosine(steps, warmup_steps, every=steps_per_epoch if per_epoch else 1)

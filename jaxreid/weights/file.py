@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from jaxreid.mesh import check_same_file
 from jaxreid.models.model import init_variables, make_model
+from jaxreid.places import expanded
 from jaxreid.runs.files import replace_file
 from jaxreid.weights.checkpoint import read_run
 
@@ -90,7 +91,7 @@ def load_weights(
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; valid: {', '.join(PARTS[1:])}.")
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     # A work directory is on a file system that all processes share.
     if not path.is_dir():
         check_same_file(path)
@@ -204,7 +205,7 @@ class _RunAsFile:
 
 @contextmanager
 def _open(path: str | pathlib.Path) -> Iterator[Any]:
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         yield _RunAsFile(path)
         return

@@ -6,7 +6,8 @@ import os
 import pathlib
 from typing import Any
 
-from jaxreid.weights.checkpoint import read_run
+from jaxreid.places import expanded
+from jaxreid.weights.checkpoint import read_run, run_of
 from jaxreid.weights.file import load_weights, read_card
 
 
@@ -41,11 +42,10 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights
     Raises:
         FileNotFoundError, ValueError: `path` holds no model, or one that cannot be loaded.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
-        if path.parent.name == "checkpoints" and path.name.isdigit():
-            path, step = path.parent.parent, int(path.name) if step is None else step
         run = read_run(path, step)
+        path, _ = run_of(path)
         message = f"the checkpoint of step {run.step} in {path}"
         return Weights(run.card, run.variables, path, run.step, _settings(path), (message,))
     if not path.exists():

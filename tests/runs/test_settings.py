@@ -51,6 +51,14 @@ WRONG = [
     ({"precision": "float16"}, "precision is 'float16'; expected one of default, high, highest"),
     ({"eval__rerank_options": {"k1": "a"}}, "eval.rerank_options.k1 is 'a'"),
     ({"eval__tlift_options": {"tau": 0}}, "eval.tlift_options.tau is 0; expected a number above 0"),
+    ({"epochs": 10**7}, "epochs is 10000000; expected at most 1,000,000"),
+    ({"batch_size": 2**31}, "batch_size is 2147483648; expected at most 2,147,483,647"),
+    ({"model__height": 10**5}, "model.height is 100000; expected at most 4,096"),
+    ({"optim__lr": 10**40}, "optim.lr is a number of more than 20 digits"),
+    ({"optim__lr": 1e39}, r"optim.lr is 1e\+39; expected 0 or a size from .* 32 bits can hold"),
+    ({"optim__eps": 1e-60}, "optim.eps is 1e-60; expected 0 or a size from"),
+    ({"sampler__quota": (2**40, 1)}, "sampler.quota is 1099511627776; expected at most"),
+    ({"model__matcher": {"name": "qaconv", "patch": 2**40}}, "model.matcher.patch is 1099511"),
     ({"epoch": 3}, "unknown setting 'epoch'; valid: epochs"),
     ({"model__matcher": {"name": "qaconv", "initial_logit": float("inf")}}, "initial_logit is inf"),
 ]
@@ -73,3 +81,9 @@ def test_what_is_missing_is_named():
             resolved(held)
     with pytest.raises(ValueError, match="expected a dictionary of settings"):
         resolved("qaconv")
+
+
+@pytest.mark.parametrize("path", ["seed", "log__every_steps", "optim__lr"])
+def test_a_number_that_cannot_be_printed_is_refused(path):
+    with pytest.raises(ValueError, match=f"{path.replace('__', '.')} is a number of more than 20"):
+        resolved(config(**{path: 10**5000}))

@@ -314,6 +314,9 @@ def test_wrong_numbers_are_refused():
     for epochs in ((30, 20), (0, 20), (20, 20)):
         with pytest.raises(ValueError, match=r"drop_epochs is .*expected increasing epochs"):
             make_schedule(epochs=40, steps_per_epoch=2, drop_epochs=epochs)
+    for more in ({"epochs": 10**6}, {"warmup_epochs": 10**6}, {"drop_epochs": (10**6,)}):
+        with pytest.raises(ValueError, match=r"beyond 2\^31 steps, at 3000 steps per epoch"):
+            make_schedule(**{"epochs": 40, "steps_per_epoch": 3000} | more)
 
 
 @pytest.mark.golden

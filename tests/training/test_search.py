@@ -44,11 +44,11 @@ def params(weights=WEIGHTS):
 
 def keep(folder, *epochs, resume_at=0):
     """Records epochs of ten steps, given as (number, weights)."""
-    with Writer(folder, resume_at=resume_at) as writer:
-        for epoch, weights in epochs:
-            for step in (10 * epoch, 10 * epoch + 3):  # within an epoch nothing is kept
-                search.record(folder, writer, params(weights), step=step, steps_per_epoch=10)
-                weights = 2 - weights
+    writer = Writer(folder, resume_at=resume_at)
+    for epoch, weights in epochs:
+        for step in (10 * epoch, 10 * epoch + 3):  # within an epoch nothing is kept
+            search.record(folder, writer, params(weights), step=step, steps_per_epoch=10)
+            weights = 2 - weights
 
 
 def test_probabilities_are_what_the_network_uses_without_noise():
@@ -97,11 +97,11 @@ def test_a_resumed_search_tells_nothing_twice_and_goes_on(tmp_path):
 
 
 def test_other_models_leave_nothing(tmp_path):
-    with Writer(tmp_path, resume_at=0) as writer:
-        plain = {"backbone": {"conv2_0": {"conv1": {}}}}
-        for given in (plain, {"backbone": {"layer1_0": {"conv1": {}}}}, {"backbone": {}}):
-            search.record(tmp_path, writer, given, step=1, steps_per_epoch=1)
-        assert not writer.events
+    writer = Writer(tmp_path, resume_at=0)
+    plain = {"backbone": {"conv2_0": {"conv1": {}}}}
+    for given in (plain, {"backbone": {"layer1_0": {"conv1": {}}}}, {"backbone": {}}):
+        search.record(tmp_path, writer, given, step=1, steps_per_epoch=1)
+    assert not writer.events
     assert not list(tmp_path.glob("architecture*"))
 
 

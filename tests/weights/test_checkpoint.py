@@ -1,5 +1,10 @@
 """Checkpoints: whole, on any number of devices, readable in parts."""
 
+import gc
+import resource
+import shutil
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from jaxreid.training.state import (
     state_from_parts,
     variables_of,
 )
-from jaxreid.weights.checkpoint import Checkpoints
+from jaxreid.weights.checkpoint import Checkpoints, check_finite, run_of
 
 CARD = {"model": {"height": 32}}
 # What a sampler remembers: arrays, also such without axes.
@@ -93,3 +98,99 @@ def test_an_empty_directory_says_what_to_do(parts, tmp_path):
         pytest.raises(FileNotFoundError, match="train first"),
     ):
         checkpoints.restore(abstract_parts(abstract, make_mesh(), {}))
+
+
+# Orbax leaves threads and coroutines behind where it fails.
+ORBAX_FAILS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
+
+
+@pytest.fixture
+def _collected():
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
+def steps_of(folder):
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def spoiled(tree, index, value):
+    """A copy of a tree with one entry of one of its arrays replaced."""
+    leaves, shape = jax.tree.flatten(tree)
+    leaves[index] = leaves[index].at[(0,) * leaves[index].ndim].set(value)
+    return jax.tree.unflatten(shape, leaves)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["params", "batch_stats", "opt_state", "history", "memory"])
+def test_no_array_of_a_checkpoint_is_not_finite(parts, tmp_path, part, value):
+    state, _ = parts
+    leaves = jax.tree.leaves(getattr(state, part))
+    index = [i for i, x in enumerate(leaves) if x.dtype == np.float32][-1]
+    state = state.replace(**{part: spoiled(getattr(state, part), index, value)})
+    message = rf"values of (variables|training)/{part}/.* are not finite after step 10"
+    with (
+        open_checkpoints(tmp_path) as checkpoints,
+        pytest.raises(FloatingPointError, match=message),
+    ):
+        checkpoints.save(checkpoint_parts(state, ORDER), 10)
+    assert not steps_of(tmp_path)
+    check_finite({"order": ORDER}, 10)
+
+
+@ORBAX_FAILS
+@pytest.mark.usefixtures("_collected")
+def test_what_cannot_be_read_back_ends_the_run(parts, tmp_path):
+    state, _ = parts
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(checkpoint_parts(state, ORDER), 10)
+        checkpoints._manager.wait_until_finished()
+        for path in (tmp_path / "checkpoints" / "10" / "training").rglob("d/*"):
+            path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(OSError, match=f"{tmp_path}/checkpoints cannot be written or read back"):
+            checkpoints.save(checkpoint_parts(state, ORDER), 20)
+    assert steps_of(tmp_path) == [10]
+
+
+@ORBAX_FAILS
+@pytest.mark.usefixtures("_collected")
+def test_a_full_disk_leaves_the_checkpoint_before(parts, tmp_path):
+    state, _ = parts
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(checkpoint_parts(state, ORDER), 10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError, match="cannot be written.*Make room"):  # noqa: PT012
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            with open_checkpoints(tmp_path) as checkpoints:
+                checkpoints.save(checkpoint_parts(state, ORDER), 20)
+                checkpoints.check_saved()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert steps_of(tmp_path) == [10]
+
+
+@ORBAX_FAILS
+@pytest.mark.usefixtures("_collected")
+def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(parts, tmp_path):
+    state, abstract = parts
+    with open_checkpoints(tmp_path) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(checkpoint_parts(state, ORDER), step)
+    shutil.rmtree(tmp_path / "checkpoints" / "20" / "training" / "d")
+    message = "checkpoints/20 cannot be read .*to use that of step 10, delete this folder"
+    with open_checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=message):
+        checkpoints.restore(abstract_parts(abstract, make_mesh(), ORDER))
+
+
+def test_a_run_may_be_named_by_its_checkpoints(tmp_path):
+    run = tmp_path / "checkpoints"  # a name that a work directory may have, too
+    (run / "checkpoints" / "7").mkdir(parents=True)
+    assert run_of(run) == (run, None)
+    assert run_of(run / "checkpoints") == (run, None)
+    assert run_of(run / "checkpoints" / "7") == (run, 7)

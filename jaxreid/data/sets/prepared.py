@@ -19,13 +19,7 @@ import numpy as np
 from jaxreid.data.sets.checks import ImageCheck
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-logger = logging.getLogger(__name__)
+from jaxreid.locks import hold
 
 _FEATURES = {"image", "name", "pid", "camid", "time"}
 
@@ -198,11 +192,12 @@ def _is_prepared(builder) -> bool:
 def _prepare(builder, tfds, what: str) -> None:
     """Prepare a copy, or wait for another process that does."""
     final = pathlib.Path(builder.data_dir)
-    with _lock(final.parent.with_name(final.parent.name + ".lock"), what) as held:
+    lock = final.parent.with_name(final.parent.name + ".lock")
+    with hold(lock, f"the prepared copy of {what}", wait=True):
         if _is_prepared(builder):
             return
         # Left by a process that did not finish. Holding the lock means that none is still writing.
-        for left_over in [final, *(final.parent.glob("incomplete.*") if held else ())]:
+        for left_over in [final, *final.parent.glob("incomplete.*")]:
             if left_over.exists():
                 print(f"removing an unfinished copy: {left_over}", file=sys.stderr)
                 shutil.rmtree(left_over)
@@ -217,28 +212,6 @@ def _prepare(builder, tfds, what: str) -> None:
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path, what: str) -> Iterator[bool]:
-    """Hold a lock that a dying process releases; yield False where files cannot be locked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        logger.warning("this system has no file locks: let only one process prepare %s", what)
-        yield False
-        return
-    with path.open("a") as file:
-        held = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to prepare {what}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Some network file systems have no locks.
-        except OSError as error:
-            logger.warning("%s: no lock (%s): let only one process prepare %s", path, error, what)
-            held = False
-        yield held
 
 
 def _read(builder, split: str, tf, tfds) -> Split:

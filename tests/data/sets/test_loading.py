@@ -179,7 +179,7 @@ def test_a_prepared_copy_may_be_read_only(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
     load("market1501", dir=tmp_path / "raw")
     assert (tmp_path / "prepared" / "market1501").is_dir()
-    monkeypatch.setattr(prepared, "_lock", None)  # reading takes no lock and writes nothing
+    monkeypatch.setattr(prepared, "hold", None)  # reading takes no lock and writes nothing
     load("market1501", dir=tmp_path / "raw")
 
 
@@ -264,7 +264,7 @@ def test_processes_that_start_together_prepare_once(tmp_path):
     errors = "".join(err for _, _, err in results)
     assert [(code, out) for code, out, _ in results] == [(0, "11\n")] * 2, errors
     assert errors.count("\npreparing market1501") == 1, errors
-    assert errors.count("\nwaiting for another process to prepare market1501") == 1, errors
+    assert errors.count("\nwaiting: the prepared copy of market1501") == 1, errors
 
 
 def test_names_that_do_not_exist(tmp_path):

@@ -1,0 +1,126 @@
+"""Locks between processes: one holder at a time, released when its process ends, however it ends.
+
+The system holds the lock (flock). Where it has no locks, as on Windows and on some network file
+systems, a file that names the holder stands for the lock.
+"""
+
+import contextlib
+import datetime
+import os
+import pathlib
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class InUseError(OSError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def hold(path: pathlib.Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of `what` in a context.
+
+    Args:
+        path: file of the lock; created, with its folder, and left in place.
+        what: what only one process may use, for messages, as in "work directory runs/qaconv".
+        wait: wait for another process instead of raising; a message to stderr says so.
+
+    Raises:
+        InUseError: another process holds the lock, unless `wait`.
+        OSError: the file cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        locked = _flock(file, what, wait=wait)
+        if locked:
+            _write(file, _holder())
+        else:
+            _create(stand_in := path.with_name(path.name + ".held"), what, wait=wait)
+        try:
+            yield
+        finally:
+            if locked:
+                # The lock itself ends with the file's descriptor.
+                _write(file, "")
+            else:
+                stand_in.unlink(missing_ok=True)
+
+
+def _flock(file: IO[str], what: str, *, wait: bool) -> bool:
+    """Return True once the system has locked a file, False if it has no locks here."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        _refuse_or_say(f"{what} is in use by another process ({file.read() or 'unknown'})", wait)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _create(path: pathlib.Path, what: str, *, wait: bool) -> None:
+    """Create a file that stands for a lock; wait for it to vanish if another process has it."""
+    said = False
+    while True:
+        with contextlib.suppress(FileExistsError), path.open("x") as file:
+            file.write(_holder())
+            return
+        with contextlib.suppress(FileNotFoundError):
+            holder = path.read_text()
+            if _is_dead(holder):
+                path.unlink()
+                continue
+            if not said:
+                _refuse_or_say(
+                    f"{what} is in use by another process ({holder or 'unknown'}; this file system "
+                    f"has no locks: if that process has ended, delete {path})",
+                    wait,
+                )
+                said = True
+        time.sleep(0.5)
+
+
+def _refuse_or_say(problem: str, wait: bool) -> None:
+    if not wait:
+        raise InUseError(f"{problem}. Wait until it ends, or stop it, and repeat the command.")
+    print(f"waiting: {problem}", file=sys.stderr, flush=True)
+
+
+def _holder() -> str:
+    now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    return f"host {socket.gethostname()}, pid {os.getpid()}, since {now}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Return whether the process that wrote a stand-in is known to have ended."""
+    host, _, rest = holder.removeprefix("host ").partition(", pid ")
+    pid = rest.partition(",")[0]
+    # On Windows, os.kill would end the process instead of asking for it.
+    if os.name != "posix" or host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _write(file: IO[str], text: str) -> None:
+    # The note is for people: a full disk must not keep a process from its lock.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(text)
+        file.flush()

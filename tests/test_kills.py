@@ -1,0 +1,167 @@
+"""Faults: kills at random moments, and every write of a run that fails. Under `-m full`."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from golden import REPOSITORY
+from people import market_tree
+from program import program
+from test_main import (
+    GRAPH,
+    assert_same_bits,
+    command,
+    conversion,
+    final_state,
+    losses,
+    outputs_of,
+    start,
+    start_two,
+    untimed,
+)
+
+from jaxreid.runs import files
+
+pytestmark = [pytest.mark.full, pytest.mark.end_to_end, pytest.mark.usefixtures("one_device")]
+# Kills of each case, and their seed: JAXREID_KILLS=100 JAXREID_KILLS_SEED=7 pytest -m full -k kills
+KILLS = int(os.environ.get("JAXREID_KILLS", "5"))
+SEED = int(os.environ.get("JAXREID_KILLS_SEED", "0"))
+LEARNERS = {"class memory": [], "graph": [*GRAPH, "--config.epochs=2"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kills")
+    market_tree(root / "market1501")
+    return root
+
+
+def seconds_of(run):
+    begin = time.monotonic()
+    run()
+    return time.monotonic() - begin
+
+
+def kill_at_random(begin, seconds, draw):
+    """Start processes and kill them all after a random share of the time that they would take."""
+    processes = begin()
+    time.sleep(draw.uniform(0, seconds))
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    return [process.communicate(timeout=120)[0] for process in processes]
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_kills_of_a_training_change_no_bit(place, learner):
+    more, draw = LEARNERS[learner], random.Random(f"{SEED} {learner}")
+    whole, killed = place / f"{learner} whole", place / f"{learner} killed"
+    begin = lambda w: [start(["tests/program.py", *command(place, w, *more)])]  # noqa: E731
+    seconds = seconds_of(lambda: begin(whole)[0].communicate())
+    for _ in range(KILLS):
+        (output,) = kill_at_random(lambda: begin(killed), seconds, draw)
+        assert "error:" not in output
+    (process,) = begin(killed)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_bits(final_state(killed), final_state(whole))
+    assert losses(killed) == losses(whole)
+    assert untimed(killed) == untimed(whole)
+
+
+@pytest.mark.multiprocess
+def test_kills_of_two_processes_change_no_bit(place):
+    more, draw = [*LEARNERS["graph"], "--config.epochs=1"], random.Random(f"{SEED} two")
+    whole, killed = place / "two whole", place / "two killed"
+    seconds = seconds_of(lambda: outputs_of(start_two(place, whole, *more)))
+    for _ in range(KILLS):
+        for output in kill_at_random(lambda: start_two(place, killed, *more), seconds, draw):
+            assert "error:" not in output
+    outputs_of(start_two(place, killed, *more))
+    assert_same_bits(final_state(killed), final_state(whole))
+    assert losses(killed) == losses(whole)
+
+
+PREPARE = """
+import sys
+from jaxreid.data import sets
+splits = sets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
+print(*(split.fingerprint for _, split in sorted(splits.items())))
+"""
+CONVERT = "import sys; from jaxreid import cli; sys.exit(cli.main(sys.argv[1:]))"
+
+
+def python(code, *arguments):
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def test_kills_of_a_preparation_leave_no_half_copy(place):
+    draw = random.Random(f"{SEED} preparation")
+    begin = lambda folder: [python(PREPARE, place, place / folder)]  # noqa: E731
+    expected = []
+    seconds = seconds_of(lambda: expected.append(begin("whole")[0].communicate()[0]))
+    for _ in range(KILLS):
+        kill_at_random(lambda: begin("killed"), seconds, draw)
+    assert expected[0]
+    assert begin("killed")[0].communicate()[0] == expected[0]
+
+
+def test_kills_of_a_conversion_leave_no_half_file(place):
+    draw = random.Random(f"{SEED} conversion")
+    begin = lambda out: [python(CONVERT, *conversion(place, out))]  # noqa: E731
+    whole, killed = place / "whole.safetensors", place / "killed.safetensors"
+    seconds = seconds_of(lambda: begin(whole)[0].communicate())
+    for _ in range(KILLS):
+        kill_at_random(lambda: begin(killed), seconds, draw)
+        assert not killed.exists() or killed.read_bytes() == whole.read_bytes()
+    begin(killed)[0].communicate()
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+FEW = ["--config.epochs=1", "--config.checkpoint.every_steps=2", "--config.log.every_steps=2"]
+
+
+def failing_at(monkeypatch, number, error):
+    """Let the write of this number fail in its middle; count all writes."""
+    count, put = [0], files.put
+
+    def fail(file, content):
+        count[0] += 1
+        if count[0] == number:
+            file.write(content[: len(content) // 2])
+            raise OSError(error, os.strerror(error))
+        put(file, content)
+
+    monkeypatch.setattr(files, "put", fail)
+    return count
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_every_write_of_a_run_may_fail_and_the_run_goes_on(place, error, monkeypatch):
+    workdir, whole = place / "failing", place / "not failing"
+    with monkeypatch.context() as patch:
+        count = failing_at(patch, 0, error)
+        assert program(command(place, whole, *FEW)).returncode == 0
+    writes = count[0]
+    assert writes > 10
+    for number in range(1, writes + 1):
+        shutil.rmtree(workdir, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            failing_at(patch, number, error)
+            result = program(command(place, workdir, *FEW))
+        assert result.returncode == 1, f"write {number}: {result.stdout}"
+        assert f"cannot write {workdir}" in result.stderr, f"write {number}"
+        assert os.strerror(error) in result.stderr
+        assert "Traceback" not in result.stderr
+        result = program(command(place, workdir, *FEW))
+        assert result.returncode == 0, f"write {number}: {result.stderr}"
+        assert_same_bits(final_state(workdir), final_state(whole))
+        assert losses(workdir) == losses(whole)
+        assert untimed(workdir) == untimed(whole)
+        assert not list(workdir.rglob("*.partial"))
