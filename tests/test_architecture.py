@@ -74,9 +74,29 @@ def test_libraries_stay_where_they_belong():
     assert not [name for name in importers("tensorflow") if name.startswith("data.sampling")]
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_of_unix_are_imported_only_where_their_absence_is_caught(path):
+    unix = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    tree = ast.parse(path.read_text())
+    guarded = {
+        statement
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        and {"ImportError", "ModuleNotFoundError"}
+        & {ast.unparse(h.type) for h in node.handlers if h.type}
+        for statement in node.body
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and node not in guarded:
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            )
+            assert not unix & set(names), f"{path}:{node.lineno}"
+
+
 def test_models_steps_and_evaluation_run_without_tensorflow():
     code = (
-        "import sys; sys.modules['tensorflow'] = None\n"
+        "import sys; sys.modules['tensorflow'] = sys.modules['fcntl'] = None\n"
         "import jaxreid.evaluation.run, jaxreid.evaluation.results\n"
         "import jaxreid.weights.checkpoint, jaxreid.training.step\n"
     )

@@ -113,6 +113,8 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
         print("\n".join(report_lines(error.report, every_name=args.verbose)))
         raise
     print("\n".join(report_lines(conversion.report, every_name=args.verbose)))
+    for message in conversion.messages:
+        print(f"{conversion.path}: {message}")
     card = conversion.card
     print(
         f"{conversion.path}: {card['backbone']['name']}, neck {card['neck']['name']}, matcher "

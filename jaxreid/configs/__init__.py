@@ -98,7 +98,7 @@ def _recorded(record: pathlib.Path) -> ConfigDict:
     """Load the settings of a run; settings newer than the run take the defaults of `common`."""
     try:
         recorded = json.loads(record.read_text())["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{record} is damaged or is not the configuration of a run ({error})."
         ) from error

@@ -15,7 +15,8 @@ from jaxreid.models.matchers import MATCHERS, make_matcher
 from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.models.necks import NECKS, make_neck
 from jaxreid.models.necks.neck import Neck
-from jaxreid.names import check_name
+from jaxreid.names import check_at_least, check_name
+from jaxreid.runs.settings import check_section
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -80,7 +81,14 @@ class Model(nn.Module):
         """Normalise pixels and run the backbone."""
         pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
-        return self.backbone(pixels, train=train)
+        maps = self.backbone(pixels, train=train)
+        if 0 in maps.shape[1:]:
+            raise ValueError(
+                f"images of {image.shape[1]}x{image.shape[2]} pixels leave a feature map of "
+                f"{'x'.join(map(str, maps.shape[1:]))}; expected at least one position. Use a "
+                "larger model.height and model.width."
+            )
+        return maps
 
     def match(
         self,
@@ -181,8 +189,18 @@ def make_model(
     Raises:
         ValueError: unknown name, option out of range, or incompatible parts.
     """
+    parts = {"backbone": backbone, "neck": neck, "matcher": matcher, "dtype": dtype}
+    images = {"height": height, "width": width, "mean": mean, "std": std}
+    check_section("model", parts | images | {"freeze_stats": freeze_stats})
+    check_at_least({"classes": classes}, {"classes": 0}, "model")
     check_name(interpolation, INTERPOLATIONS, "model.interpolation")
     backbone_module = make_backbone(**backbone, dtype=dtype, axis_name=axis_name)
+    if min(height, width) < (stride := backbone_module.stride):
+        raise ValueError(
+            f"model.height x model.width is {height}x{width}; expected at least {stride}x{stride} "
+            f"pixels, the stride of backbone {backbone['name']!r}. Use larger images, as in "
+            "model.height=256 model.width=128, or another backbone."
+        )
     neck_module = make_neck(
         **neck, dtype=dtype, axis_name=axis_name, initializer=initializer_of(backbone_module)
     )

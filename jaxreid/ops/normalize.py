@@ -13,8 +13,12 @@ EPSILON = 1e-5
 def l2_normalize(
     x: jax.Array, *, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-12
 ) -> jax.Array:
-    """Scale `x` to unit norm along `axis`; a zero vector stays zero, with a finite gradient."""
-    squares = jnp.sum(jnp.square(x), axis, keepdims=True)
+    """Scale `x` to unit norm along `axis`; a zero vector stays zero, with a finite gradient.
+
+    A vector shorter than `epsilon` stays shorter than 1, as in PyTorch. One whose squares overflow
+    becomes NaN instead of zero, so that it is noticed.
+    """
+    squares = _finite(jnp.sum(jnp.square(x), axis, keepdims=True))
     return x / jnp.sqrt(jnp.maximum(squares, epsilon**2))
 
 
@@ -37,7 +41,8 @@ def moments(
         axis_name: mesh axis to reduce over, in addition.
 
     Returns:
-        mean, variance, count: float arrays of the remaining axes; all 0 for an empty mask.
+        mean, variance, count: float arrays of the remaining axes; all 0 for an empty mask. A
+        variance that overflows is NaN, because infinity would turn everything into zeros.
     """
     weight = jnp.ones((), x.dtype) if mask is None else mask.astype(x.dtype)
     weight = jnp.broadcast_to(weight, x.shape)
@@ -51,7 +56,12 @@ def moments(
     mean = total(x * weight) / divisor
     # Two passes: E[x^2] - E[x]^2 cancels for best-match scores, which lie close together.
     deviation = x - jnp.expand_dims(mean, axes)
-    return mean, total(jnp.square(deviation) * weight) / divisor, count
+    return mean, _finite(total(jnp.square(deviation) * weight) / divisor), count
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """Replace infinity by NaN."""
+    return jnp.where(jnp.isinf(x), jnp.nan, x)
 
 
 def running_update(

@@ -99,14 +99,21 @@ class ReID:
             [Q, G] float32; larger is more similar.
 
         Raises:
-            ValueError: features do not have this model's shape.
+            ValueError: features do not have this model's shape, or they or the scores are not
+                finite numbers.
         """
         query, gallery = (self._checked(x) for x in (query, gallery))
         tiles = {
             "query_tile": _fitting(len(query), 32),
             "gallery_tile": _fitting(len(gallery), 512),
         }
-        return self._scorer(**tiles).scores(query, gallery)
+        scores = self._scorer(**tiles).scores(query, gallery)
+        if np.isnan(scores).any():
+            raise ValueError(
+                f"{np.isnan(scores).sum()} of {scores.size} scores are NaN: the features are too "
+                "large for float32, or the weights are damaged."
+            )
+        return scores
 
     def rank(
         self,
@@ -315,6 +322,11 @@ class ReID:
             raise ValueError(
                 f"features are {list(features.shape)}; expected [N, "
                 f"{', '.join(map(str, expected))}], as embed returns them, with N at least 1."
+            )
+        if features.dtype.kind not in "fV" or not np.isfinite(features.astype(np.float32)).all():
+            raise ValueError(
+                f"features are {features.dtype}, or not all finite; expected finite floating-point "
+                "numbers, as embed returns them. Look for NaN and infinity with np.isfinite."
             )
         return features
 

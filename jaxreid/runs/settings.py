@@ -182,8 +182,8 @@ RULES = {
     "data.dir": Text("/data/market1501", none=True),
     "data.prepared_dir": Text("/data/tfds", none=True),
     "data.identities": COUNT,
-    "model.height": SIZE,
-    "model.width": SIZE,
+    "model.height": Number(1, 4096, whole=True),
+    "model.width": Number(1, 4096, whole=True),
     "model.mean": Numbers(Number(), (0.485, 0.456, 0.406)),
     "model.std": Numbers(Number(0, above=True), (0.229, 0.224, 0.225)),
     "model.interpolation": Text("bicubic"),
@@ -317,6 +317,13 @@ def _check_width(path: str, number: int | float) -> None:
             f"{path} is {number}; expected 0 or a size from {SMALLEST_FLOAT} to {LARGEST_FLOAT}, "
             "which 32 bits can hold."
         )
+
+
+def check_section(name: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of a section that breaks its rule; other names are ignored."""
+    for path, value in ((f"{name}.{key}", _plain(value)) for key, value in values.items()):
+        if path in RULES and not RULES[path].holds(value):
+            raise ValueError(f"{path} is {value!r}; expected {RULES[path]}.")
 
 
 def check_sections(config: Mapping[str, Any]) -> None:

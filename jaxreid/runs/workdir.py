@@ -250,7 +250,7 @@ def _read(record: pathlib.Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(record.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not content.keys() >= {"config", "seed", "runs"}:
         raise ValueError(

@@ -1,11 +1,13 @@
 """Weights files: one safetensors file with the variables of a model and its card.
 
-`tools/convert_torch.py` writes such files; `--config.init_from=FILE` starts from one.
+`jaxreid convert` writes such files; `--config.init_from=FILE` starts from one. A digest of card and
+tensors is stored with them and checked when they are read; files without one stay readable.
 """
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +22,14 @@ from jaxreid.models.model import init_variables, make_model
 from jaxreid.places import expanded
 from jaxreid.runs.files import replace_file
 from jaxreid.weights.checkpoint import read_run
+from jaxreid.weights.formats import SAFETENSORS, TORCH_FORMATS, format_of
 
 FORMAT = "jaxreid 1"
+EXPECTED = (
+    "expected a weights file of jaxreid (.safetensors), which `jaxreid convert CHECKPOINT "
+    "--arch=NAME --out=FILE.safetensors` writes from PyTorch weights and `jaxreid weights RUN "
+    "--out=FILE.safetensors` from a run"
+)
 PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
 
 
@@ -35,11 +43,16 @@ def save_weights(
         variables: {"params", "batch_stats"}, and optionally {"memory"}; NumPy arrays.
         card: keywords of `make_model`.
         source: origin of the weights, as a sentence for people.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
     """
     tensors = {
         "/".join(key): np.asarray(value, order="C")
         for key, value in traverse_util.flatten_dict(variables).items()
     }
+    _check_finite(tensors, f"{path} was not written")
+    model = json.dumps(card)
     metadata = {
         "format": FORMAT,
         "architecture": card["backbone"]["name"],
@@ -47,7 +60,8 @@ def save_weights(
         "mean": json.dumps(card.get("mean", (0.0, 0.0, 0.0))),
         "std": json.dumps(card.get("std", (1.0, 1.0, 1.0))),
         "source": source,
-        "model": json.dumps(card),
+        "model": model,
+        "sha256": _digest(model, sorted(tensors.items())),
     }
     replace_file(path, safetensors.numpy.save(tensors, metadata))
 
@@ -84,7 +98,7 @@ def load_weights(
 
     Raises:
         FileNotFoundError, ValueError: the file does not exist, is not a weights file of jaxreid,
-            or does not fit the model.
+            is damaged, or does not fit the model.
     """
     if path is None:
         return {}, []
@@ -108,11 +122,8 @@ def load_weights(
             if stored != requested:
                 raise ValueError(f"{path} has {option} {stored}, expected {requested}.")
         abstract = jax.eval_shape(lambda: init_variables(requested_model, 0))
-        expected = {
-            key: leaf.shape
-            for key, leaf in traverse_util.flatten_dict(abstract).items()
-            if key[1] not in skip
-        }
+        leaves = traverse_util.flatten_dict(abstract)
+        expected = {key: leaf.shape for key, leaf in leaves.items() if key[1] not in skip}
         tensors = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         # Parts of another kind do not fit: OSNet's neck cannot initialise QAConv's.
         incompatible = {p for p in ("neck", "matcher") if card[p]["name"] != model[p]["name"]}
@@ -136,7 +147,12 @@ def load_weights(
         if problems:
             raise ValueError(_misfit(path, problems, card, model, whole=whole))
         memory = {key: part for key, part in tensors.items() if key[0] == "memory"}
-        variables = {key: file.get_tensor("/".join(key)) for key in matched | memory}
+        _check_digest(file, path)
+        variables = {
+            key: _as_type(file.get_tensor("/".join(key)), leaves.get(key), key, path)
+            for key in matched | memory
+        }
+    _check_finite({"/".join(key): x for key, x in variables.items()}, f"{path} is refused")
     unused = [key for key in tensors if key not in variables]
     messages = [f"{path}: {_summary(variables)} loaded"]
     if missing:
@@ -211,34 +227,92 @@ def _open(path: str | pathlib.Path) -> Iterator[Any]:
         return
     if not path.is_file():
         raise FileNotFoundError(
-            f"no file {path}; expected a file written by `jaxreid convert` or `jaxreid weights`, "
-            "or the work directory of a run (init_from)."
+            f"no file {path}; {EXPECTED}, or the work directory of a run (init_from)."
         )
+    kind = format_of(path)
+    if kind in TORCH_FORMATS:
+        raise ValueError(
+            f"{path} is {kind}; convert it first: jaxreid convert {path} --arch=NAME "
+            "--out=FILE.safetensors."
+        )
+    if kind != SAFETENSORS:
+        raise ValueError(f"{path} is {kind}; {EXPECTED}.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file, or is incomplete: {error}.") from error
+        raise ValueError(
+            f"{path} is not a safetensors file, or is incomplete: {error}. Copy or download it "
+            "again."
+        ) from error
 
 
 def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
     metadata = file.metadata() or {}
     if (declared := metadata.get("format")) != FORMAT:
         problem = (
-            f"is in the format {declared!r}" if declared else "does not say what model it holds"
+            f"is a safetensors file in the format {declared!r}"
+            if declared
+            else "is a safetensors file that does not say what model it holds"
         )
         raise ValueError(
-            f"{path} {problem}; expected a file ({FORMAT!r}) written by tools/convert_torch.py, "
-            "which also reads .safetensors files."
+            f"{path} {problem}; expected the format {FORMAT!r}, which `jaxreid convert {path} "
+            "--arch=NAME --out=FILE.safetensors` writes from it if it holds PyTorch weights."
         )
     try:
         card = json.loads(metadata["model"])
         make_model(**card)
-    except (KeyError, TypeError, ValueError) as error:
+    # A hostile description can raise anything, as deep nesting does a RecursionError.
+    except Exception as error:
         raise ValueError(
             f"{path} has an invalid description of its model ({error}); convert it again."
         ) from error
     return card
+
+
+def _digest(model: str, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Return the sha256 of a card and of tensors in the order of their names."""
+    whole = hashlib.sha256(model.encode())
+    for name, tensor in tensors:
+        whole.update(f"\n{name} {tensor.dtype} {tensor.shape} ".encode())
+        whole.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+    return whole.hexdigest()
+
+
+def _check_digest(file: Any, path: str | pathlib.Path) -> None:
+    metadata = file.metadata()
+    if (stored := metadata.get("sha256")) is None:
+        return
+    tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+    if (actual := _digest(metadata["model"], tensors)) != stored:
+        raise ValueError(
+            f"{path} is damaged, or was changed after it was written: its content has the sha256 "
+            f"{actual[:12]}..., expected {stored[:12]}... (its metadata). Copy or download it "
+            "again; a file changed on purpose must not keep the entry sha256."
+        )
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray], outcome: str) -> None:
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ValueError(
+                f"{outcome}: {np.sum(~np.isfinite(tensor))} of {tensor.size} numbers of {name} are "
+                "NaN or infinite; expected finite weights. Use an earlier checkpoint."
+            )
+
+
+def _as_type(
+    tensor: np.ndarray, leaf: Any, key: tuple[str, ...], path: str | pathlib.Path
+) -> np.ndarray:
+    """Return a tensor in at least the precision of the model's variable `leaf`."""
+    if leaf is None:
+        return tensor
+    if not jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating):
+        raise ValueError(
+            f"{path} holds {'/'.join(key)} as {tensor.dtype}, expected {leaf.dtype}; convert the "
+            "original weights again."
+        )
+    return tensor.astype(np.promote_types(tensor.dtype, leaf.dtype), copy=False)
 
 
 def _part(key: tuple[str, ...]) -> str:

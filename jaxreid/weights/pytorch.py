@@ -7,8 +7,8 @@ of QAConv 1.0 to 2.1.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,8 +27,18 @@ STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 # Backbones whose official names are known here.
 ARCHITECTURES = (*resnet.FAMILY, *osnet.FAMILY)
 
+# Modules that wrap others, anywhere in a name: data parallel, compiled, sharded, recomputed.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# A name of every ResNet, and of every OSNet; what precedes it is the prefix of the network.
+ANCHORS = ("layer1.0.conv1.weight", "conv2.0.conv1.conv.weight")
+# First words of official names.
+_RESNET = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
+_OSNET = {"conv2", "conv3", "conv4", "conv5", "pool2", "pool3", "classifier"}
+_QACONV = {"base", "neck_conv", "neck_bn", "criterion"}
+
 # Path of a variable, such as ("backbone", "layer1_0", "conv1", "kernel").
 Path = tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +146,84 @@ def from_official(path: Path, tensor: np.ndarray, shape: Sequence[int]) -> np.nd
         tensor = tensor.reshape(tensor.shape[:2]) if "gate" in path else tensor
         tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
     return np.asarray(tensor.reshape(shape), order="C")
+
+
+def without_wrappers(name: str) -> str:
+    """Remove the names of wrappers from an official name."""
+    return ".".join(word for word in name.split(".") if word not in WRAPPERS)
+
+
+def owners(names: Iterable[str], skip: Sequence[str] = ()) -> list[str]:
+    """List the prefixes of the networks in a checkpoint, such as "" or "model.backbone."."""
+    clean = dict.fromkeys(map(without_wrappers, names))
+    ends = {name: end for end in ANCHORS for name in clean if f".{name}".endswith(f".{end}")}
+    return [n.removesuffix(end) for n, end in ends.items() if not n.startswith(tuple(skip))]
+
+
+def unwrapped(
+    checkpoint: Mapping[str, T], skip: Sequence[str] = ()
+) -> tuple[dict[str, T], list[str]]:
+    """Remove the prefixes that wrappers and other toolboxes put before official names.
+
+    Names beside the network keep theirs. "base." remains for QAConv, which is recognised by its
+    neck or matcher or by the absence of other parts.
+
+    Args:
+        checkpoint: values by name.
+        skip: prefixes of names to leave out, which decides between several networks.
+
+    Returns:
+        The values by official name, and messages on what was removed.
+
+    Raises:
+        ValueError: several networks, or two tensors of one name; the message begins with a verb.
+    """
+    clean = _renamed(checkpoint, without_wrappers, skip)
+    found = sorted({word for name in checkpoint for word in name.split(".") if word in WRAPPERS})
+    messages = [f"names have the prefix '{word}.' of a wrapper; read without it" for word in found]
+    networks = owners(clean, skip)
+    if len(networks) > 1 and "" not in networks:
+        raise ValueError(
+            f"holds {len(networks)} networks, whose names begin with {', '.join(networks)}; leave "
+            f"all but one out, as in --skip={networks[-1].rstrip('.')}."
+        )
+    prefix = "" if "" in networks else "".join(networks)
+    if f".{prefix}".endswith(".base."):
+        outer = prefix.removesuffix("base.")
+        inside = {name.removeprefix(outer).split(".")[0] for name in clean}
+        if inside <= _QACONV or inside & (_QACONV - {"base"}):
+            prefix = outer
+    if prefix:
+        clean = _renamed(clean, lambda name: name.removeprefix(prefix), skip)
+        messages.append(f"names begin with '{prefix}'; read without it")
+    return clean, messages
+
+
+def _renamed(
+    checkpoint: Mapping[str, T], rename: Callable[[str], str], skip: Sequence[str]
+) -> dict[str, T]:
+    """Rename, where of two that get one name at most one is not skipped."""
+    renamed: dict[str, tuple[str, T]] = {}
+    for name, value in checkpoint.items():
+        other = renamed.get(new := rename(name))
+        if other and not any(n.startswith(tuple(skip)) for n in (name, other[0])):
+            raise ValueError(
+                f"holds both {other[0]} and {name}; leave one out with --skip={other[0]} or "
+                f"--skip={name}."
+            )
+        if not other or other[0].startswith(tuple(skip)):
+            renamed[new] = name, value
+    return {name: value for name, (_, value) in renamed.items()}
+
+
+def foreign(names: Iterable[str], skip: Sequence[str] = ()) -> list[str]:
+    """List the first words of names that no supported network has."""
+    rest = [name for name in names if not name.startswith(tuple(skip))]
+    like = (
+        _RESNET if any(name.startswith(ANCHORS[0]) for name in rest) else _OSNET | {"conv1", "fc"}
+    )
+    like = _RESNET | _QACONV if any(name.startswith("base.") for name in rest) else like
+    return [word for word in dict.fromkeys(n.split(".")[0] for n in rest) if word not in like]
 
 
 def convert(

@@ -63,6 +63,6 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights
 def _settings(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((path / "config.json").read_text())["config"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # A copy of the checkpoints without config.json is usable, too.
         return {}

@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,39 @@ import safetensors.numpy
 
 from jaxreid.names import check_name
 from jaxreid.weights.file import save_weights
-from jaxreid.weights.pytorch import IMAGENET, RAW, Report, convert, fitting
+from jaxreid.weights.formats import (
+    PICKLE,
+    SAFETENSORS,
+    TORCH,
+    TORCH_FORMATS,
+    check_claim,
+    format_of,
+)
+from jaxreid.weights.pytorch import (
+    IMAGENET,
+    RAW,
+    Report,
+    convert,
+    fitting,
+    foreign,
+    owners,
+    unwrapped,
+    without_wrappers,
+)
 
 NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
 # Before this version, weights_only could be bypassed: CVE-2025-32434, CVE-2026-24747.
 SAFE = (2, 10)
 # Names of each kind in a report, unless every name is requested.
 LISTED = 6
+RESAVE = (
+    "If you trust its origin, save only its state_dict with torch.save, and convert that: "
+    "torch.save(model.state_dict(), FILE)."
+)
+
+# Keys that lead to a dictionary in a checkpoint, and a dictionary of tensors.
+Place = tuple[str, ...]
+Section = Mapping[str, Any]
 
 
 class Misfit(ValueError):
@@ -49,11 +76,13 @@ class Conversion:
         path: path of the file.
         card: keywords of `make_model`.
         report: outcome for each tensor.
+        messages: messages on the sections and prefixes of the checkpoint.
     """
 
     path: pathlib.Path
     card: dict[str, Any]
     report: Report
+    messages: tuple[str, ...]
 
 
 def convert_file(
@@ -93,15 +122,16 @@ def convert_file(
         raise FileNotFoundError(f"--out={out}: directory {out.parent} does not exist.")
     if normalisation is not None:
         check_name(normalisation, NORMALISATIONS, "normalisation")
-    tensors = read_checkpoint(checkpoint)
+    tensors, messages = read_checkpoint(checkpoint, skip=skip)
     options = {"cut": cut, "input_size": input_size, "skip": skip}
     converted = convert(
         tensors, arch, **options, normalisation=NORMALISATIONS.get(normalisation), memory=memory
     )
     card, report = converted.card, converted.report
     if not report.complete:
+        said = f" ({'; '.join(messages)})" if messages else ""
         raise Misfit(
-            f"{checkpoint} is not a {arch} at {card['height']}x{card['width']}; nothing was "
+            f"{checkpoint} is not a {arch} at {card['height']}x{card['width']}{said}; nothing was "
             f"written. {advice(tensors, arch, report, **options)}",
             report,
         )
@@ -109,63 +139,145 @@ def convert_file(
     origin = f" from {source}" if source else ""
     provenance = f"{checkpoint.name}{origin}, sha256 {digest}"
     save_weights(out, converted.variables, card, source=provenance)
-    return Conversion(out, card, report)
+    return Conversion(out, card, report, tuple(messages))
 
 
-def read_checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read all tensors of a checkpoint by official name, in float32, without running its code.
+def read_checkpoint(
+    path: pathlib.Path, *, skip: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the tensors of a network by official name, in float32, without running the file's code.
 
     Args:
-        path: file written by `torch.save` or safetensors. A training checkpoint is a dictionary
-            with the model under "state_dict" (torchreid) or "model" (QAConv, which has its matcher
-            under "criterion").
+        path: file written by `torch.save` or safetensors, whatever its suffix. The weights may be
+            in a section of a training checkpoint ("state_dict", "model", "ema"), also of a section
+            of it; QAConv has its matcher under "criterion" beside it.
+        skip: prefixes of names to leave out, which decides between several networks.
 
     Returns:
-        Arrays by name, without the prefix "module." of data-parallel training; names of the
-        section "criterion" get the prefix "criterion.".
+        Arrays by name, without prefixes of wrappers (`pytorch.unwrapped`); names of the section
+        "criterion" get the prefix "criterion.". Messages on sections and prefixes.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, holds more than tensors and plain values, or no weights.
+        ValueError: the file has another format, is damaged, claims more numbers than it has bytes
+            for, holds more than tensors and plain values, or no weights.
         ModuleNotFoundError: the file needs PyTorch, which is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read(path)
     if not isinstance(content, Mapping):
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected a dictionary of weights "
             "(torch.save(model.state_dict(), ...))."
         )
-    sections = [content.get(name) for name in ("state_dict", "model", "criterion")]
-    model = next((section for section in sections[:2] if isinstance(section, Mapping)), content)
-    criterion = None if model is content else sections[2]
-    tensors = dict(_tensors(model, ""))
-    if isinstance(criterion, Mapping):
-        tensors |= _tensors(criterion, "criterion.")
-    if not tensors:
-        raise ValueError(f"{path} holds no weights, only {', '.join(map(str, list(content)[:8]))}.")
-    return tensors
-
-
-def _tensors(section: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, np.ndarray]]:
-    for name, value in section.items():
-        if not isinstance(value, np.ndarray):
-            if not hasattr(value, "detach"):
-                continue
-            value = value.detach().cpu().to_dense().float().numpy()
-        name = str(name).removeprefix("module.")
+    sections = dict(_sections(content))
+    if not sections:
+        raise ValueError(
+            f"{path} holds no weights, only {', '.join(map(str, list(content)[:8])) or 'nothing'}; "
+            "expected a dictionary of weights (torch.save(model.state_dict(), ...))."
+        )
+    networks = [place for place, section in sections.items() if owners(section)]
+    place = min(networks or sections, key=_rank)
+    chosen = sections[place]
+    if place and (criterion := sections.get((*place[:-1], "criterion"))):
         # QAConv's losses hold their matcher under this name; in early versions, the loss is the
         # matcher.
-        name = name.removeprefix("matcher.") if prefix else name
-        yield prefix + name, np.asarray(value, np.float32)
+        names = {name: without_wrappers(name).removeprefix("matcher.") for name in criterion}
+        chosen = chosen | {f"criterion.{new}": criterion[name] for name, new in names.items()}
+    check_claim(path, sum(int(np.prod(value.shape, dtype=object)) for value in chosen.values()))
+    messages = [f"the weights are in its section {'.'.join(place)!r}"] if place else []
+    if others := [".".join(other) for other in networks if other != place]:
+        messages.append(
+            f"other sections with weights are not used: {', '.join(others)} (save one alone to "
+            "convert it)"
+        )
+    try:
+        tensors, prefixes = unwrapped(chosen, skip)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    return {name: _array(value, name, path) for name, value in tensors.items()}, messages + prefixes
+
+
+# Levels of dictionaries in a training checkpoint.
+_DEPTH = 6
+
+
+def _sections(content: Mapping[Any, Any], place: Place = ()) -> Iterable[tuple[Place, Section]]:
+    """Yield the dictionaries of tensors with their keys, outer ones first."""
+    tensors = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and (isinstance(value, np.ndarray) or hasattr(value, "detach"))
+    }
+    if tensors:
+        yield place, tensors
+    for name, value in content.items():
+        if isinstance(value, Mapping) and len(place) < _DEPTH:
+            yield from _sections(value, (*place, str(name)))
+
+
+def _rank(place: Place) -> tuple[bool, int]:
+    """Return the order in which a section is taken for the model; averages and teachers last."""
+    words = set(re.split(r"[._]", ".".join(place).lower()))
+    usual = ("state_dict", "model")
+    first = next((i for i, name in enumerate(usual) if name in place), len(usual))
+    other = not words.isdisjoint({"ema", "swa", "teacher", "optimizer", "optim", "criterion"})
+    return other, first
+
+
+def _array(value: Any, name: str, path: pathlib.Path) -> np.ndarray:
+    try:
+        if not isinstance(value, np.ndarray):
+            value = value.detach().cpu()
+            value = value.dequantize() if value.is_quantized else value.to_dense()
+            if value.is_complex():
+                raise ValueError("the numbers are complex")
+            value = value.float().numpy()
+        return np.asarray(value, np.float32)
+    # PyTorch's tensors without data or of exotic types can raise anything.
+    except Exception as error:
+        raise ValueError(
+            f"{path}: {name} cannot be read as float32 numbers ({error}); leave it out with "
+            f"--skip={name}, or save the checkpoint again as float32."
+        ) from error
+
+
+def _read(path: pathlib.Path) -> Any:
+    kind = format_of(path)
+    if kind == SAFETENSORS:
+        return _read_safetensors(path)
+    if kind == TORCH:
+        with zipfile.ZipFile(path) as archive:
+            check_claim(path, sum(entry.file_size for entry in archive.infolist()))
+    if kind in TORCH_FORMATS:
+        return _read_torch(path)
+    if kind == PICKLE:
+        raise ValueError(
+            f"{path} is {kind}, or a damaged checkpoint. The file is refused. {RESAVE}"
+        )
+    raise ValueError(
+        f"{path} is {kind}; expected a PyTorch checkpoint (torch.save) or a safetensors file."
+    )
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file, or is incomplete: {error}.") from error
+        with safetensors.safe_open(path, framework="numpy") as file:
+            ours = str((file.metadata() or {}).get("format", "")).startswith("jaxreid")
+        tensors = {} if ours else safetensors.numpy.load_file(path)
+    # Types that NumPy lacks raise other errors than a damaged header.
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a safetensors file, or is incomplete: {error}. Copy or download it "
+            "again."
+        ) from error
+    if ours:
+        raise ValueError(
+            f"{path} is a weights file of jaxreid already; start from it with "
+            f"--config.init_from={path}."
+        )
+    return tensors
 
 
 def _read_torch(path: pathlib.Path) -> Any:
@@ -192,18 +304,19 @@ def _read_torch(path: pathlib.Path) -> Any:
             # Warnings about old file formats.
             warnings.simplefilter("ignore")
             # The encoding is for files written by Python 2.
-            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+            # Through an open file, because the suffix would choose the format.
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError as error:
         if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path} is damaged, or holds more than tensors and plain values: it requests "
-                f"{forbidden[1]}, and loading that could run code. The file is refused. If you "
-                "trust its origin, save only its state_dict with torch.save, and convert that."
+                f"{forbidden[1]}, and loading that could run code. The file is refused. {RESAVE}"
             ) from error
         if "Weights only load failed" in str(error):
             raise ValueError(
                 f"{path} is not in the format of torch.save: a damaged file, or a pickle, which "
-                "could run code when loaded. The file is refused."
+                f"could run code when loaded. The file is refused. {RESAVE}"
             ) from error
         problem = error
     except Exception as error:
@@ -263,4 +376,17 @@ def advice(
             return f"It fits at {usual.card['height']}x{usual.card['width']}."
     if others := fitting(checkpoint, cut=cut, skip=skip, input_size=input_size):
         return f"It fits --arch={others[0]}."
-    return "No architecture fits all of it; leave parts out with --skip=PREFIX."
+    # Heads of other toolboxes.
+    if strange := foreign(checkpoint, skip):
+        left_out = [*skip, *strange]
+        options = " ".join(f"--skip={name}" for name in strange)
+        fits = fitting(checkpoint, cut=cut, skip=left_out, input_size=input_size)
+        if arch in fits:
+            return f"It fits without the parts that {arch} does not have: add {options}."
+        if fits:
+            return f"It fits --arch={fits[0]} {options}."
+    names = ", ".join(list(checkpoint)[:3])
+    return (
+        f"No architecture fits all of it (its names: {names}, ...); leave parts out with "
+        "--skip=PREFIX, or name another --arch."
+    )

@@ -136,7 +136,7 @@ def test_damaged_files_are_refused(tmp_path, capsys, new):
         path.write_bytes(content)
         assert tool(path, "--arch=resnet18", f"--out={tmp_path / 'out.safetensors'}") == 1
         said = capsys.readouterr().err
-        assert "incomplete" in said or "damaged" in said, len(content)
+        assert "incomplete" in said or "damaged" in said or "is text" in said, len(content)
 
 
 def test_a_pytorch_that_is_not_safe_is_not_used(tmp_path, capsys, monkeypatch):
@@ -158,7 +158,7 @@ def test_numpy_numbers_of_an_older_numpy_are_read(tmp_path):
                 assert b"numpy._core.multiarray" in data
                 data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
             old.writestr(name, data)
-    np.testing.assert_array_equal(read_checkpoint(older)["x"], [1, 1])
+    np.testing.assert_array_equal(read_checkpoint(older)[0]["x"], [1, 1])
 
 
 def test_wrong_architecture_and_size_are_refused_with_advice(tmp_path, capsys):
@@ -209,3 +209,68 @@ def test_files_without_weights_are_refused(tmp_path, capsys):
     assert "no file" in capsys.readouterr().err
     assert tool(path, "--arch=resnet18", f"--out={tmp_path / 'out.npz'}") == 1
     assert "must end in .safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (lambda net: {"state_dict": net, "epoch": 3}, ["'state_dict'"]),
+        (lambda net: {"ema": {"x": net}, "model": net, "optimizer": {"state": {0: net}}},
+         ["'model'", "not used: ema.x"]),
+        (lambda net: {"checkpoint": {"net": {"model": net}}}, ["'checkpoint.net.model'"]),
+        (lambda net: {"ema_state": net, "optimizer": {"x": {"y": torch.ones(1)}}}, ["'ema_state'"]),
+        (lambda net: {"generator": {f"_orig_mod.net.{k}": x for k, x in net.items()}},
+         ["'generator'", "'_orig_mod.'", "'net.'"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_sections_of_training_checkpoints_are_found_and_said(tmp_path, held, said, suffix):
+    path = tmp_path / f"checkpoint.{suffix}"  # a suffix is not believed
+    net = {"layer1.0.conv1.weight": torch.ones(2, 3), "fc.bias": torch.zeros(1).half()}
+    torch.save(held(net), path)
+    tensors, messages = read_checkpoint(path)
+    assert {name: x.shape for name, x in tensors.items()} == {
+        "layer1.0.conv1.weight": (2, 3),
+        "fc.bias": (1,),
+    }
+    assert len(messages) == len(said)
+    assert all(word in message for word, message in zip(said, messages, strict=True))
+
+
+def test_parts_of_another_toolbox_are_refused_with_the_options_that_leave_them_out(
+    tmp_path, capsys
+):
+    path, out = tmp_path / "model.pth", tmp_path / "out.safetensors"
+    net = {f"backbone.{name}": x for name, x in network("resnet18").state_dict().items()}
+    more = {"heads.weight": torch.zeros(5, 512), "pixel_mean": torch.zeros(1, 3, 1, 1)}
+    torch.save({"model": net | more}, path)
+    assert tool(path, "--arch=resnet34", f"--out={out}") == 1
+    said = capsys.readouterr().err
+    assert "names begin with 'backbone.'" in said
+    assert "It fits --arch=resnet18 --skip=heads --skip=pixel_mean." in said
+    skip = ["--skip=heads", "--skip=pixel_mean"]
+    assert tool(path, "--arch=resnet18", f"--out={out}", *skip) == 0
+    assert "names begin with 'backbone.'" in capsys.readouterr().out
+    assert tool(out, "--arch=resnet18", f"--out={tmp_path / 'again.safetensors'}") == 1
+    assert f"init_from={out}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: torch.zeros(2, device="meta"),
+        lambda: torch.zeros(2, dtype=torch.complex64),
+    ],
+)
+def test_tensors_that_are_not_numbers_are_named(tmp_path, value):
+    path = tmp_path / "weights.pth"
+    torch.save({"x": value()}, path)
+    with pytest.raises(ValueError, match="x cannot be read as float32 numbers .*--skip=x"):
+        read_checkpoint(path)
+
+
+def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"x": torch.zeros(1).expand(10**6, 10**6)}, path)
+    with pytest.raises(ValueError, match="claims 1,000,000,000,000 numbers"):
+        read_checkpoint(path)

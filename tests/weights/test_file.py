@@ -1,5 +1,7 @@
 """Files of weights: whole, said to be what they are, refused where they do not fit."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -170,7 +172,7 @@ def test_damaged_and_foreign_files_are_refused(file, tmp_path):
     whole = file.read_bytes()
     for length in (0, 5, 200, len(whole) - 1):
         file.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="not a safetensors file, or is incomplete"):
+        with pytest.raises(ValueError, match="incomplete|damaged"):
             load_weights(file, MODEL)
     safetensors.numpy.save_file({"x": np.zeros(3)}, file)
     with pytest.raises(ValueError, match="does not say what model it holds"):
@@ -180,13 +182,21 @@ def test_damaged_and_foreign_files_are_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"format": "jaxreid 2", "model": "{}"}, "is in the format 'jaxreid 2'"),
+        ({"format": "jaxreid 2", "model": "{}"}, "file in the format 'jaxreid 2'.*convert"),
         ({"format": "jaxreid 1"}, "an invalid description of its model .*'model'"),
         ({"format": "jaxreid 1", "model": "{"}, "an invalid description of its model"),
         ({"format": "jaxreid 1", "model": "[]"}, "an invalid description of its model"),
+        ({"format": "jaxreid 1", "model": "[" * 10_000}, "an invalid description of its model"),
+        ({"format": "jaxreid 1", "model": json.dumps(MODEL | {"height": "64"})},
+         "model.height is '64'; expected a whole number"),
+        ({"format": "jaxreid 1", "model": json.dumps(MODEL | {"std": [float("nan")] * 3})},
+         "model.std is .nan, nan, nan.; expected a tuple of 3 numbers above 0"),
+        ({"format": "jaxreid 1", "model": json.dumps(MODEL | {"hight": 64})}, "hight"),
+        ({"format": "jaxreid 1", "model": json.dumps(MODEL | {"matcher": "qaconv"})},
+         "model.matcher is 'qaconv'; expected a dictionary with a name"),
         ({"format": "jaxreid 1", "model": "{}"}, "an invalid description of its model"),
     ],
-)
+)  # fmt: skip
 def test_files_that_do_not_say_what_they_hold_are_refused(tmp_path, metadata, message):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file({"x": np.zeros(3)}, path, metadata)
@@ -198,3 +208,44 @@ def test_unknown_parts_to_skip_are_refused(file):
     with pytest.raises(ValueError, match=r"init_skip names \['mather'\]; valid: neck, matcher"):
         load_weights(file, MODEL, skip=("mather",))
     assert load_weights(None, MODEL) == ({}, [])
+
+
+def test_a_changed_byte_is_found_by_the_digest(file):
+    whole = file.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    card = whole.index(b"[0.5, 0.5, 0.5], ", whole.index(rb"\"mean\"") + 5)
+    for place, new in ((8 + header + 1000, b"\x01"), (card + 1, b"1")):
+        file.write_bytes(whole[:place] + new + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged, or was changed .* sha256 .*expected"):
+            load_weights(file, MODEL)
+    # Files of earlier versions have none.
+    tensors = safetensors.numpy.load(whole)
+    metadata = {"format": "jaxreid 1", "model": json.dumps(MODEL)}
+    safetensors.numpy.save_file(tensors, file, metadata)
+    load_weights(file, MODEL, whole=True)
+
+
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(variables, tmp_path):
+    path = tmp_path / "model.safetensors"
+    changed = jax.tree.map(np.copy, variables)
+    changed["params"]["matcher"]["weight"][0, 0, 0] = np.inf
+    message = "1 of .* numbers of params/matcher/weight are NaN or infinite"
+    with pytest.raises(ValueError, match=f"was not written: {message}"):
+        save_weights(path, changed, MODEL, source="a test")
+    assert not path.exists()
+    tensors = {"/".join(k): x for k, x in traverse_util.flatten_dict(changed).items()}
+    metadata = {"format": "jaxreid 1", "model": json.dumps(MODEL)}
+    safetensors.numpy.save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=f"is refused: {message}"):
+        load_weights(path, MODEL)
+
+
+def test_half_precision_is_widened_and_other_types_are_refused(variables, tmp_path):
+    path = tmp_path / "model.safetensors"
+    for dtype in (np.float16, jax.numpy.bfloat16):
+        save_weights(path, jax.tree.map(lambda x: x.astype(dtype), variables), MODEL, source="")  # noqa: B023
+        loaded, _ = load_weights(path, MODEL, whole=True)
+        assert {x.dtype for x in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    save_weights(path, jax.tree.map(lambda x: x.astype(np.int8), variables), MODEL, source="")
+    with pytest.raises(ValueError, match="as int8, expected float32; convert"):
+        load_weights(path, MODEL)

@@ -8,7 +8,14 @@ from golden import param, qaconv_variables
 from selection import deep
 
 from jaxreid.models.model import init_variables, make_model
-from jaxreid.weights.pytorch import convert, fitting, official_name, official_shape
+from jaxreid.weights.pytorch import (
+    convert,
+    fitting,
+    foreign,
+    official_name,
+    official_shape,
+    unwrapped,
+)
 
 QACONV = {
     "backbone": {"name": "resnet18_ibn_b", "cut": "layer2"},
@@ -140,3 +147,53 @@ def test_class_memory_is_taken_if_wanted(qaconv):
 def test_unknown_architectures_are_refused(plain):
     with pytest.raises(ValueError, match="unknown architecture 'resnet19'; valid: resnet18"):
         convert(plain, "resnet19")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        ("module.{}", ["'module.'"]),
+        ("module.module.{}", ["'module.'"]),
+        ("_orig_mod.module.{}", ["'_orig_mod.'", "'module.'"]),
+        ("model.{}", ["'model.'"]),
+        ("_orig_mod.model.backbone.{}", ["'_orig_mod.'", "'model.backbone.'"]),
+        ("model.backbone.module.{}", ["'module.'", "'model.backbone.'"]),
+        ("base.{}", ["'base.'"]),
+        ("any.other.name.{}", ["'any.other.name.'"]),
+    ],
+)
+@pytest.mark.parametrize("inner", ["layer1.0.conv1.weight", "conv2.0.conv1.conv.weight"])
+def test_prefixes_are_removed_and_said(wrap, said, inner):
+    names = {wrap.format(inner): 1, wrap.format("conv1.weight"): 2, "heads.weight": 3}
+    held, messages = unwrapped(names)
+    assert held == {inner: 1, "conv1.weight": 2, "heads.weight": 3}
+    assert len(messages) == len(said)
+    assert all(word in message for word, message in zip(said, messages, strict=True))
+
+
+def test_the_prefix_of_qaconv_stays(qaconv):
+    held, messages = unwrapped({f"module.model.{name}": x for name, x in qaconv.items()})
+    assert held.keys() == qaconv.keys()
+    assert "'model.'" in messages[-1]
+    alone = {name: x for name, x in qaconv.items() if name.startswith("base.")}
+    assert unwrapped(alone) == (alone, [])
+
+
+def test_several_networks_are_told_apart_by_what_is_left_out():
+    names = {f"{who}.layer1.0.conv1.weight": who for who in ("student", "teacher")}
+    with pytest.raises(ValueError, match=r"2 networks.*student\., teacher\..*--skip=teacher"):
+        unwrapped(names)
+    held, _ = unwrapped(names, skip=["teacher"])
+    assert held["layer1.0.conv1.weight"] == "student"
+    both = {"model.layer1.0.conv1.weight": 1, "model.fc.weight": 2, "fc.weight": 3}
+    with pytest.raises(ValueError, match=r"both model\.fc\.weight and fc\.weight; leave one out"):
+        unwrapped(both)
+    assert unwrapped(both, skip=["model.fc"])[0]["fc.weight"] == 3
+
+
+def test_parts_of_other_toolboxes_are_named(plain, qaconv):
+    assert foreign(plain) == foreign(qaconv) == []
+    assert foreign([*plain, "heads.weight", "heads.bnneck.bias", "pixel_mean"]) == [
+        "heads",
+        "pixel_mean",
+    ]

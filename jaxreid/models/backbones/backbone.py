@@ -35,6 +35,11 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def stride(self) -> int:
+        """Pixels per position of the feature map: the smallest height and width of an image."""
+        return 1
+
     @nn.nowrap
     def validate(self) -> None:
         """Raise ValueError if an option is out of range."""

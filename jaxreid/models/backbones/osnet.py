@@ -200,6 +200,11 @@ class OSNet(Backbone):
     affine: bool = True
     initializer: str = "he"
 
+    @property
+    def stride(self) -> int:
+        """Pixels per position of the feature map."""
+        return 16
+
     @nn.nowrap
     def validate(self) -> None:
         """Raise ValueError for an unknown stem or place, or a wrong number of places."""

@@ -5,6 +5,7 @@ follows QAConv (Liao and Shao, ECCV 2020).
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -129,6 +130,11 @@ class ResNet(Backbone):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
+    @property
+    def stride(self) -> int:
+        """Pixels per position of the feature map."""
+        return 4 * math.prod(_strides(self.last_stride)[: CUTS.index(self.cut) + 1])
+
     @nn.nowrap
     def validate(self) -> None:
         """Raise ValueError for an unknown `cut`, or `width` or `last_stride` out of range."""
@@ -145,7 +151,7 @@ class ResNet(Backbone):
         x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
         x = InstanceNorm(name="bn1")(x) if self.ibn == "b" else norm(name="bn1")(x)
         x = max_pool(nn.relu(x))
-        strides = (1, 2, 2, self.last_stride)
+        strides = _strides(self.last_stride)
         for layer, blocks in enumerate(BLOCKS[self.depth][: CUTS.index(self.cut) + 1], start=1):
             for index in range(blocks):
                 last = index == blocks - 1
@@ -160,3 +166,8 @@ class ResNet(Backbone):
                     name=f"layer{layer}_{index}",
                 )(x)
         return x
+
+
+def _strides(last: int) -> tuple[int, ...]:
+    """Return the strides of the four layers, after a stem of stride 4."""
+    return 1, 2, 2, last

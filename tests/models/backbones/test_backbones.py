@@ -8,9 +8,11 @@ import pytest
 from selection import deep
 
 from jaxreid.models.backbones import BACKBONES, make_backbone, osnet
+from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.models.backbones.osnet import OmniScaleBlock
 from jaxreid.models.backbones.resnet import Bottleneck
 from jaxreid.models.layers import ChannelGate, GeM, InstanceBatchNorm, InstanceNorm
+from jaxreid.models.model import make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops import convolution
 
@@ -31,6 +33,13 @@ def abstract(module, *arguments):
 
 def pixels(height, width, count=1):
     return jax.ShapeDtypeStruct((count, height, width, 3), jnp.float32)
+
+
+class Nothing(Backbone):
+    """Leaves no position."""
+
+    def __call__(self, x, *, train=False):
+        return x[:, :0]
 
 
 def size(tree):
@@ -104,6 +113,29 @@ def test_resnet_has_the_size_of_the_original(name):
 def test_cuts_and_strides_of_images_that_do_not_divide(options, shape):
     _, feature = abstract(make_backbone("resnet18", width=8, **options), pixels(100, 50, 2))
     assert feature.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride"),
+    [
+        ({"name": "resnet18", "cut": "layer2"}, 8),
+        ({"name": "resnet18", "cut": "layer4"}, 32),
+        ({"name": "resnet18", "cut": "layer4", "last_stride": 1}, 16),
+        ({"name": "osnet_x0_25"}, 16),
+    ],
+)
+def test_images_smaller_than_the_stride_are_refused_by_their_size(backbone, stride):
+    others = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
+    for size in ((stride, stride - 1), (1, 1)):
+        with pytest.raises(ValueError, match=f"is {size[0]}x{size[1]}; expected at least {stride}"):
+            make_model(backbone=backbone, **others, height=size[0], width=size[1])
+    model = make_model(backbone=backbone, **others, height=stride, width=stride)
+    options = {key: value for key, value in backbone.items() if key != "name"}
+    small = make_backbone(backbone["name"], **options)
+    assert abstract(small, pixels(stride, stride))[1].shape[1:3] == (1, 1)
+    # Whatever the backbone: no feature is the mean of no positions.
+    with pytest.raises(ValueError, match="leave a feature map of 0x.*larger model.height"):
+        abstract(model.clone(backbone=Nothing()), pixels(stride, stride))
 
 
 def test_map_neck_makes_unit_vectors():
