@@ -42,10 +42,11 @@ def trace_initializers_once() -> None:
     param = Scope.param
 
     def remembering(scope, name, initializer, *arguments, **keywords):
-        if scope.has_variable("params", name):
+        described = tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
+        hashable = not any(isinstance(a, jax.Array) for a in described)
+        if hashable and scope.has_variable("params", name):
             value = scope.get_variable("params", name)
-            described = (tuple(a) if isinstance(a, list) else a for a in arguments)
-            if np.shape(value) == shape_of(initializer, tuple(described)):
+            if np.shape(value) == shape_of(initializer, described):
                 scope.reserve(name, "params")
                 return value
         return param(scope, name, initializer, *arguments, **keywords)  # made, or refused

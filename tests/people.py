@@ -1,9 +1,12 @@
-"""A tiny data set in Market-1501's layout and a tiny model, for tests that need such."""
+"""Tiny data sets in Market-1501's layout and a tiny model, for tests that need such."""
+
+import pathlib
 
 import jax
 import numpy as np
 from PIL import Image
 
+from jaxreid.data.sets import market1501
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.weights.file import save_weights
 
@@ -24,10 +27,10 @@ def save_model(path, **parts):
     return path
 
 
-def draw(pid, camid, shot, size=(32, 64)):
+def draw(pid, camid, shot, size=(32, 64), world=7):
     """A person of four coloured blocks before clutter, under a camera's light."""
-    look = np.random.default_rng([7, pid]).integers(40, 216, (4, 1, 3))
-    generator = np.random.default_rng([11, pid, camid, shot])
+    look = np.random.default_rng([world, pid]).integers(40, 216, (4, 1, 3))
+    generator = np.random.default_rng([world + 4, pid, camid, shot])
     clutter = generator.integers(40, 216, (8, 4, 3))
     picture = clutter.repeat(size[1] // 8, 0).repeat(size[0] // 4, 1).astype(float)
     x = size[0] // 4
@@ -37,8 +40,8 @@ def draw(pid, camid, shot, size=(32, 64)):
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def market_tree(root, *, train=12, test=6, shots=3):
-    """Writes `train` and `test` identities, seen `shots` times by each of two cameras."""
+def market_tree(root, *, train=12, test=6, shots=3, world=7):
+    """Writes `train` and `test` people of a world, seen `shots` times by each of two cameras."""
     parts = {"bounding_box_train": [], "query": [], "bounding_box_test": []}
     frame = 0
     for pid in range(1, train + test + 1):
@@ -54,5 +57,10 @@ def market_tree(root, *, train=12, test=6, shots=3):
         (root / part).mkdir(parents=True)
         for pid, camid, shot, frame in images:
             name = f"{pid:04d}_c{camid + 1}s1_{frame:06d}_00.jpg"
-            draw(pid, camid, shot).save(root / part / name, quality=90)
+            draw(pid, camid, shot, world=world).save(root / part / name, quality=90)
     return root
+
+
+def strangers(folder):
+    """Data set `people:strangers`: people of another world, in a folder of that name."""
+    return market1501.find(pathlib.Path(folder) / "strangers")

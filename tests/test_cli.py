@@ -158,7 +158,7 @@ MISTAKES = [
     (["explain", "run", "a.png", "b.png"], 2, "--out"),
     (["compare", "run", "a.png"], 2, "required: b"),
     (["evalute", "run"], 2, "invalid choice: 'evalute'"),
-    (["data"], 2, "expected info, sheet or build"),
+    (["data"], 2, "expected info, sheet, build or clean"),
     ([], 2, "expected a verb"),
 ]  # fmt: skip
 

@@ -45,6 +45,7 @@ STEPS = 40  # 72 images in batches of 16, ten times
 def place(tmp_path_factory, one_device):
     root = tmp_path_factory.mktemp("main")
     market_tree(root / "market1501")
+    market_tree(root / "strangers", world=8)
     return root
 
 
@@ -204,11 +205,11 @@ def test_a_run_killed_and_then_stopped_ends_in_the_bits_of_an_uninterrupted_one(
     assert untimed(workdir) == untimed(finished[0])
 
 
-# Graph sampling on two sets in turn, for which the same folder twice stands, with 12 people each
-# and equal names; the learning rate drops after the third epoch, and the fourth is then the last.
+# Graph sampling on two sets in turn, with 12 people each and equal names; the learning rate drops
+# after the third epoch, and the fourth is then the last.
 GRAPH = [
     "--config=configs/qaconv_gs.py:market1501,debug",
-    "--config.data.train=('market1501', 'market1501-time_rule=corrected')",
+    "--config.data.train=('market1501', 'people:strangers')",
     "--config.sampler.alternate=True",
     "--config.epochs=6",
     "--config.schedule.threshold=5",
@@ -241,11 +242,11 @@ def test_graph_sampling_killed_in_mid_epoch_ends_in_the_same_bits(place):
     assert losses(killed) == losses(whole)
 
 
-# GMN; the same folder twice stands for two sets with equal names and person ids.
+# GMN on two sets with equal names and person ids.
 PAIRS = [
     "--config=configs/gmn.py:market1501,debug",
     "--config.batch_size=16",
-    "--config.data.train=('market1501', 'market1501-time_rule=corrected')",
+    "--config.data.train=('market1501', 'people:strangers')",
     "--config.sampler.quota=(8, 8)",
     "--config.augment.translation=0.5",
     "--config.augment.patch=0.5",
@@ -564,8 +565,8 @@ MISTAKES = [
 
 REFUSALS = [
     (["--config.init_from=/nowhere.safetensors"], "/nowhere.safetensors"),
-    (["--config.init_from=README.md"], "README.md is not a safetensors file"),
-    (["--config.init_from=README.md", "--mode=evaluate"], "README.md is not a safetensors file"),
+    (["--config.init_from=README.md"], "README.md is text"),
+    (["--config.init_from=README.md", "--mode=evaluate"], "README.md is text"),
     (["--config.data.dir=/nowhere/at/all"], "/nowhere/at/all"),
     (["--config.data.prepared_dir=README.md"], "README.md, a file; expected a folder"),
     (["--workdir=README.md"], "README.md exists and is not a jaxreid run"),

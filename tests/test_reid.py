@@ -143,7 +143,7 @@ def test_a_matcher_without_local_matches_says_which_have_them(place, images):
         (lambda reid, images: reid.evaluate(["market"]), "unknown data set"),
         (lambda reid, images: jaxreid.load("/nowhere/at/all"), "no model in /nowhere"),
         (lambda reid, images: jaxreid.load(images[0].parent), "holds no checkpoint"),
-        (lambda reid, images: jaxreid.load(images[0]), "is not a safetensors file"),
+        (lambda reid, images: jaxreid.load(images[0]), "is a JPEG image; expected a weights file"),
         (lambda reid, images: jaxreid.load(reid.path, step=3), "has no steps"),
         (lambda reid, images: jaxreid.train({}, "x"), "the configuration has no"),
     ],

@@ -28,7 +28,7 @@ FORMAT = "jaxreid 1"
 EXPECTED = (
     "expected a weights file of jaxreid (.safetensors), which `jaxreid convert CHECKPOINT "
     "--arch=NAME --out=FILE.safetensors` writes from PyTorch weights and `jaxreid weights RUN "
-    "--out=FILE.safetensors` from a run"
+    "FILE.safetensors` from a run"
 )
 PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
 
