@@ -49,7 +49,8 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     if "small" in chosen:
         common.small(config)
         config.model.freeze_stats = False  # random weights have no statistics worth keeping
-        config.model.backbone.update(name="resnet18_ibn_b", width=16)  # as in qaconv.py
+        # As in qaconv.py.
+        config.model.backbone.update(name="resnet18_ibn_b", width=16, cut="layer2")
         config.model.neck.channels = 64
         config.model.matcher.initial_logit = -2.7  # log odds of a match: 2 of 32 images
         # From random weights the hardest negative scores higher than the hardest positive, so the
