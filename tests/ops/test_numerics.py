@@ -110,6 +110,7 @@ def test_a_gallery_of_one_is_ranked_and_nan_is_refused():
         tlift(np.array([[np.nan]]), **places, **times)
 
 
+@pytest.mark.full
 def test_constant_images_have_finite_features_and_bad_features_are_refused():
     card = {
         "backbone": {"name": "resnet18_ibn_b", "cut": "layer1", "width": 2},

@@ -237,6 +237,7 @@ def test_sections_of_training_checkpoints_are_found_and_said(tmp_path, held, sai
     assert all(word in message for word, message in zip(said, messages, strict=True))
 
 
+@pytest.mark.full
 def test_parts_of_another_toolbox_are_refused_with_the_options_that_leave_them_out(
     tmp_path, capsys
 ):
