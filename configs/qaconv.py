@@ -71,7 +71,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     if "small" in chosen:
         common.small(config)
         # IBN-b as in version 1.1: without it a small network learns camera colours first. A small
-        # network also gains from a finer grid, 16 x 8 positions: about 10 points of rank-1.
+        # network also gains from a finer grid, 16 x 8 positions: docs/results.md.
         config.model.backbone.update(name="resnet18_ibn_b", width=16, cut="layer2")
         config.model.neck.channels = 64
         config.model.matcher.update(head="v2.1", initial_logit=-3.0)
