@@ -93,7 +93,8 @@ def settings() -> str:
 
 def _rules() -> Iterator[tuple[str, str]]:
     """Yield every setting except options of components, with a description of valid values."""
-    from jaxreid.runs.settings import OPTIONS, RULES, Choice
+    from jaxreid.runs.rules import Choice
+    from jaxreid.runs.settings import OPTIONS, RULES
 
     for path, rule in RULES.items():
         inside = {option: rule for option, rule in OPTIONS.items() if option.startswith(f"{path}.")}

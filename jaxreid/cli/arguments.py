@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreid.cli import verbs
+from jaxreid.places import expanded
 
 SPLITS = ("train", "query", "gallery", "test")
 
@@ -314,7 +315,10 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> pathlib.Path:
-    return pathlib.Path(text).expanduser()
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _least(low: int) -> Callable[[str], int]:

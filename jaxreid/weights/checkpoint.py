@@ -243,7 +243,7 @@ class Checkpoints:
         except Exception as error:
             _silence()
             others = sorted({*self._manager.all_steps()} - {step})
-            advice = "there is no other one"
+            advice = "it is the only one"
             if others:
                 advice = f"to use that of step {others[-1]}, delete this folder"
             raise ValueError(

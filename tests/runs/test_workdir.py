@@ -78,7 +78,7 @@ def test_a_run_may_lower_its_rate_only_after_values_that_are_not_finite(tmp_path
     with pytest.raises(ValueError, match=r"optim.lr: 0.1 in the run, 0.01 now"):
         open_workdir(workdir, changed(lr=0.01), mode="train")
     note_not_finite(path)
-    open_workdir(workdir, CONFIG, mode="evaluate")  # is no training
+    open_workdir(workdir, CONFIG, mode="evaluate")  # does not count as a training
     with pytest.raises(ValueError, match=r"optim.name: 'sgd' in the run, 'adam' now"):
         open_workdir(workdir, changed(lr=0.01, name="adam"), mode="train")
     with pytest.raises(ValueError, match=r"optim.clip_norm: 0 in the run, 1 now"):

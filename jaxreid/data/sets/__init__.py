@@ -17,31 +17,23 @@ source is read directly, with the same result. The network is never used.
 TensorFlow is imported inside `load`, after all checks that do not need it.
 """
 
-import dataclasses
 import inspect
-import itertools
 import logging
 import os
 import pathlib
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from jaxreid.data.sets.checks import ImageCheck
-from jaxreid.data.sets.folder import some
-from jaxreid.data.sets.prepared import (
-    PreparedCopy,
-    find_copies,
-    import_tensorflow,
-    read_prepared,
-)
-from jaxreid.data.sets.source import Record, Source, short_digest, split_of
-from jaxreid.data.split import Origin, Split, join
+from jaxreid.data.sets.consistency import check_galleries, join_training
+from jaxreid.data.sets.prepared import PreparedCopy, find_copies
+from jaxreid.data.sets.reading import Found
+from jaxreid.data.sets.source import Record, Source
+from jaxreid.data.split import Split
 from jaxreid.names import Table, check_name
+from jaxreid.places import expanded
 
 __all__ = [
     "SETS",
@@ -173,24 +165,8 @@ def load_sets(
         for test_set in tests.values():
             query = test_set["query"]
             test_set.update({k: _first_people(s, query, identities) for k, s in test_set.items()})
-    for name, test_set in tests.items():
-        if identities and not len(test_set["gallery"]):
-            raise ValueError(
-                f"{name}: none of the first {identities} people of the queries (data.identities) "
-                "has an image in the gallery; expected people who are in both. Set "
-                "--config.data.identities=0 to keep all people, or check the folder."
-            )
-    if not parts:
-        return None, tests
-    _check_doubles(parts)
-    images = join(parts)
-    if images.num_classes < 2:
-        raise ValueError(
-            f"data.train has {len(images)} images of {images.num_classes} person; expected at "
-            "least two people to tell apart. Add people, or raise data.identities (0 keeps all)."
-        )
-    _report_contradictions(images)
-    return images, tests
+    check_galleries(tests, identities)
+    return join_training(parts) if parts else None, tests
 
 
 def prepared_copies(
@@ -225,63 +201,6 @@ def prepared_copies(
     ]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """Data set that has passed all checks that do not need its images.
-
-    Attributes:
-        name: name as given, with options.
-        title: data set and domain, without options.
-        content: result of its function.
-        root: folder of prepared copies.
-    """
-
-    name: str
-    title: str
-    content: Source | Mapping[str, Split]
-    root: pathlib.Path
-
-    def read(self) -> dict[str, Split]:
-        """Return the splits, each with its origin."""
-        if isinstance(self.content, Source):
-            splits, fingerprint = self._read_source(self.content), self.content.fingerprint
-        else:
-            splits, fingerprint = self.content, _fingerprint(self.content)
-            check = ImageCheck(self.title)
-            for split in splits.values():
-                check.look(split)
-            check.finish()
-        origin = Origin(self.title, fingerprint)
-        return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
-
-    def _read_source(self, source: Source) -> dict[str, Split]:
-        try:
-            import_tensorflow()
-        except ImportError:
-            return self._read_directly(source)
-        return read_prepared(source, self.root, self.title)
-
-    def _read_directly(self, source: Source) -> dict[str, Split]:
-        if not sys.stderr.isatty():
-            print(f"reading {self.title} ({len(source):,} images)", file=sys.stderr, flush=True)
-        size, check = {"total": len(source), "unit": "img"}, ImageCheck(self.title)
-        with tqdm(desc=f"reading {self.title}", **size, disable=None, leave=False) as bar:
-            splits = {s: split_of(check.read(_counted(r, bar))) for s, r in source.splits.items()}
-        check.finish()
-        return splits
-
-
-def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
-    for record in records:
-        yield record
-        bar.update()
-
-
-def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """Return a digest of names, people, cameras, times and files, for splits without one."""
-    return short_digest(f"{part} {split.fingerprint}" for part, split in splits.items())
-
-
 def _training_sets(train: Sequence[str] | str | None) -> list[str]:
     """Return the names of the training sets; [] without training."""
     if train is None:
@@ -297,7 +216,7 @@ def _training_sets(train: Sequence[str] | str | None) -> list[str]:
 
 def _folders(dir: str | os.PathLike | None) -> list[str | os.PathLike | None]:
     """Return the folders that `data.dir` names."""
-    if dir is None or "," not in os.fspath(dir) or pathlib.Path(dir).expanduser().is_dir():
+    if dir is None or "," not in os.fspath(dir) or expanded(dir).is_dir():
         return [dir]
     return [part.strip() for part in os.fspath(dir).split(",") if part.strip()] or [dir]
 
@@ -317,39 +236,12 @@ def _in_folders(
     return found
 
 
-def _check_doubles(parts: Mapping[str, Split]) -> None:
-    """Raise ValueError if two training sets share images, whose people would count twice."""
-    for (one, a), (other, b) in itertools.combinations(parts.items(), 2):
-        shared = np.isin(a.digests, b.digests)
-        if shared.any():
-            example = a.name[int(np.flatnonzero(shared)[0])]
-            raise ValueError(
-                f"data.train: {one} and {other} share {int(shared.sum())} of {len(a)} images "
-                f"({example}); expected sets of different images, because the people of two sets "
-                "count as different people. Name one of the sets, or remove the doubles."
-            )
-
-
-def _report_contradictions(images: Split) -> None:
-    """Log images that are in the training set under several people."""
-    order = np.lexsort((images.people, images.digests))
-    digests, people = images.digests[order], images.people[order]
-    clash = (digests[1:] == digests[:-1]) & (people[1:] != people[:-1])
-    if clash.any():
-        names = [images.name[i] for i in order[1:][clash]]
-        logger.warning(
-            "data.train: %d images are of two people (%s): the same file has several labels; "
-            "remove the wrong ones.",
-            *(len(names), some(names)),
-        )
-
-
 def _find(
     name: str,
     folder: str | os.PathLike | None,
     prepared_dir: str | os.PathLike | None,
     options: Mapping[str, Any],
-) -> _Found:
+) -> Found:
     """Resolve a name, with every check that does not need images."""
     title, *pairs = _OPTION.split(name)
     options = dict(options) | parse_options(pairs)
@@ -395,7 +287,7 @@ def _find(
             f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
             "of Split by name (train, query, gallery)."
         )
-    return _Found(name, title, content, root)
+    return Found(name, title, content, root)
 
 
 def _function(base: str) -> tuple[Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ from jaxreid.data.images.formats import SUFFIXES
 from jaxreid.data.images.pillow import check_file
 from jaxreid.data.sets.digests import digests_of
 from jaxreid.data.sets.source import Record, Source, short_digest
+from jaxreid.places import expanded
 
 # Files and folders beside images that systems and data sets leave behind.
 _LEFT_BEHIND = (".txt", ".md", ".csv", ".json", ".xml", ".mat", ".db", ".ini", ".html", ".log")
@@ -71,7 +72,7 @@ def find_root(
         FileNotFoundError: the folder does not exist, or a part is missing; the message lists the
             content of the folder.
     """
-    folder, parts = pathlib.Path(folder).expanduser(), list(parts)
+    folder, parts = expanded(folder), list(parts)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {str(folder)!r} (from {os.getcwd()}); expected the folder of {title} that "

@@ -21,7 +21,7 @@ from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
 from jaxreid.locks import hold
 
-_FEATURES = {"image", "name", "pid", "camid", "time"}
+_FEATURES = ("image", "name", "pid", "camid", "time")
 
 
 def leave_accelerators(tf: types.ModuleType) -> None:
@@ -92,7 +92,7 @@ def find_copies(root: pathlib.Path) -> list[PreparedCopy]:
         # Of another program.
         except (ValueError, LookupError, TypeError):
             continue
-        if set(features) != _FEATURES:
+        if set(features) != set(_FEATURES):
             continue
         sizes = [file.stat().st_size for file in description.parent.iterdir()]
         prepared = datetime.datetime.fromtimestamp(description.stat().st_mtime)
@@ -223,7 +223,7 @@ def _read(builder, split: str, tf, tfds) -> Split:
         # Read only once, so a cache would not help.
         read_config=tfds.ReadConfig(try_autocache=False),
     )
-    columns: dict[str, list] = {key: [] for key in ("image", "name", "pid", "camid", "time")}
+    columns: dict[str, list] = {key: [] for key in _FEATURES}
     try:
         for batch in dataset.batch(1024).as_numpy_iterator():
             for key, values in columns.items():

@@ -166,4 +166,4 @@ def test_decode_refuses_truncated_files(kind, share):
 
 def test_decode_refuses_other_files():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decoding.decode_plain(tf.constant(b"Thumbs.db is no image"))
+        decoding.decode_plain(tf.constant(b"Thumbs.db is not an image"))

@@ -244,7 +244,7 @@ def slowly(*args, **options):
     time.sleep(0.1)
     return opened(*args, **options)
 Image.open = slowly
-sets.import_tensorflow()
+sets.prepared.import_tensorflow()
 print("ready", flush=True)
 sys.stdin.readline()
 splits = sets.load("market1501", dir=sys.argv[1], prepared_dir=sys.argv[2])
@@ -368,7 +368,7 @@ def test_two_folders_are_two_sets(tmp_path, monkeypatch):
         "mine",
         (lambda folder: dict.fromkeys(("train", "query", "gallery"), made[folder]), {}),
     )
-    monkeypatch.setattr(sets._Found, "read", lambda found: dict(found.content))
+    monkeypatch.setattr(sets.Found, "read", lambda found: dict(found.content))
     images, tests = load_sets(train="mine", test=("mine",), dir="a, b")
     assert images.num_classes == 4
     assert images.name[::2] == ["mine[1]/a.jpg", "mine[2]/c.jpg"]
@@ -381,7 +381,7 @@ def test_two_folders_are_two_sets(tmp_path, monkeypatch):
 def test_nobody_to_tell_apart_is_refused(monkeypatch):
     one, two, other = make_split([1, 1], "ab"), make_split([1, 2], "cd"), make_split([7], "e")
     made = {"train": one, "query": two, "gallery": two}
-    monkeypatch.setattr(sets._Found, "read", lambda found: dict(made))
+    monkeypatch.setattr(sets.Found, "read", lambda found: dict(made))
     monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
     with pytest.raises(ValueError, match="2 images of 1 person; expected at least two people"):
         load_sets(train="mine", test=("mine",))
@@ -394,7 +394,7 @@ def test_nobody_to_tell_apart_is_refused(monkeypatch):
 def test_one_file_with_two_labels_is_said(monkeypatch, caplog):
     images = make_split([1, 2, 2], "aab")
     made = {"train": images, "query": images, "gallery": images}
-    monkeypatch.setattr(sets._Found, "read", lambda found: dict(made))
+    monkeypatch.setattr(sets.Found, "read", lambda found: dict(made))
     monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
     load_sets(train="mine", test=("mine",))
     assert "1 images are of two people (a.jpg)" in caplog.records[-1].getMessage()

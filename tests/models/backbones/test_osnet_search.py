@@ -61,7 +61,7 @@ def take(held, path, shape):
 def of_candidate(block, number):
     """One collection of a candidate's variables, as those of the block that it is."""
     found = jax.tree.map(lambda leaf: leaf[number], dict(block["candidates"]))
-    if "bn" in found:  # statistics; there are no scales
+    if "bn" in found:  # statistics, without scales
         found["conv3"] = {"bn": found.pop("bn")}
     return found
 

@@ -1,0 +1,67 @@
+"""What the sets of a run must hold together: people to learn from, and matches to find."""
+
+import itertools
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxreid.data.sets.folder import some
+from jaxreid.data.split import Split, join
+
+logger = logging.getLogger(__name__)
+
+
+def join_training(parts: Mapping[str, Split]) -> Split:
+    """Join the training sets of a run, by name.
+
+    Raises:
+        ValueError: two sets share images, or there are fewer than two people.
+    """
+    _check_doubles(parts)
+    images = join(parts)
+    if images.num_classes < 2:
+        raise ValueError(
+            f"data.train has {len(images)} images of {images.num_classes} person; expected at "
+            "least two people to tell apart. Add people, or raise data.identities (0 keeps all)."
+        )
+    _report_contradictions(images)
+    return images
+
+
+def check_galleries(tests: Mapping[str, Mapping[str, Split]], identities: int) -> None:
+    """Raise ValueError if a gallery lost all images to the limit `data.identities`."""
+    for name, test_set in tests.items():
+        if identities and not len(test_set["gallery"]):
+            raise ValueError(
+                f"{name}: none of the first {identities} people of the queries (data.identities) "
+                "has an image in the gallery; expected people who are in both. Set "
+                "--config.data.identities=0 to keep all people, or check the folder."
+            )
+
+
+def _check_doubles(parts: Mapping[str, Split]) -> None:
+    """Raise ValueError if two training sets share images, whose people would count twice."""
+    for (one, a), (other, b) in itertools.combinations(parts.items(), 2):
+        shared = np.isin(a.digests, b.digests)
+        if shared.any():
+            example = a.name[int(np.flatnonzero(shared)[0])]
+            raise ValueError(
+                f"data.train: {one} and {other} share {int(shared.sum())} of {len(a)} images "
+                f"({example}); expected sets of different images, because the people of two sets "
+                "count as different people. Name one of the sets, or remove the doubles."
+            )
+
+
+def _report_contradictions(images: Split) -> None:
+    """Log images that are in the training set under several people."""
+    order = np.lexsort((images.people, images.digests))
+    digests, people = images.digests[order], images.people[order]
+    clash = (digests[1:] == digests[:-1]) & (people[1:] != people[:-1])
+    if clash.any():
+        names = [images.name[i] for i in order[1:][clash]]
+        logger.warning(
+            "data.train: %d images are of two people (%s): the same file has several labels; "
+            "remove the wrong ones.",
+            *(len(names), some(names)),
+        )
