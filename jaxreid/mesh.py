@@ -6,7 +6,6 @@ Arrays are either replicated (`P()`) or sharded along their first axis (`P(AXIS)
 
 import contextlib
 import hashlib
-import os
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from jaxreid.places import user_cache
 
 AXIS = "data"
 
@@ -48,10 +49,9 @@ def check_devices() -> None:
 def remember_compiled() -> None:
     """Enable JAX's persistent compilation cache, unless one is configured already."""
     if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxreid/compiled"
         # Without a home, or without access to it, programs are compiled anew each time.
-        with contextlib.suppress(RuntimeError, OSError):
-            cache = cache.expanduser()
+        with contextlib.suppress(ValueError, OSError):
+            cache = user_cache() / "compiled"
             cache.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=cache).close()
             jax.config.update("jax_compilation_cache_dir", str(cache))

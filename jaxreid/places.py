@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths as users write them, and the folder that is kept for a user between runs."""
 
 import os
 import pathlib
@@ -18,3 +18,12 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
             f"{path}: {home} has no home directory here (HOME is not set, or there is no such "
             "user); write the path without ~."
         ) from error
+
+
+def user_cache() -> pathlib.Path:
+    """Return the cache folder of this package (below `XDG_CACHE_HOME` or ~/.cache).
+
+    Raises:
+        ValueError: there is no home directory.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxreid"

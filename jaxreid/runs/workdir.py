@@ -171,8 +171,8 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     if previous is None:
         _check_foreign(path)
-    training = previous is not None and any(run["mode"] == "train" for run in previous["runs"])
-    if mode == "evaluate" and training and not holds_checkpoint(path):
+    trainings = _trainings(previous) if previous else []
+    if mode == "evaluate" and trainings and not holds_checkpoint(path):
         raise FileNotFoundError(
             f"work directory {path} holds a training that has no checkpoint yet; wait for the "
             "first one, or evaluate a weights file in a --workdir of its own."
@@ -182,7 +182,6 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
     held = holds_checkpoint(path)
     if strict and held:
         # A remedy replaces the setting of the run: from now on, this is how it is repeated.
-        trainings = [run for run in previous["runs"] if run["mode"] == "train"]
         curable = mode == "train" and trainings and "not_finite" in trainings[-1]
         if not curable or not all(map(_cures, strict)):
             raise ValueError(_another(path, strict))
@@ -239,10 +238,14 @@ def _another(path: pathlib.Path, changes: list[tuple[str, Any, Any]]) -> str:
 def note_not_finite(workdir: pathlib.Path) -> None:
     """Record that the last training ended without finite values, so it may change `REMEDIES`."""
     if jax.process_index() == 0:
-        record = json.loads((workdir / "config.json").read_text())
-        trainings = [run for run in record["runs"] if run["mode"] == "train"]
-        trainings[-1]["not_finite"] = True
-        write_json(workdir / "config.json", record)
+        path = workdir / "config.json"
+        if (record := _read(path)) is not None:
+            _trainings(record)[-1]["not_finite"] = True
+            write_json(path, record)
+
+
+def _trainings(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [run for run in record["runs"] if run["mode"] == "train"]
 
 
 def _read(record: pathlib.Path) -> dict[str, Any] | None:

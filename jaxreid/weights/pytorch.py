@@ -22,7 +22,6 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # QAConv uses pixels in [0, 1] without normalisation.
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MEMORY = ("criterion.class_memory", "criterion.valid_class")
-STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
 # Backbones whose official names are known here.
 ARCHITECTURES = (*resnet.FAMILY, *osnet.FAMILY)
@@ -321,7 +320,8 @@ def _card(
                 raise ValueError(f"cut is {cut}, but the neck in the file is after {after}.")
             cut = after
         cut = cut or "layer3"
-        positions = -(-height // STRIDES[cut]) * -(-width // STRIDES[cut])
+        stride = resnet.ResNet(cut=cut).stride
+        positions = -(-height // stride) * -(-width // stride)
         weights = checkpoint.get("criterion.fc.weight", np.zeros((1, 0))).shape[-1]
         # Version 2.1 dropped the neck's normalisation and the second half of the head.
         old = neck["norm"] == "batch" if neck["channels"] else weights == 2 * positions
@@ -362,7 +362,7 @@ def _card(
 def _after(card: Mapping[str, Any], prefix: str) -> list[str]:
     """Return the name prefixes of the layers after the cut."""
     cut = card["backbone"].get("cut", "layer4")
-    return [f"{prefix}{layer}." for layer in STRIDES if layer > cut]
+    return [f"{prefix}{layer}." for layer in resnet.CUTS if layer > cut]
 
 
 def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:

@@ -46,11 +46,16 @@ def open_checkpoints(folder, **options):
     return Checkpoints(folder, CARD, every_steps=10, **options)
 
 
+def save_at(folder, state, *steps):
+    with open_checkpoints(folder) as checkpoints:
+        for step in steps:
+            checkpoints.save(checkpoint_parts(state, ORDER), step)
+
+
 @pytest.mark.parametrize("devices", deep(1, 2, 8, but=[8]))
 def test_a_state_of_four_devices_is_restored_on_others(parts, tmp_path, devices):
     state, abstract = parts
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(checkpoint_parts(state, ORDER), 10)
+    save_at(tmp_path, state, 10)
     mesh = make_mesh(jax.devices()[:devices])
     with open_checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 10
@@ -161,8 +166,7 @@ def test_what_cannot_be_read_back_ends_the_run(parts, tmp_path):
 @pytest.mark.usefixtures("_collected")
 def test_a_full_disk_leaves_the_checkpoint_before(parts, tmp_path):
     state, _ = parts
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(checkpoint_parts(state, ORDER), 10)
+    save_at(tmp_path, state, 10)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError, match="cannot be written.*Make room"):  # noqa: PT012
         try:
@@ -179,9 +183,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(parts, tmp_path):
 @pytest.mark.usefixtures("_collected")
 def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(parts, tmp_path):
     state, abstract = parts
-    with open_checkpoints(tmp_path) as checkpoints:
-        for step in (10, 20):
-            checkpoints.save(checkpoint_parts(state, ORDER), step)
+    save_at(tmp_path, state, 10, 20)
     shutil.rmtree(tmp_path / "checkpoints" / "20" / "training" / "d")
     message = "checkpoints/20 cannot be read .*to use that of step 10, delete this folder"
     with open_checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=message):

@@ -329,8 +329,8 @@ def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
             "folder for prepared copies: set prepared_dir to one."
         )
     try:
-        path = pathlib.Path(location).expanduser().absolute()
-    except RuntimeError as error:
+        path = expanded(location).absolute()
+    except ValueError as error:
         raise ValueError(
             f"no home folder for prepared copies ({location}): {error} Expected a writable "
             "folder: set --config.data.prepared_dir=DIR (prepared_dir= in Python) or TFDS_DATA_DIR."

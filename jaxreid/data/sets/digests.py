@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
+from jaxreid.places import user_cache
+
 # Files changed this recently could change again without another time stamp (seconds).
 _SETTLED = 3.0
 _THREADS = 16
@@ -54,11 +56,11 @@ def digests_of(paths: Sequence[pathlib.Path], root: pathlib.Path) -> list[str]:
 
 def _memory(root: pathlib.Path) -> pathlib.Path | None:
     try:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:  # no home
+        cache = user_cache()
+    except ValueError:  # no home
         return None
     name = blake2b(os.fsencode(root.absolute()), digest_size=8).hexdigest()
-    return cache / "jaxreid" / "digests" / f"{name}.json"
+    return cache / "digests" / f"{name}.json"
 
 
 def _remembered(memory: pathlib.Path | None) -> dict[str, list]:
