@@ -216,9 +216,16 @@ def _jitter(image, seed, operations):
         branches.append(functools.partial(adjust, factor=factor))
     orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
     order = tf.gather(orders, below(uniform(seed, "order", 1)[0], len(orders)))
-    for place in range(len(branches)):
+    if len(branches) == 1:
+        return branches[0](image)
+
+    # A loop instead of a switch for each place, which would hold every operation once per place.
+    def apply(place, image):
         calls = [functools.partial(branch, image) for branch in branches]
-        image = tf.switch_case(order[place], calls) if len(calls) > 1 else calls[0]()
+        return place + 1, tf.ensure_shape(tf.switch_case(order[place], calls), image.shape)
+
+    places = tf.size(order)
+    _, image = tf.while_loop(lambda place, _: place < places, apply, (0, image))
     return image
 
 

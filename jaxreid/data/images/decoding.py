@@ -5,6 +5,8 @@ from Pillow's by up to 22 grey levels: Pillow multiplies with 22-bit integer wei
 bits between its two passes. Both are reproduced here.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -101,23 +103,43 @@ def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -
     shape = tf.shape(image)
     removed_rows, removed_columns = shape[0] - height, shape[1] - width
     vertical_first = (removed_rows > 0) & (removed_rows > 2 * removed_columns)
+    resize_rows = _row_pass(method)
 
-    def vertical(x):
-        return tf.cond(tf.shape(x)[0] == height, lambda: x, lambda: _resize_rows(x, height, method))
+    def turned(x):
+        return tf.transpose(x, [1, 0, 2])
 
-    def horizontal(x):
-        def turned():
-            return tf.transpose(_resize_rows(tf.transpose(x, [1, 0, 2]), width, method), [1, 0, 2])
-
-        return tf.cond(tf.shape(x)[1] == width, lambda: x, turned)
-
-    image = tf.cond(
-        vertical_first, lambda: horizontal(vertical(image)), lambda: vertical(horizontal(image))
-    )
+    image = tf.cond(vertical_first, lambda: image, lambda: turned(image))
+    first, second = tf.unstack(tf.where(vertical_first, [height, width], [width, height]))
+    image = resize_rows(turned(resize_rows(image, first)), second)
+    image = tf.cond(vertical_first, lambda: turned(image), lambda: image)
     return tf.ensure_shape(image, [height, width, 3])
 
 
-def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.Tensor, tf.Tensor]:
+@functools.cache
+def _row_pass(method: str):
+    """Return `_resize_rows` as one function for all sizes, which pipelines share.
+
+    Traced in place, it would make up most of the graph of a pipeline, and most of its start.
+    """
+
+    def resize_rows(image, height):
+        return tf.cond(
+            tf.shape(image)[0] == height,
+            lambda: image,
+            lambda: _resize_rows(image, height, method),
+        )
+
+    return tf.function(
+        resize_rows,
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def _filter_weights(
+    size_in: tf.Tensor, size_out: tf.Tensor, method: str
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the first of k consecutive input lines of each output line, and their weights.
 
     They are int32 [size_out] and float64 [size_out, k]; the weights are whole numbers. All
@@ -128,7 +150,7 @@ def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.
     stretch = tf.maximum(scale, 1.0)
     support = _SUPPORT[method] * stretch
     count = 2 * tf.cast(tf.math.ceil(support), tf.int32) + 1
-    center = (tf.range(size_out, dtype=f64) + 0.5) * scale
+    center = (tf.range(tf.cast(size_out, f64), dtype=f64) + 0.5) * scale
     first = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)
     end = tf.minimum(tf.cast(center + support + 0.5, tf.int32), size_in)
     line = first[:, None] + tf.range(count)[None, :]
@@ -147,7 +169,7 @@ def _filter_weights(size_in: tf.Tensor, size_out: int, method: str) -> tuple[tf.
     return first, tf.where(weight < 0.0, tf.math.ceil(weight - 0.5), tf.floor(weight + 0.5))
 
 
-def _resize_rows(image: tf.Tensor, height: int, method: str) -> tf.Tensor:
+def _resize_rows(image: tf.Tensor, height: tf.Tensor, method: str) -> tf.Tensor:
     """Resize along the first axis: uint8 [h, w, 3] -> uint8 [height, w, 3].
 
     A block of neighbouring output rows needs few input rows, so the pass is a batch of small dense
