@@ -115,7 +115,7 @@ def base(dataset: str) -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.train, data.test = DATA[dataset]  # one or more data sets, named as in TFDS
-    data.dir = placeholder(str)  # source folder of a data set that is read from files
+    data.dir = placeholder(str)  # folder of a data set that is read from files; several with commas
     data.prepared_dir = placeholder(str)  # folder of prepared copies; None: TFDS default
     data.identities = 0  # for quick experiments: identities kept per split; 0: all
 

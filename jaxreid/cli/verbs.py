@@ -166,8 +166,6 @@ def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
 
 def data_clean(args: argparse.Namespace) -> dict[str, Any]:
     """List prepared copies; with --remove, delete those that a data set no longer uses."""
-    import shutil
-
     from jaxreid.data import sets
 
     if args.remove and args.name is None:
@@ -178,12 +176,10 @@ def data_clean(args: argparse.Namespace) -> dict[str, Any]:
     options = {"prepared_dir": args.prepared_dir} | sets.parse_options(args.option)
     copies = sets.prepared_copies(args.name, dir=args.dir, **options)
     for copy in copies:
-        print(f"{copy.megabytes:>10,.1f} MB  {copy.prepared:%Y-%m-%d}  {copy.path}")
+        unfinished = "" if copy.complete else "  (unfinished)"
+        print(f"{copy.megabytes:>10,.1f} MB  {copy.prepared:%Y-%m-%d}  {copy.path}{unfinished}")
         if args.remove:
-            # An interrupted removal must not leave half a copy under its name.
-            doomed = copy.path.with_name("incomplete.removed")
-            shutil.rmtree(doomed, ignore_errors=True)
-            shutil.rmtree(copy.path.rename(doomed))
+            copy.remove()
     total = sum(copy.megabytes for copy in copies)
     of = f" of {args.name} that its folder and options no longer use" if args.name else ""
     print(f"{len(copies)} prepared copies{of}, {total:,.1f} MB{', removed' * args.remove}.")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -18,13 +19,15 @@ def run(tool, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_show_dataset_draws_a_row_for_each_person(tmp_path):
+def test_show_dataset_draws_a_row_for_each_person(tmp_path, monkeypatch, capsys):
     market_tree(tmp_path / "market1501", train=3, test=2)
     folders = ["--dir", tmp_path, "--prepared-dir", tmp_path / "prepared"]
     out = tmp_path / "sheet.png"
-    result = run("show_dataset.py", "market1501", *folders, "--people", 2, "--out", out)
-    assert result.returncode == 0, result.stderr
-    assert "2 of 3 people" in result.stdout
+    words = ["show_dataset.py", "market1501", *folders, "--people", 2, "--out", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(TOOLS / "show_dataset.py", run_name="__main__")
+    assert "2 of 3 people" in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.height > 2 * 160
 

@@ -178,6 +178,8 @@ def prepared_copies(
 ) -> list[PreparedCopy]:
     """Return prepared copies: all, or those of a data set that it no longer uses.
 
+    Copies that were not finished are among them.
+
     Args:
         name: data set, as for `load`; its copy for the given folder and options is left out.
         dir: folder of the data set, as for `load`.
@@ -197,7 +199,7 @@ def prepared_copies(
         copy
         for copy in copies
         if copy.path.parts[-3] == content.name
-        and copy.path.parts[-2:] != (content.config, content.version)
+        and (not copy.complete or copy.path.parts[-2:] != (content.config, content.version))
     ]
 
 

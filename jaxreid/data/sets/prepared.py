@@ -73,31 +73,60 @@ class PreparedCopy:
     """One prepared copy on disk.
 
     Attributes:
-        path: its folder, `<root>/<name>/<config>/<version>`.
+        path: its folder, `<root>/<name>/<config>/<version>`; `<root>/<name>/<config>/incomplete.*`
+            where a preparation did not finish, or still runs.
         megabytes: size of its files.
         prepared: when it was made.
+        complete: whether the preparation finished.
     """
 
     path: pathlib.Path
     megabytes: float
     prepared: datetime.datetime
+    complete: bool
+
+    def remove(self) -> None:
+        """Delete the copy; if interrupted, no half of it stays under its name.
+
+        Raises:
+            InUseError: another process prepares it.
+            OSError: it cannot be deleted.
+        """
+        with hold(_lock_of(self.path), f"the prepared copy {self.path}"):
+            doomed = self.path.with_name("incomplete.removed")
+            if doomed != self.path:
+                shutil.rmtree(doomed, ignore_errors=True)
+                self.path.rename(doomed)
+            shutil.rmtree(doomed)
 
 
 def find_copies(root: pathlib.Path) -> list[PreparedCopy]:
     """Return the prepared copies of this package below a folder, which may hold others' too."""
-    found = []
-    for description in sorted(root.glob("*/*/*/features.json")):
-        try:
-            features = json.loads(description.read_text())["featuresDict"]["features"]
-        # Of another program.
-        except (ValueError, LookupError, TypeError):
-            continue
-        if set(features) != set(_FEATURES):
-            continue
-        sizes = [file.stat().st_size for file in description.parent.iterdir()]
-        prepared = datetime.datetime.fromtimestamp(description.stat().st_mtime)
-        found.append(PreparedCopy(description.parent, sum(sizes) / 1e6, prepared))
-    return found
+    finished = [file.parent for file in root.glob("*/*/*/features.json") if _is_ours(file)]
+    # Others of TFDS leave such folders too, but no lock.
+    left_over = [path for path in root.glob("*/*/incomplete.*") if _lock_of(path).is_file()]
+    return [
+        PreparedCopy(
+            path=path,
+            megabytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6,
+            prepared=datetime.datetime.fromtimestamp(path.stat().st_mtime),
+            complete=path not in left_over,
+        )
+        for path in sorted({*finished, *left_over})
+    ]
+
+
+def _is_ours(features: pathlib.Path) -> bool:
+    """Return whether a file describes the features of a prepared copy of this package."""
+    try:
+        return set(json.loads(features.read_text())["featuresDict"]["features"]) == set(_FEATURES)
+    except (ValueError, LookupError, TypeError):  # of another program
+        return False
+
+
+def _lock_of(copy: pathlib.Path) -> pathlib.Path:
+    """Return the lock that a process holds while it prepares a copy."""
+    return copy.parent.with_name(copy.parent.name + ".lock")
 
 
 @functools.cache
@@ -192,8 +221,7 @@ def _is_prepared(builder) -> bool:
 def _prepare(builder, tfds, what: str) -> None:
     """Prepare a copy, or wait for another process that does."""
     final = pathlib.Path(builder.data_dir)
-    lock = final.parent.with_name(final.parent.name + ".lock")
-    with hold(lock, f"the prepared copy of {what}", wait=True):
+    with hold(_lock_of(final), f"the prepared copy of {what}", wait=True):
         if _is_prepared(builder):
             return
         # Left by a process that did not finish. Holding the lock means that none is still writing.

@@ -1,6 +1,5 @@
 """Loading data sets by name: contents, preparation that can be killed and shared, messages."""
 
-import os
 import pathlib
 import signal
 import socket
@@ -15,6 +14,7 @@ from jaxreid import cli
 from jaxreid.data import sets
 from jaxreid.data.sets import load, load_sets, parse_options, prepared
 from jaxreid.data.split import Split, join
+from jaxreid.locks import hold
 
 PARTS = {
     "bounding_box_train": {"train": [(2, 1), (2, 3), (9, 2), (9, 6), (5, 1)]},
@@ -439,6 +439,16 @@ def test_old_copies_are_found_and_others_left_alone(tmp_path, capfd):
     assert cli.main([*verb, "--remove"]) == 0
     assert not old.path.exists()
     assert (tmp_path / "prepared" / "mnist" / "a" / "1.0.0").is_dir()
+    # What a kill left is removed too, once no process prepares it.
+    unfinished = old.path.with_name("incomplete.abc_1.0.0")
+    unfinished.mkdir()
+    with hold(unfinished.parent.with_name(unfinished.parent.name + ".lock"), "the copy"):
+        assert cli.main([*verb, "--remove"]) == 1
+    assert unfinished.is_dir()
+    assert cli.main([*verb, "--remove"]) == 0
+    assert not unfinished.exists()
+    (tmp_path / "prepared" / "mnist" / "a" / "incomplete.abc_1.0.0").mkdir()
+    assert sets.prepared_copies("market1501", **args) == []
     assert cli.main(["data", "clean", "--remove"]) == 1
     captured = capfd.readouterr()
     assert captured.out.count(str(old.path)) == 2
@@ -491,33 +501,18 @@ def test_a_small_synthetic_domain(tmp_path, no_network, capfd):
     assert contents(again) == contents(splits)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capfd):
     make_tree(tmp_path / "raw")
-    tool = str(REPOSITORY / "tools" / "build_dataset.py")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    options = ["--prepared_dir", str(tmp_path / "prepared"), "--option", "time_rule=corrected"]
-    done = subprocess.run(
-        [sys.executable, tool, "market1501", "--dir", str(tmp_path / "raw"), *options],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
+    options = ["--prepared_dir", tmp_path / "prepared", "--option", "time_rule=corrected"]
+    build = ["data", "build", "market1501", "--dir", tmp_path / "raw", *options]
+    assert cli.main([*map(str, build)]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
     assert rows[:4] == [
         ["split", "ids", "images", "cameras"],
         ["train", "3", "5", "4"],
         ["query", "2", "2", "2"],
         ["gallery", "3", "4", "3"],
     ]
-    failed = subprocess.run(
-        [sys.executable, tool, "market"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: unknown data set 'market'; valid: market1501, ")
-    assert "Traceback" not in failed.stderr
+    assert cli.main(["data", "build", "market"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: unknown data set 'market'; valid: market1501, ")
