@@ -30,7 +30,7 @@ from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.shortlist import check_matcher, check_window
 from jaxreid.evaluation.variants import PLAIN, Variant, make_variants
 from jaxreid.mesh import to_host
-from jaxreid.models.model import Model, feature_shape, init_variables
+from jaxreid.models.model import Model, abstract_variables, feature_shape
 from jaxreid.names import check_name
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import Writer, progress, write_json
@@ -197,7 +197,7 @@ def make_evaluation(
     for variant in evaluation.variants:
         if variant.shortlist is not None:
             check_matcher(model.matcher)
-            variables = jax.eval_shape(lambda: init_variables(model, 0))
+            variables = abstract_variables(model)
             check_window(feature_shape(model, variables), **variant.shortlist)
     return scorer, evaluation
 

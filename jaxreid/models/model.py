@@ -1,5 +1,6 @@
 """The model: backbone, neck and matcher, with the image format it expects."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -252,6 +253,22 @@ def init_variables(model: Model, seed: int) -> dict[str, Any]:
     """Initialise the parameters and batch statistics of a model."""
     image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
     return model.init(jax.random.key(seed), image)
+
+
+def abstract_variables(model: Model) -> dict[str, Any]:
+    """Return the shapes and types of the variables of `init_variables`, which nobody may change."""
+    trace = _abstract_variables
+    try:
+        hash(model)
+    except TypeError:  # a part from outside has a list among its options
+        trace = trace.__wrapped__
+    return trace(model, jax.config.jax_enable_x64)
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract_variables(model: Model, x64: bool) -> dict[str, Any]:
+    # Tracing a deep network takes a second or two, and readers of weights ask several times.
+    return jax.eval_shape(lambda: init_variables(model, 0))
 
 
 def feature_shape(model: Model, variables: Any) -> tuple[int, ...]:

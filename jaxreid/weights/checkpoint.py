@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from jaxreid.mesh import make_mesh, shardings, to_host
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.runs.workdir import holds_checkpoint
 from jaxreid.weights.cards import difference
 
@@ -69,7 +69,7 @@ def read_run(path: pathlib.Path, step: int | None = None) -> Run:
     with Checkpoints(workdir, {}, every_steps=1) as checkpoints:
         step = checkpoints.check_step(step)
         card = checkpoints.card(step)["model"]
-        abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+        abstract = abstract_variables(make_model(**card))
         return Run(card, checkpoints.restore_variables(abstract, make_mesh(), step), step)
 
 

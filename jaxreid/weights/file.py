@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxreid.mesh import check_same_file
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.places import expanded
 from jaxreid.runs.files import replace_file
 from jaxreid.weights.checkpoint import read_run
@@ -121,7 +121,7 @@ def load_weights(
             )
             if stored != requested:
                 raise ValueError(f"{path} has {option} {stored}, expected {requested}.")
-        abstract = jax.eval_shape(lambda: init_variables(requested_model, 0))
+        abstract = abstract_variables(requested_model)
         leaves = traverse_util.flatten_dict(abstract)
         expected = {key: leaf.shape for key, leaf in leaves.items() if key[1] not in skip}
         tensors = {tuple(name.split("/")): file.get_slice(name) for name in file.keys()}  # noqa: SIM118

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from jaxreid.models.backbones import osnet, resnet
-from jaxreid.models.model import feature_shape, init_variables, make_model
+from jaxreid.models.model import abstract_variables, feature_shape, make_model
 from jaxreid.names import check_name
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -263,7 +262,7 @@ def convert(
     variables: dict[tuple[str, ...], np.ndarray] = {}
     loaded, missing, mismatched, expected = [], [], [], set()
     model = make_model(**card)
-    abstract = jax.eval_shape(lambda: init_variables(model, 0))
+    abstract = abstract_variables(model)
     for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
         name, shape = official_name(path, arch, prefix=prefix), official_shape(path, leaf.shape)
         expected.add(name)
