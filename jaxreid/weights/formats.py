@@ -3,6 +3,8 @@
 import pathlib
 import zipfile
 
+from jaxreid.contents import HEAD, content_of
+
 SAFETENSORS = "a safetensors file"
 TORCH = "a PyTorch checkpoint"
 TORCH_LEGACY = "a PyTorch checkpoint in the format before 1.6"
@@ -10,25 +12,8 @@ TORCH_FORMATS = (TORCH, TORCH_LEGACY)
 PICKLE = "a Python pickle, which could run code when loaded"
 UNKNOWN = "in no known format, or damaged"
 
-# First bytes of formats that are taken for weights, or arrive in their place.
-MAGIC = {
-    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
-    b"BZh": "a bzip2 archive; unpack it first",
-    b"\xfd7zXZ": "an xz archive; unpack it first",
-    b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"Rar!": "a RAR archive; unpack it first",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
-    b"\x93NUMPY": "a NumPy array (.npy)",
-    b"GGUF": "a GGUF file (llama.cpp)",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
-    b"%PDF": "a PDF document",
-}
 # Number that torch.save wrote at the start of a pickle before version 1.6.
 _LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-_HEAD = 1024
 # A tensor takes at least an eighth of a byte per element; a file that claims more is hostile.
 MOST_PER_BYTE = 8
 
@@ -40,7 +25,7 @@ def format_of(path: pathlib.Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
         if head.startswith(b"PK"):
             return _zip(path)
         file.seek(0, 2)
@@ -48,31 +33,15 @@ def format_of(path: pathlib.Path) -> str:
 
 
 def _of(head: bytes, size: int) -> str:
-    if not size:
-        return "empty (0 bytes), an incomplete copy or download; fetch it again"
     # A safetensors file begins with the length of its JSON header, at most 100 MB.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
         return SAFETENSORS
-    for magic, words in MAGIC.items():
-        if head.startswith(magic):
-            return words
-    if head[257:262] == b"ustar":
-        return "a tar archive; unpack it first"
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        return "a web page (HTML), not a download; download the file itself"
-    if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return TORCH_LEGACY if _LEGACY in head[:32] else PICKLE
     # ModelProto: the version of the format, then the producer or its version.
-    if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
         return "an ONNX file"
-    if text.startswith((b"{", b"[")):
-        return "JSON text"
-    if not head.strip(b"\0"):
-        return "full of zeros, as an interrupted download leaves it; download it again"
-    if all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return f"text ({head[:40].decode(errors='replace').strip()!r})"
-    return UNKNOWN
+    return content_of(head, size) or UNKNOWN
 
 
 def _zip(path: pathlib.Path) -> str:

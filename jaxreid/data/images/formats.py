@@ -9,7 +9,9 @@ import io
 import struct
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from jaxreid.contents import HEAD, content_of
 
 # By content, whatever the suffix; none that runs other programs (EPS) or has layers.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -45,12 +47,17 @@ def open_image(data: bytes) -> Image.Image:
     """Open an image file of an accepted format without decoding it.
 
     Raises:
-        PIL.UnidentifiedImageError: not an image, or another format.
-        ValueError: more than `MAX_PIXELS`.
+        ValueError: not an image, another format, or more than `MAX_PIXELS`.
     """
     # Looks up formats that this Pillow was built without.
     Image.init()
-    image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
+    try:
+        image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
+    except UnidentifiedImageError as error:
+        found = content_of(data[:HEAD], len(data))
+        if not found or found.endswith(" image"):
+            raise ValueError("not an image, or an unknown format") from error
+        raise ValueError(f"not an image: the file is {found}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,} pixels"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jaxreid.data.images.formats import open_image, peculiarity, to_rgb
 
@@ -229,8 +229,6 @@ def _reasons() -> Iterator[None]:
     """Convert Pillow's errors on broken images to a ValueError with the reason."""
     try:
         yield
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image, or an unknown format") from error
     # Pillow raises all of them on broken files.
     except (OSError, SyntaxError, ValueError, *_BROKEN) as error:
         raise ValueError(str(error) or type(error).__name__) from error

@@ -16,7 +16,7 @@ def join_training(parts: Mapping[str, Split]) -> Split:
     """Join the training sets of a run, by name.
 
     Raises:
-        ValueError: two sets share images, or there are fewer than two people.
+        ValueError: two sets are the same images, or there are fewer than two people.
     """
     _check_doubles(parts)
     images = join(parts)
@@ -41,23 +41,32 @@ def check_galleries(tests: Mapping[str, Mapping[str, Split]], identities: int) -
 
 
 def _check_doubles(parts: Mapping[str, Split]) -> None:
-    """Raise ValueError if two training sets share images, whose people would count twice."""
+    """Raise ValueError if two training sets are the same images; log it if they share some."""
     for (one, a), (other, b) in itertools.combinations(parts.items(), 2):
-        shared = np.isin(a.digests, b.digests)
-        if shared.any():
-            example = a.name[int(np.flatnonzero(shared)[0])]
+        shared, back = np.isin(a.digests, b.digests), np.isin(b.digests, a.digests)
+        if not shared.any():
+            continue
+        example = a.name[int(np.flatnonzero(shared)[0])]
+        count = f"{int(shared.sum())} of {len(a)} images ({example})"
+        if shared.all() and back.all():
             raise ValueError(
-                f"data.train: {one} and {other} share {int(shared.sum())} of {len(a)} images "
-                f"({example}); expected sets of different images, because the people of two sets "
-                "count as different people. Name one of the sets, or remove the doubles."
+                f"data.train: {one} and {other} share {count}; expected sets of different images, "
+                "because the people of two sets count as different people. Name one of the sets."
             )
+        logger.warning(
+            "data.train: %s and %s share %s; their people count twice, because the people of two "
+            "sets count as different people. Remove the doubles.",
+            *(one, other, count),
+        )
 
 
 def _report_contradictions(images: Split) -> None:
-    """Log images that are in the training set under several people."""
-    order = np.lexsort((images.people, images.digests))
-    digests, people = images.digests[order], images.people[order]
-    clash = (digests[1:] == digests[:-1]) & (people[1:] != people[:-1])
+    """Log images that are in one training set under several people."""
+    order = np.lexsort((images.people, images.source, images.digests))
+    digests, people, source = (x[order] for x in (images.digests, images.people, images.source))
+    clash = (
+        (digests[1:] == digests[:-1]) & (source[1:] == source[:-1]) & (people[1:] != people[:-1])
+    )
     if clash.any():
         names = [images.name[i] for i in order[1:][clash]]
         logger.warning(

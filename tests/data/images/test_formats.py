@@ -112,8 +112,17 @@ def test_training_sees_other_formats_as_evaluation_does():
 
 
 REFUSED = {
-    "text": (b"not an image", "not an image, or an unknown format"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n", "unknown format"),
+    "bytes": (b"\x01\x02\x03", "not an image, or an unknown format"),
+    "text": (b"not an image", "not an image: the file is text"),
+    "nothing": (b"", "not an image: the file is empty"),
+    "page": (b"<html>404</html>", "the file is a web page"),
+    "PDF": (b"%PDF-1.4", "the file is a PDF document"),
+    "drawing": (b"<?xml?><svg/>", "the file is an SVG drawing; convert it"),
+    "photograph": (b"\0\0\0\x18ftypheic", "the file is a HEIC or AVIF photograph; convert it"),
+    "film": (b"\0\0\0\x18ftypisom", "the file is a film"),
+    "pointer": (b"version https://git-lfs.github.com", "a Git LFS pointer; fetch"),
+    "start of a JPEG": (b"\xff\xd8\xff\xe0", "not an image, or an unknown format"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n", "the file is text"),
     "floats": (
         encoded(Image.fromarray(np.float32(WIDE)), "TIFF"),
         "floating-point numbers; expected 8 or 16 bits",

@@ -353,7 +353,7 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
         load_sets(train=(plaza, "market1502"), test=(plaza,), **folders)
 
 
-def test_training_sets_that_share_images_are_refused(tmp_path, capfd):
+def test_training_sets_of_the_same_images_are_refused(tmp_path, capfd):
     make_tree(tmp_path / "raw")
     folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
     names = ("market1501", "market1501-time_rule=corrected")
@@ -361,7 +361,7 @@ def test_training_sets_that_share_images_are_refused(tmp_path, capfd):
         load_sets(train=names, test=("market1501",), **folders)
 
 
-def test_two_folders_are_two_sets(tmp_path, monkeypatch):
+def test_two_folders_are_two_sets(monkeypatch, caplog):
     made = {"a": make_split([1, 2], "ab"), "b": make_split([1, 2], "cd")}
     monkeypatch.setitem(
         sets.SETS._entries,
@@ -373,6 +373,9 @@ def test_two_folders_are_two_sets(tmp_path, monkeypatch):
     assert images.num_classes == 4
     assert images.name[::2] == ["mine[1]/a.jpg", "mine[2]/c.jpg"]
     assert list(tests) == ["mine[1]", "mine[2]"]
+    made["b"] = make_split([1, 2, 3], "abe")
+    assert load_sets(train="mine", test=("mine",), dir="a,b")[0].num_classes == 5
+    assert "mine[1] and mine[2] share 2 of 2 images (a.jpg)" in caplog.records[-1].getMessage()
     made["b"] = made["a"]
     with pytest.raises(ValueError, match=r"mine\[1\] and mine\[2\] share 2 of 2 images"):
         load_sets(train="mine", test=("mine",), dir="a,b")
