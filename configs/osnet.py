@@ -150,7 +150,8 @@ def architecture(file: str) -> dict[str, object]:
             raise ValueError(f"expected format {FORMAT!r}, got {record['format']!r}")
         return {"stem": record["stem"], "blocks": tuple(record["blocks"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "not JSON" if isinstance(error, json.JSONDecodeError) else error
         raise ValueError(
-            f"architecture={file}: {error}; expected an architecture.json written by a run of "
+            f"architecture={file}: {reason}; expected an architecture.json written by a run of "
             "osnet_search."
         ) from error

@@ -20,6 +20,10 @@ DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAM = ["-m", "jaxreid.main"]
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+# All but the page of mistakes.
+each_page_of_advice = pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if path.stem != "messages"], ids=lambda path: path.name
+)
 
 
 def fenced(path, language):
@@ -140,7 +144,7 @@ def known():
     return paths | {path.rpartition(".")[0] for path in paths}
 
 
-@each_document
+@each_page_of_advice
 def test_settings_that_are_named_exist(path, known):
     named = re.findall(r"--config\.([a-z][\w.]*)", path.read_text())
     sections = "|".join({setting.partition(".")[0] for setting in RULES})
@@ -148,7 +152,7 @@ def test_settings_that_are_named_exist(path, known):
     assert {name.rstrip(".") for name in named} - known - {"checkpoint.pth.tar"} == set()
 
 
-@each_document
+@each_page_of_advice
 def test_recipes_that_are_named_exist(path):
     for name, argument in re.findall(r"configs/(\w+)\.py(?::([\w.,=]+))?", " ".join(inline(path))):
         if name != "common" and "..." not in argument:

@@ -39,6 +39,7 @@ LEARNERS = {"class memory": [], "graph": [*GRAPH, "--config.epochs=2"]}
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("kills")
     market_tree(root / "market1501")
+    market_tree(root / "strangers", world=8)
     return root
 
 

@@ -81,7 +81,8 @@ def check_quota(
     rows = places(sources, images)
     if len(quota) != len(rows):
         raise ValueError(
-            f"{setting}, for {len(quota)} data sets, but the images come from {len(rows)}"
+            f"{setting}, for {len(quota)} data sets, but the images come from {len(rows)}: give one "
+            "number for each set of data.train, or ()"
         )
     if sum(quota) != batch_size:
         raise ValueError(f"{setting}, {sum(quota)} images in total, but batch_size is {batch_size}")

@@ -62,7 +62,7 @@ class ImageCheck:
             )
         for kind, names in self._kinds.items():
             logger.warning(
-                "%s: %d of %d images: %s (%s)",
+                "%s: %d of %d images: %s (%s); they are read, but decoded more slowly",
                 *(self._title, len(names), self._count, kind, some(names)),
             )
 

@@ -48,10 +48,13 @@ def test_images_that_are_not_plain_are_counted_and_named(caplog):
     check = ImageCheck("mine")
     assert len(list(check.read(records(images)))) == 7
     check.finish()
+    kinds = [
+        "4 of 7 images: 16-bit image, reduced to 8 bits (01.jpg, 02.jpg, 03.jpg, ...)",
+        "1 of 7 images: image turned by its EXIF orientation (05.jpg)",
+        "1 of 7 images: BMP image (06.jpg)",
+    ]
     assert [record.getMessage() for record in caplog.records] == [
-        "mine: 4 of 7 images: 16-bit image, reduced to 8 bits (01.jpg, 02.jpg, 03.jpg, ...)",
-        "mine: 1 of 7 images: image turned by its EXIF orientation (05.jpg)",
-        "mine: 1 of 7 images: BMP image (06.jpg)",
+        f"mine: {kind}; they are read, but decoded more slowly" for kind in kinds
     ]
 
 
