@@ -63,7 +63,20 @@ def save_weights(
         "model": model,
         "sha256": _digest(model, sorted(tensors.items())),
     }
-    replace_file(path, safetensors.numpy.save(tensors, metadata))
+    replace_file(path, _in_order(safetensors.numpy.save(tensors, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a file, so that the same weights are the same bytes.
+
+    safetensors writes metadata in the order of a hash table, another one each time.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    size = -(-len(text) // 8) * 8  # tensors are aligned
+    return b"".join((size.to_bytes(8, "little"), text.ljust(size), memoryview(content)[start:]))
 
 
 def read_card(path: str | pathlib.Path) -> dict[str, Any]:

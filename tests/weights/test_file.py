@@ -61,6 +61,15 @@ def test_a_file_holds_the_variables_and_says_what_they_are(file, variables):
     assert metadata["source"] == "a test"
 
 
+def test_the_same_weights_are_the_same_bytes(variables, tmp_path):
+    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path in paths:
+        save_weights(path, variables, MODEL, source="a test, with ümlaut")
+    first, *others = (path.read_bytes() for path in paths)
+    assert all(content == first for content in others)
+    assert int.from_bytes(first[:8], "little") % 8 == 0
+
+
 def test_a_state_starts_from_them(file, variables):
     tx = make_optimizer(lr=0.1, backbone_lr=0.1)
     loaded, _ = load_weights(file, MODEL, skip=("matcher",))

@@ -81,7 +81,7 @@ def check_quota(
     rows = places(sources, images)
     if len(quota) != len(rows):
         raise ValueError(
-            f"{setting}, for {len(quota)} data sets, but the images come from {len(rows)}: give one "
+            f"{setting}, for {len(quota)} data sets, but the images come from {len(rows)}: give a "
             "number for each set of data.train, or ()"
         )
     if sum(quota) != batch_size:
