@@ -33,7 +33,7 @@ from jaxreid.mesh import to_host
 from jaxreid.models.model import Model, abstract_variables, feature_shape
 from jaxreid.names import check_name
 from jaxreid.runs.files import replace_file
-from jaxreid.runs.log import Writer, progress, write_json
+from jaxreid.runs.log import Writer, event, progress, write_json
 
 # Settings of `Scorer`.
 SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")
@@ -131,7 +131,7 @@ class Evaluation:
             "model_digest": digest_of(scorer.variables),
             "parameters": _count(scorer.variables),
         }
-        evaluated = {}
+        evaluated, events = {}, []
         for name, splits in tests.items():
             results, protocol, messages = self.on(scorer, splits["query"], splits["gallery"], name)
             for message in messages:
@@ -139,14 +139,17 @@ class Evaluation:
             for variant, result in results.items():
                 row = {"variant": variant} | result.metrics | {"cmc": result.cmc.round(6).tolist()}
                 row |= protocol | model | result.variant.options
-                writer.write("eval", step, row, name)
+                events.append(event("eval", step, row, name))
             evaluated[name] = results
+        # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
-            rows = results_of(writer.events, initial=initial)
+            rows = results_of([*writer.events, *events], initial=initial)
             write_json(workdir / "results.json", {"results": rows})
             first = {name: next(iter(results.values())) for name, results in evaluated.items()}
             write_queries(workdir / "queries.jsonl", tests, first)
             write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
+        for row in events:
+            writer.append(row)
         return evaluated
 
     def _possible(

@@ -71,20 +71,15 @@ class Writer:
         self._board = Board.open(workdir / "tensorboard", again)
 
     def write(self, kind: str, step: int, values: dict[str, Any], name: str = "") -> None:
-        """Write one event, also to TensorBoard.
-
-        Args:
-            kind: "train", "eval" or "search".
-            step: updates so far.
-            values: numbers and strings.
-            name: test set, for "eval".
+        """Write one event (`event`), also to TensorBoard.
 
         Raises:
             OSError: no space, or the work directory is gone.
         """
-        event = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-        event |= {"set": name} if name else {}
-        event |= values
+        self.append(event(kind, step, values, name))
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Write an event, also to TensorBoard; raise OSError as `write`."""
         self.events.append(event)
         if not self._active:
             return
@@ -103,6 +98,19 @@ class Writer:
         if self._active:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+
+def event(kind: str, step: int, values: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """Return an event of now, a line of `metrics.jsonl`.
+
+    Args:
+        kind: "train", "eval" or "search".
+        step: updates so far.
+        values: numbers and strings.
+        name: test set, for "eval".
+    """
+    head = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+    return head | ({"set": name} if name else {}) | values
 
 
 def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
