@@ -61,6 +61,7 @@ def test_qaconv_checkpoint_of_data_parallel_training(tmp_path):
     compare(out, net(IMAGES), IMAGES)
 
 
+@pytest.mark.full
 def test_osnet_training_checkpoint_with_numpy_numbers(tmp_path):
     net = network("osnet_ain_x0_25", classes=5)
     path, out = tmp_path / "model.pth.tar-60", tmp_path / "osnet.safetensors"

@@ -113,7 +113,8 @@ def test_a_query_and_the_best_of_the_gallery(tool, place, absolute):
         assert 0.7 * count * frame < seen <= count * frame  # lines cross them
 
 
-@pytest.mark.parametrize("chosen", deep(["pixel", "3x3", "attention"], ["3x3"], but=[["3x3"]]))
+@pytest.mark.full
+@pytest.mark.parametrize("chosen", [["pixel", "3x3", "attention"], ["3x3"]])
 def test_every_part_of_qaconv_ms_is_a_column(tool, place, chosen):
     options = ["--dataset", "market1501", "--top", "2", "--query", "1"]
     if len(chosen) == 1:

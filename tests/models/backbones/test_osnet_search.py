@@ -362,6 +362,7 @@ def test_evaluation_draws_nothing(native):
         assert float(jnp.abs(y - apply(variables | {"drawn": drawn | changed}, x)).max()) > 1e-3
 
 
+@pytest.mark.full
 def test_super_networks_hold_all_candidates():
     net = make_backbone("osnet_search_x0_25", dtype="bfloat16")
     x = jax.ShapeDtypeStruct((2, 64, 32, 3), jnp.float32)
