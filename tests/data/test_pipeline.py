@@ -153,7 +153,7 @@ def test_iterators_can_be_left_early_and_leak_no_threads(store):
         abandoned = train(store, order, augment=None)
         next(abandoned)
         del abandoned, iterator
-        gc.collect()
+        gc.collect(1)  # what is young; all objects of a test process take seconds
         time.sleep(0.05)
         counts.append(threads())
     assert counts[-1] <= counts[1], counts

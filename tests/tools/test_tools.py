@@ -128,6 +128,7 @@ def ones(name, problem):
     return lambda: np.ones(2**20 * problem.queries)
 
 
+@pytest.mark.full
 def test_benchmark_measures_peak_memory_in_a_process_of_its_own(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
     from benchmark_matching import Problem, memory
