@@ -360,6 +360,7 @@ def start_two(place, workdir, *more, double=False):
         "JAX_ENABLE_X64": str(int(double)),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",
+        "PYTHONPATH": str(REPOSITORY / "tests"),  # of the data set people:strangers
     }
     words = ["-m", "jaxreid.main", *command(place, workdir, *more, *cluster)]
     return [start([*words, f"--process_id={i}"], variables) for i in range(2)]
