@@ -24,6 +24,6 @@ def user_cache() -> pathlib.Path:
     """Return the cache folder of this package (below `XDG_CACHE_HOME` or ~/.cache).
 
     Raises:
-        ValueError: there is no home directory.
+        ValueError: the home directory is not known.
     """
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxreid"

@@ -214,18 +214,17 @@ def _jitter(image, seed, operations):
     for name, low, high, adjust in operations:
         factor = low + (high - low) * uniform(seed, name, 1)[0]
         branches.append(functools.partial(adjust, factor=factor))
-    orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
-    order = tf.gather(orders, below(uniform(seed, "order", 1)[0], len(orders)))
     if len(branches) == 1:
         return branches[0](image)
+    orders = np.array(list(itertools.permutations(range(len(branches)))), np.int32)
+    order = tf.gather(orders, below(uniform(seed, "order", 1)[0], len(orders)))
 
     # A loop instead of a switch for each place, which would hold every operation once per place.
     def apply(place, image):
         calls = [functools.partial(branch, image) for branch in branches]
         return place + 1, tf.ensure_shape(tf.switch_case(order[place], calls), image.shape)
 
-    places = tf.size(order)
-    _, image = tf.while_loop(lambda place, _: place < places, apply, (0, image))
+    _, image = tf.while_loop(lambda place, _: place < len(branches), apply, (0, image))
     return image
 
 
