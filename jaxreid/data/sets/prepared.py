@@ -78,13 +78,16 @@ class PreparedCopy:
             where a preparation did not finish, or still runs.
         megabytes: size of its files.
         prepared: when it was made.
-        complete: whether the preparation finished.
     """
 
     path: pathlib.Path
     megabytes: float
     prepared: datetime.datetime
-    complete: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the preparation finished."""
+        return not self.path.name.startswith("incomplete.")
 
     def remove(self) -> None:
         """Delete the copy; if interrupted, no half of it stays under its name.
@@ -94,11 +97,14 @@ class PreparedCopy:
             OSError: it cannot be deleted.
         """
         with hold(_lock_of(self.path), f"the prepared copy {self.path}"):
-            doomed = self.path.with_name("incomplete.removed")
-            if doomed != self.path:
+            path = self.path
+            if self.complete:
+                doomed = path.with_name("incomplete.removed")
                 shutil.rmtree(doomed, ignore_errors=True)
-                self.path.rename(doomed)
-            shutil.rmtree(doomed)
+                path = path.rename(doomed)
+            # What an earlier removal left is gone with the copy beside it.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def find_copies(root: pathlib.Path) -> list[PreparedCopy]:
@@ -111,7 +117,6 @@ def find_copies(root: pathlib.Path) -> list[PreparedCopy]:
             path=path,
             megabytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6,
             prepared=datetime.datetime.fromtimestamp(path.stat().st_mtime),
-            complete=path not in left_over,
         )
         for path in sorted({*finished, *left_over})
     ]

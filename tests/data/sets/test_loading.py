@@ -439,8 +439,11 @@ def test_old_copies_are_found_and_others_left_alone(tmp_path, capfd):
     verb.append(f"--prepared-dir={args['prepared_dir']}")
     assert cli.main(verb) == 0
     assert old.path.is_dir()
+    # As a removal that was interrupted leaves it.
+    old.path.with_name("incomplete.removed").mkdir()
     assert cli.main([*verb, "--remove"]) == 0
     assert not old.path.exists()
+    assert not old.path.with_name("incomplete.removed").exists()
     assert (tmp_path / "prepared" / "mnist" / "a" / "1.0.0").is_dir()
     # What a kill left is removed too, once no process prepares it.
     unfinished = old.path.with_name("incomplete.abc_1.0.0")
