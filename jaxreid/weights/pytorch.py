@@ -33,6 +33,8 @@ ANCHORS = ("layer1.0.conv1.weight", "conv2.0.conv1.conv.weight")
 _RESNET = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
 _OSNET = {"conv2", "conv3", "conv4", "conv5", "pool2", "pool3", "classifier"}
 _QACONV = {"base", "neck_conv", "neck_bn", "criterion"}
+# Stage and block of a ResNet.
+_BLOCK = re.compile(r"(?:base\.)?layer([1-4])\.(\d+)\.")
 
 # Path of a variable, such as ("backbone", "layer1_0", "conv1", "kernel").
 Path = tuple[str, ...]
@@ -364,8 +366,23 @@ def _after(card: Mapping[str, Any], prefix: str) -> list[str]:
     return [f"{prefix}{layer}." for layer in resnet.CUTS if layer > cut]
 
 
-def fitting(checkpoint: Mapping[str, np.ndarray], **options: Any) -> list[str]:
+def fitting(
+    checkpoint: Mapping[str, np.ndarray], *, skip: Sequence[str] = (), **options: Any
+) -> list[str]:
     """List the architectures for which `convert` is complete, for an error; takes some seconds."""
-    like = resnet if any("layer1." in name for name in checkpoint) else osnet
-    names = like.FAMILY
-    return [name for name in names if convert(checkpoint, name, **options).report.complete]
+    used = [name for name in checkpoint if not name.startswith(tuple(skip))]
+    # The numbers of blocks rule out most ResNets before any of their networks is traced.
+    blocks: dict[int, int] = {}
+    for layer, index in (match.groups() for match in map(_BLOCK.match, used) if match):
+        blocks[int(layer)] = max(blocks.get(int(layer), 0), int(index) + 1)
+    if blocks:
+        names = [
+            name
+            for name, of in resnet.FAMILY.items()
+            if all(resnet.BLOCKS[of["depth"]][k - 1] == count for k, count in blocks.items())
+        ]
+    else:
+        names = list(osnet.FAMILY)
+    return [
+        name for name in names if convert(checkpoint, name, skip=skip, **options).report.complete
+    ]

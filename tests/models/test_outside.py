@@ -10,7 +10,7 @@ import jaxreid.register
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
 from jaxreid.models.backbones import BACKBONES
 from jaxreid.models.matchers import MATCHERS
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.models.necks import NECKS
 from jaxreid.training.objectives import OBJECTIVES, make_objective
 from jaxreid.training.optim import make_optimizer
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(names):
 def test_its_parts_can_be_mixed_with_the_projects(names):
     model = make_model(**card(names, matcher={"name": "qaconv_ms", "hidden": 3}))
     assert dict(model.matcher.parts) == {"first": 2, "second": 2}
-    params = jax.eval_shape(lambda: init_variables(model, 0))["params"]
+    params = abstract_variables(model)["params"]
     assert params["matcher"].keys() == {"heads_first", "heads_second", "norm"}
 
 

@@ -27,7 +27,7 @@ from selection import deep
 
 from jaxreid.evaluation.scoring import make_encode
 from jaxreid.mesh import AXIS, make_mesh, to_host
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.training.objectives import make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
@@ -162,7 +162,7 @@ def first_transmatcher(seed, card, golden):
 
     By the rule, but the neck's weights are smaller and the matcher's are stored.
     """
-    flat = traverse_util.flatten_dict(jax.eval_shape(lambda: init_variables(make_model(**card), 0)))
+    flat = traverse_util.flatten_dict(abstract_variables(make_model(**card)))
     found, names = {}, {}
     for (collection, *path), leaf in flat.items():
         if path[0] == "backbone":

@@ -1,9 +1,7 @@
 """Checkpoints: whole, on any number of devices, readable in parts."""
 
-import gc
 import resource
 import shutil
-import warnings
 
 import jax
 import numpy as np
@@ -105,20 +103,6 @@ def test_an_empty_directory_says_what_to_do(parts, tmp_path):
         checkpoints.restore(abstract_parts(abstract, make_mesh(), {}))
 
 
-# Orbax leaves threads and coroutines behind where it fails.
-ORBAX_FAILS = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
-
-
-@pytest.fixture
-def _collected():
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
-
-
 def steps_of(folder):
     names = {path.name for path in (folder / "checkpoints").iterdir()}
     return sorted(int(name) for name in names if name.isdigit())
@@ -148,8 +132,6 @@ def test_no_array_of_a_checkpoint_is_not_finite(parts, tmp_path, part, value):
     check_finite({"order": ORDER}, 10)
 
 
-@ORBAX_FAILS
-@pytest.mark.usefixtures("_collected")
 def test_what_cannot_be_read_back_ends_the_run(parts, tmp_path):
     state, _ = parts
     with open_checkpoints(tmp_path) as checkpoints:
@@ -162,8 +144,6 @@ def test_what_cannot_be_read_back_ends_the_run(parts, tmp_path):
     assert steps_of(tmp_path) == [10]
 
 
-@ORBAX_FAILS
-@pytest.mark.usefixtures("_collected")
 def test_a_full_disk_leaves_the_checkpoint_before(parts, tmp_path):
     state, _ = parts
     save_at(tmp_path, state, 10)
@@ -179,8 +159,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(parts, tmp_path):
     assert steps_of(tmp_path) == [10]
 
 
-@ORBAX_FAILS
-@pytest.mark.usefixtures("_collected")
 def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(parts, tmp_path):
     state, abstract = parts
     save_at(tmp_path, state, 10, 20)

@@ -9,7 +9,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxreid.mesh import make_mesh
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.state import create_state, variables_of
 from jaxreid.weights.file import load_weights, read_card, save_weights
@@ -31,7 +31,7 @@ def with_part(part, **changes):
 
 @pytest.fixture(scope="module")
 def variables():
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**MODEL), 0))
+    abstract = abstract_variables(make_model(**MODEL))
     generator = np.random.default_rng(0)
     return jax.tree.map(lambda x: generator.uniform(0.5, 1, x.shape).astype(np.float32), abstract)
 
@@ -113,7 +113,7 @@ def test_parts_that_are_not_there_start_at_random_and_it_is_said(variables, tmp_
 def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
     matcher = {"name": "embedding"}
     model = MODEL | {"neck": {"name": "linear", "channels": 8}, "matcher": matcher, "classes": 5}
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    abstract = abstract_variables(make_model(**model))
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
     path = tmp_path / "classes.safetensors"
     save_weights(path, variables, model, source="a test")
@@ -132,7 +132,7 @@ def test_a_classifier_is_taken_if_it_tells_as_many_apart(tmp_path):
 def test_another_architecture_of_the_same_name_is_refused(tmp_path):
     parts = {"neck": {"name": "linear", "channels": 8}, "matcher": {"name": "embedding"}}
     model = MODEL | parts | {"backbone": {"name": "osnet_x0_25"}}
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**model), 0))
+    abstract = abstract_variables(make_model(**model))
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), abstract)
     path = tmp_path / "osnet.safetensors"
     save_weights(path, variables, model, source="a test")

@@ -7,7 +7,7 @@ from flax import traverse_util
 from golden import param, qaconv_variables
 from selection import deep
 
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.weights.pytorch import (
     convert,
     fitting,
@@ -35,7 +35,7 @@ PLAIN = {
 
 def checkpoint(card, *, prefix):
     """What the original would have saved, with weights by the rule."""
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+    abstract = abstract_variables(make_model(**card))
     made = {}
     for (_, *path), leaf in traverse_util.flatten_dict(abstract).items():
         name = official_name(path, card["backbone"]["name"], prefix=prefix)

@@ -17,7 +17,7 @@ from jaxreid.models import layers
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.backbones.osnet import AIN, BLOCKS, IBN, PLACES, WIDTHS, OmniScaleBlock, OSNet
 from jaxreid.models.backbones.osnet_search import FAMILY, SearchBlock, gumbel, shares
-from jaxreid.models.model import init_variables, make_model
+from jaxreid.models.model import abstract_variables, init_variables, make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops import convolution
 from jaxreid.weights.pytorch import from_official, official_name, official_shape
@@ -105,7 +105,7 @@ def original(golden_dir):
         "width": meta["input"]["shape"][3],
         "classes": meta["num_classes"],
     }
-    abstract = jax.eval_shape(lambda: init_variables(make_model(**card), 0))
+    abstract = abstract_variables(make_model(**card))
     variables = traverse_util.unflatten_dict({
         key: take(tensors, key[1:], leaf.shape).astype(np.float64)
         for key, leaf in traverse_util.flatten_dict(abstract).items()
