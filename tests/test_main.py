@@ -255,6 +255,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.full
 def test_pairs_of_two_sets_are_learned_and_evaluated_without_the_classifier(place):
     whole = place / "pairs"
     result = run(place, whole, *PAIRS)

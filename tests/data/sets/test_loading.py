@@ -325,7 +325,7 @@ def test_the_sets_of_a_run(tmp_path):
 
 def test_several_sets_to_learn_from(tmp_path, capfd):
     make_tree(tmp_path / "raw")
-    size = "train_ids=4-test_ids=2-images_per_id=4"
+    size = "train_ids=4-test_ids=2-images_per_id=4-distractors=1"
     plaza, mall = (f"synthetic_people/{domain}-{size}" for domain in ("plaza", "mall"))
     folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
     names = (mall, "market1501", plaza)  # in the order given, not in that of the alphabet
