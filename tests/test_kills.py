@@ -15,11 +15,13 @@ from people import market_tree
 from program import program
 from test_main import (
     GRAPH,
+    PAIRS,
     assert_same_bits,
     command,
     conversion,
     final_state,
     losses,
+    newest_step,
     outputs_of,
     start,
     start_two,
@@ -32,7 +34,16 @@ pytestmark = [pytest.mark.full, pytest.mark.end_to_end, pytest.mark.usefixtures(
 # Kills of each case, and their seed: JAXREID_KILLS=100 JAXREID_KILLS_SEED=7 pytest -m full -k kills
 KILLS = int(os.environ.get("JAXREID_KILLS", "5"))
 SEED = int(os.environ.get("JAXREID_KILLS_SEED", "0"))
-LEARNERS = {"class memory": [], "graph": [*GRAPH, "--config.epochs=2"]}
+SHORT = ["--config.epochs=2", "--config.init_expects="]
+LEARNERS = {
+    "class memory": ["--config.epochs=4"],
+    "graph": [*GRAPH, "--config.epochs=2"],
+    "multi-scale": ["--config=configs/qaconv_ms.py:market1501,debug", *SHORT],
+    "transmatcher": ["--config=configs/transmatcher.py:market1501,debug", *SHORT],
+    "gmn": PAIRS,
+    "osnet": ["--config=configs/osnet.py:market1501,debug", *SHORT],
+    "search": ["--config=configs/osnet_search.py:market1501,debug", *SHORT],
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +61,51 @@ def seconds_of(run):
 
 
 def kill_at_random(begin, seconds, draw):
-    """Start processes and kill them all after a random share of the time that they would take."""
+    """Start processes and kill them all after a random share of the time that they would take.
+
+    Returns:
+        Whether they were killed before their end, and what they said.
+    """
     processes = begin()
     time.sleep(draw.uniform(0, seconds))
     for process in processes:
         process.send_signal(signal.SIGKILL)
-    return [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    return any(process.returncode for process in processes), outputs
+
+
+def kill_often(begin, workdir, whole, seconds, draw):
+    """Kill a training `KILLS` times; each time that it reaches its end, compare it and begin again.
+
+    Args:
+        begin: starts its processes; they go on where the last were killed.
+        workdir: its work directory.
+        whole: work directory of the same training, not killed.
+        seconds: that it takes.
+        draw: source of the moments.
+    """
+    steps, ends = [], 0
+    while len(steps) < KILLS:
+        killed, outputs = kill_at_random(begin, seconds, draw)
+        assert not any("error:" in output for output in outputs), outputs
+        if killed:
+            steps.append(newest_step(workdir))
+        else:
+            assert_same_end(workdir, whole)
+            shutil.rmtree(workdir)
+            ends += 1
+    outputs_of(begin())
+    assert_same_end(workdir, whole)
+    print(f"{workdir.name}: {KILLS} kills, after steps {steps}; {ends + 1} ends compared")
+
+
+def assert_same_end(workdir, whole):
+    assert_same_bits(final_state(workdir), final_state(whole))
+    assert losses(workdir) == losses(whole)
+    assert untimed(workdir) == untimed(whole)
+    assert not list(workdir.rglob("*.partial"))
+    for file in whole.glob("architecture.json"):
+        assert (workdir / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -64,15 +114,7 @@ def test_kills_of_a_training_change_no_bit(place, learner):
     whole, killed = place / f"{learner} whole", place / f"{learner} killed"
     begin = lambda w: [start(["tests/program.py", *command(place, w, *more)])]  # noqa: E731
     seconds = seconds_of(lambda: begin(whole)[0].communicate())
-    for _ in range(KILLS):
-        (output,) = kill_at_random(lambda: begin(killed), seconds, draw)
-        assert "error:" not in output
-    (process,) = begin(killed)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert_same_bits(final_state(killed), final_state(whole))
-    assert losses(killed) == losses(whole)
-    assert untimed(killed) == untimed(whole)
+    kill_often(lambda: begin(killed), killed, whole, seconds, draw)
 
 
 @pytest.mark.multiprocess
@@ -80,12 +122,7 @@ def test_kills_of_two_processes_change_no_bit(place):
     more, draw = [*LEARNERS["graph"], "--config.epochs=1"], random.Random(f"{SEED} two")
     whole, killed = place / "two whole", place / "two killed"
     seconds = seconds_of(lambda: outputs_of(start_two(place, whole, *more)))
-    for _ in range(KILLS):
-        for output in kill_at_random(lambda: start_two(place, killed, *more), seconds, draw):
-            assert "error:" not in output
-    outputs_of(start_two(place, killed, *more))
-    assert_same_bits(final_state(killed), final_state(whole))
-    assert losses(killed) == losses(whole)
+    kill_often(lambda: start_two(place, killed, *more), killed, whole, seconds, draw)
 
 
 PREPARE = """
@@ -162,7 +199,4 @@ def test_every_write_of_a_run_may_fail_and_the_run_goes_on(place, error, monkeyp
         assert "Traceback" not in result.stderr
         result = program(command(place, workdir, *FEW))
         assert result.returncode == 0, f"write {number}: {result.stderr}"
-        assert_same_bits(final_state(workdir), final_state(whole))
-        assert losses(workdir) == losses(whole)
-        assert untimed(workdir) == untimed(whole)
-        assert not list(workdir.rglob("*.partial"))
+        assert_same_end(workdir, whole)

@@ -78,7 +78,7 @@ class Overlap:
             )
         return (
             f"{name} is not a test of unseen people: {'; '.join(parts)}. Results on it do not "
-            "show how the model performs on other people."
+            "show how the model performs on other people; name another test set with --test."
         )
 
 

@@ -73,7 +73,8 @@ def sheet_picture(
     rows = grid(len(people), 1, step, (0, HEADING))
     for (label, shots), (_, top) in zip(people, rows, strict=True):
         canvas.text((8, top + 4), label, 14)
-        canvas.text((8, top + 24), f"{len(shots)} images", 11, colour=DARK.faint)
+        count = f"{len(shots)} images" if len(shots) > 1 else "1 image"
+        canvas.text((8, top + 24), count, 11, colour=DARK.faint)
         if len(shots) > columns:
             shots = [shots[i * len(shots) // columns] for i in range(columns)]
         corners = grid(len(shots), columns, step, (LABEL, top))

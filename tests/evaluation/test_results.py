@@ -127,6 +127,6 @@ def test_what_a_test_set_lacks_is_said_before():
     gallery.pid[2] = 3  # the others are the very images of the queries
     rule, messages = protocol_of("tiny", query, gallery)
     assert rule == "same-image"
-    assert "3 of 7 images have no camera: junk rule 'same-image', 2 queries are" in messages[0]
+    assert "for 3 of 7 images: junk rule 'same-image', 2 queries are" in messages[0]
     gallery = dataclasses.replace(gallery, name=["a", "b", "c"])
     assert protocol_of("tiny", query, gallery)[0] == "none"

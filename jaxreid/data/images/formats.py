@@ -58,10 +58,12 @@ def open_image(data: bytes) -> Image.Image:
         if not found or found.endswith(" image"):
             raise ValueError("not an image, or an unknown format") from error
         raise ValueError(f"not an image: the file is {found}") from error
-    if image.width * image.height > MAX_PIXELS:
+    except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,} pixels"
-        )
+            f"more than {2 * MAX_PIXELS:,} pixels; expected at most {MAX_PIXELS:,}"
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
     return image
 
 

@@ -13,6 +13,8 @@ from jaxreid.data.split import Split
 logger = logging.getLogger(__name__)
 
 _LISTED = 10
+# Pixels; in fewer, nobody can be told from another.
+_LEAST_SIDE = 16
 
 
 class ImageCheck:
@@ -31,6 +33,7 @@ class ImageCheck:
         self._count = 0
         self._problems: list[str] = []
         self._kinds: dict[str, list[str]] = collections.defaultdict(list)
+        self._small: list[str] = []
 
     def read(self, records: Iterable[Record]) -> Iterator[tuple[Record, bytes]]:
         """Yield the records whose image is whole, with the bytes of the file."""
@@ -57,8 +60,14 @@ class ImageCheck:
             rest = len(self._problems) - _LISTED
             lines = self._problems[:_LISTED] + ([f"and {rest} more"] if rest > 0 else [])
             raise ValueError(
-                f"{self._title}: {len(self._problems)} of {self._count} images are broken:"
+                f"{self._title}: broken images: {len(self._problems)} of {self._count}:"
                 + "".join(f"\n  {line}" for line in lines)
+            )
+        if self._small:
+            logger.warning(
+                "%s: fewer than %d pixels wide or high: %d of %d images (%s); remove those that "
+                "show nobody",
+                *(self._title, _LEAST_SIDE, len(self._small), self._count, some(self._small)),
             )
         for kind, names in self._kinds.items():
             logger.warning(
@@ -69,10 +78,12 @@ class ImageCheck:
     def _checked(self, image, name: str, shown: str) -> bytes | None:
         self._count += 1
         try:
-            data, kind = check_image(image, shown, self._agrees)
+            data, kind, size = check_image(image, shown, self._agrees)
         except ValueError as error:
             self._problems.append(str(error))
             return None
         if kind:
             self._kinds[kind].append(name)
+        if min(size) < _LEAST_SIDE:
+            self._small.append(name)
         return data

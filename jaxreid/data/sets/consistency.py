@@ -70,7 +70,7 @@ def _report_contradictions(images: Split) -> None:
     if clash.any():
         names = [images.name[i] for i in order[1:][clash]]
         logger.warning(
-            "data.train: %d images are of two people (%s): the same file has several labels; "
-            "remove the wrong ones.",
+            "data.train: images of two people: %d (%s). The same file has several labels; remove "
+            "the wrong ones.",
             *(len(names), some(names)),
         )

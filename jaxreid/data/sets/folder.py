@@ -118,15 +118,15 @@ def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
     parts = []
     if folders:
         parts.append(
-            f"{sum(folders.values())} images in subfolders ({some(folders)}) are not read: move "
+            f"images in subfolders are not read: {sum(folders.values())} ({some(folders)}); move "
             "them up"
         )
     if files:
         parts.append(
-            f"{len(files)} files of other formats ({some(files)}) are not read: convert images to "
+            f"files of other formats are not read: {len(files)} ({some(files)}); convert images to "
             "JPEG or PNG"
         )
-    return kept, f"{folder}: {'; '.join(parts)}." if parts else ""
+    return kept, f"{folder}: {'. '.join(parts)}." if parts else ""
 
 
 def some(names: Iterable[str], count: int = 3) -> str:
@@ -139,7 +139,7 @@ def check_image(
     image: str | os.PathLike | bytes,
     name: str = "",
     agrees: Callable[[bytes, np.ndarray], bool] | None = None,
-) -> tuple[bytes, str]:
+) -> tuple[bytes, str, tuple[int, int]]:
     """Decode a whole image, so that a broken one is found now and not during a run.
 
     Args:
@@ -148,7 +148,8 @@ def check_image(
         agrees: whether another decoder gives the same pixels for a plain file.
 
     Returns:
-        The bytes of the file, and how it is not plain: `formats.peculiarity`.
+        The bytes of the file, how it is not plain (`formats.peculiarity`), and its height and
+        width.
 
     Raises:
         ValueError: the file cannot be read, is not an image, or is truncated.
@@ -158,7 +159,7 @@ def check_image(
         pixels, kind = check_file(data)
         if not kind and agrees is not None and not agrees(data, pixels):
             raise ValueError("damaged, so that decoders differ")
-        return data, kind
+        return data, kind, pixels.shape[:2]
     except OSError as error:
         raise ValueError(f"{name or image}: cannot be read ({error.strerror})") from error
     except ValueError as error:

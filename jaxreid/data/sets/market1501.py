@@ -97,8 +97,8 @@ def find(folder: str | os.PathLike, *, time_rule: str = "qaconv") -> Source:
     ]
     if late:
         left_out.append(
-            f"market1501 in {root}: {len(late)} images ({some(late)}) get no time, because their "
-            "frames are too large to be distinguished; number sessions and frames from 1"
+            f"market1501 in {root}: images without a time: {len(late)} ({some(late)}), because "
+            "their frames are too large to be distinguished; number sessions and frames from 1"
             + (", or use market1501-time_rule=corrected." if time_rule == "qaconv" else ".")
         )
     splits = {

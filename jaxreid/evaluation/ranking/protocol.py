@@ -37,7 +37,10 @@ def choose_rule(
             "every image of the same person is a match, even from the same camera",
             "none",
         )
-    return rule, f"{unknown} of {total} images have no camera: junk rule {rule!r}, {effect}."
+    return (
+        rule,
+        f"no camera is known for {unknown} of {total} images: junk rule {rule!r}, {effect}.",
+    )
 
 
 def junk_groups(

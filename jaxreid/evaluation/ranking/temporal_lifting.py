@@ -237,12 +237,13 @@ def _sightings(what: str, camid: np.ndarray, time: np.ndarray) -> tuple[np.ndarr
             "a camera and a time for each image."
         )
     if (camid < 0).any():
-        raise ValueError(f"{(camid < 0).sum()} of {camid.size} {what} images have no camera.")
+        without = (camid < 0).sum()
+        raise ValueError(f"no camera is known for {without} of {camid.size} {what} images.")
     unknown = ~np.isfinite(time)
     if unknown.any():
         raise ValueError(
-            f"{unknown.sum()} of {time.size} {what} images have no time; TLift needs the time of "
-            "every image. Times are known for market1501, dukemtmc, randperson and "
+            f"no time is known for {unknown.sum()} of {time.size} {what} images; TLift needs that "
+            "of every image. Times are known for market1501, dukemtmc, randperson and "
             "synthetic_people, not for msmt17 or cuhk03: switch TLift off there."
         )
     return camid, time

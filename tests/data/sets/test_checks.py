@@ -11,9 +11,9 @@ from jaxreid.data.sets.source import Record
 from jaxreid.data.split import Split
 
 
-def encoded(mode="RGB", kind="PNG", **options):
+def encoded(mode="RGB", kind="PNG", size=(16, 20), **options):
     file = io.BytesIO()
-    Image.new(mode, (4, 6)).save(file, kind, **options)
+    Image.new(mode, size).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -31,7 +31,7 @@ def test_all_broken_images_are_listed_at_once(tmp_path):
     check = ImageCheck("mine")
     kept = list(check.read(records(images)))
     assert [(record.name, data) for record, data in kept] == [("00.jpg", WHOLE)]
-    with pytest.raises(ValueError, match="mine: 13 of 14 images are broken:\n") as error:
+    with pytest.raises(ValueError, match="mine: broken images: 13 of 14:\n") as error:
         check.finish()
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == 11
@@ -39,6 +39,17 @@ def test_all_broken_images_are_listed_at_once(tmp_path):
     assert lines[1] == f"  {tmp_path / 'gone.jpg'}: cannot be read (No such file or directory)"
     assert lines[2].startswith("  03.jpg: broken image (not an image")
     assert lines[10] == "  and 3 more"
+
+
+def test_tiny_images_are_named(caplog):
+    check = ImageCheck("mine")
+    images = [WHOLE, encoded(size=(1, 1)), encoded(size=(15, 64))]
+    assert len(list(check.read(records(images)))) == 3
+    check.finish()
+    (record,) = caplog.records
+    assert "fewer than 16 pixels wide or high: 2 of 3 images (01.jpg, 02.jpg)" in (
+        record.getMessage()
+    )
 
 
 def test_images_that_are_not_plain_are_counted_and_named(caplog):

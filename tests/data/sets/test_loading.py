@@ -400,7 +400,7 @@ def test_one_file_with_two_labels_is_said(monkeypatch, caplog):
     monkeypatch.setattr(sets.Found, "read", lambda found: dict(made))
     monkeypatch.setitem(sets.SETS._entries, "mine", (lambda: made, {}))
     load_sets(train="mine", test=("mine",))
-    assert "1 images are of two people (a.jpg)" in caplog.records[-1].getMessage()
+    assert "images of two people: 1 (a.jpg)" in caplog.records[-1].getMessage()
 
 
 def test_numbers_that_do_not_fit_are_refused():

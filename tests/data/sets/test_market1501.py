@@ -137,12 +137,13 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     (train / "__MACOSX").mkdir()
     (train / "empty").mkdir()
     _, notice = find(tree).notices
-    assert "4 images in subfolders (0000, 0001, 0002, ...) are not read: move them up" in notice
-    assert "4 files of other formats (0009_c1s1_000000_00.heic, " in notice
+    assert "images in subfolders are not read: 4 (0000, 0001, 0002, ...); move them up" in notice
+    assert "files of other formats are not read: 4 (0009_c1s1_000000_00.heic, " in notice
     assert "convert images to JPEG or PNG" in notice
     for file in train.glob("*.jpg"):
         file.unlink()
-    with pytest.raises(ValueError, match="holds no images .*4 images in subfolders .*move them up"):
+    message = "holds no images .*images in subfolders are not read: 4 .*move them up"
+    with pytest.raises(ValueError, match=message):
         find(tree)
 
 
@@ -183,8 +184,7 @@ def test_numbers_beyond_32_bits_are_refused(tmp_path, name, field):
 def test_times_that_would_lose_their_precision_are_unknown_and_said(tmp_path, names):
     source = find(make_tree(tmp_path, PARTS | {"bounding_box_train": names}))
     assert np.isnan([i.time for i in source.splits["train"]]).all()
-    assert f"{len(names)} images (0001_c9s1" in source.notices[1]
-    assert "get no time" in source.notices[1]
+    assert f"images without a time: {len(names)} (0001_c9s1" in source.notices[1]
 
 
 def test_order_is_by_code_point(tmp_path):

@@ -55,7 +55,7 @@ def test_the_rule_follows_the_data(data):
     assert choose_rule(query[1], gallery[1], query[2], gallery[2]) == ("camera", "")
     rule, why = choose_rule(query[1], np.full(35, -1), query[2], gallery[2])
     assert rule == "same-image"
-    assert "35 of 50 images have no camera" in why
+    assert "no camera is known for 35 of 50 images" in why
     rule, why = choose_rule(query[1], np.full(35, -1), query[2], np.arange(35).astype(str))
     assert rule == "none"
 

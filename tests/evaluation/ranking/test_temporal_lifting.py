@@ -175,10 +175,10 @@ def test_blocks_are_as_large_as_asked_for_and_keep_companions_together():
 def test_errors_say_what_is_wrong():
     score, images = random_case(4)
     some_unknown = np.where(np.arange(30) < 2, np.nan, images["query_time"])
-    with pytest.raises(ValueError, match="2 of 30 query images have no time.*market1501"):
+    with pytest.raises(ValueError, match="no time is known for 2 of 30 query images.*market1501"):
         tlift(score, **{**images, "query_time": some_unknown})
     one_unknown = np.where(np.arange(50) < 1, -1, images["gallery_camid"])
-    with pytest.raises(ValueError, match="1 of 50 gallery images have no camera"):
+    with pytest.raises(ValueError, match="no camera is known for 1 of 50 gallery images"):
         tlift(score, **{**images, "gallery_camid": one_unknown})
     with pytest.raises(ValueError, match="no time"):
         companion_blocks(np.zeros(1, int), np.array([np.inf]))
