@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -200,3 +201,53 @@ def test_every_write_of_a_run_may_fail_and_the_run_goes_on(place, error, monkeyp
         result = program(command(place, workdir, *FEW))
         assert result.returncode == 0, f"write {number}: {result.stderr}"
         assert_same_end(workdir, whole)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system in memory, and a function that gives it a size in KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size):
+        how = (
+            ["-o", f"remount,size={size}k"] if os.path.ismount(folder) else ["-o", f"size={size}k"]
+        )
+        words = ["mount", "-t", "tmpfs", *how, "tmpfs", str(folder)]
+        mounted = subprocess.run(words, capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+
+    resize(1024)
+    yield folder, resize
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_of_any_size_loses_nothing(place, disk):
+    folder, resize = disk
+    resize(100_000)
+    begin = lambda: start(  # noqa: E731
+        ["tests/program.py", *command(place, folder / "run", *FEW)]
+        + [f"--config.data.prepared_dir={folder / 'prepared'}"]
+    )
+    outputs_of([begin()])
+    whole, statuses = place / "on a large disk", []
+    shutil.copytree(folder / "run", whole)
+    needed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) // 1024
+    for tenth in range(1, 11):
+        shutil.rmtree(folder / "run")
+        shutil.rmtree(folder / "prepared")
+        resize(needed * tenth // 10)
+        process = begin()
+        output, _ = process.communicate(timeout=300)
+        statuses.append(process.returncode)
+        assert process.returncode in (0, 1), output
+        assert "Traceback" not in output
+        if process.returncode:
+            assert re.search(r"error: .*(No space left|cannot be written|cannot write)", output)
+            assert str(folder) in output
+        resize(100_000)
+        outputs_of([begin()])
+        assert_same_end(folder / "run", whole)
+    assert statuses[0] == 1
+    print(f"full disks: {needed} KiB needed, ended with {statuses} at 1 to 10 tenths of them")

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,6 +108,7 @@ class Checkpoints:
             policies.append(preservation.EveryNSteps(keep_every))
         self._unchecked: tuple[int, dict[str, Any]] | None = None
         folder = pathlib.Path(workdir).resolve() / "checkpoints"
+        _drop_reports_of_abandoned_tasks()
         with _writing(folder):
             self._manager = ocp.CheckpointManager(
                 folder,
@@ -274,6 +277,22 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
             "room or give access there, or use another --workdir; the same command resumes from "
             "the newest whole checkpoint."
         ) from error
+
+
+@functools.cache
+def _drop_reports_of_abandoned_tasks() -> None:
+    """Keep from the user that tasks of a failed write or read end after their event loop.
+
+    TensorStore's threads report them at any time, also before the failure is known here.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 def _silence() -> None:

@@ -242,10 +242,20 @@ def _prepare(builder, tfds, what: str) -> None:
             # TFDS prints to stdout, in bold.
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            builder.download_and_prepare(
-                download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
+            try:
+                builder.download_and_prepare(
+                    download_dir=downloads,
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+            except (RuntimeError, OSError) as error:
+                # TFDS wraps what TensorFlow or the system says about a write.
+                raise _first_cause(error) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _read(builder, split: str, tf) -> Split:

@@ -1,6 +1,7 @@
 """Loading data sets by name: contents, preparation that can be killed and shared, messages."""
 
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -408,6 +409,19 @@ def test_numbers_that_do_not_fit_are_refused():
         Split([b""] * 2, ["a", "b"], np.array([1, 2**32 + 1]), np.zeros(2, int), np.zeros(2))
     with pytest.raises(ValueError, match="dir is 'a,b', 2 folders; expected one"):
         load("market1501", dir="a,b")
+
+
+def test_a_disk_that_is_full_during_preparation_is_said(tmp_path):
+    make_tree(tmp_path / "raw")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path / "prepared"}
+    with pytest.raises(OSError, match=r"cannot be written .*File too large.*Make room"):  # noqa: PT012
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+            load("market1501", **folders)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(load("market1501", **folders)["train"]) == 5
 
 
 def test_a_place_for_prepared_copies_that_cannot_be_used_is_named(tmp_path, monkeypatch):
