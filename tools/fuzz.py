@@ -70,6 +70,10 @@ def seeds_of(target: str) -> list[bytes]:
     if target == "events":
         event = {"kind": "train", "step": 1, "epoch": 0, "loss": 0.5, "time": 1.0}
         return [b"".join(json.dumps(event | {"step": s}).encode() + b"\n" for s in (1, 2, 3))]
+    if target == "architecture":
+        blocks = ["residual", "sum", "none", "both", "sum", "none"]
+        found = {"format": "jaxreid architecture 1", "stem": "instance", "blocks": blocks}
+        return [json.dumps(found).encode()]
     if target == "image":
         from PIL import Image
 
@@ -99,6 +103,7 @@ def _readers() -> dict[str, Callable[[pathlib.Path], object]]:
     """Return the readers by target; imports what they need."""
     from jaxreid import configs
     from jaxreid.data.images.pillow import read_image
+    from jaxreid.models.backbones import make_backbone
     from jaxreid.models.model import make_model
     from jaxreid.runs import log, settings, workdir
     from jaxreid.weights.file import load_weights, read_card
@@ -118,6 +123,9 @@ def _readers() -> dict[str, Callable[[pathlib.Path], object]]:
         "settings": lambda path: settings.resolved(_json(path)),
         "record": workdir._read,
         "recorded": configs._recorded,
+        "architecture": lambda path: make_backbone(
+            **configs.get(f"osnet:synthetic,architecture={path}").model.backbone
+        ),
         "events": lambda path: log.read_events(path.parent),
         "image": read_image,
     }
@@ -135,7 +143,10 @@ def _size(card: dict) -> dict:
 
 
 NAMES = {"events": "metrics.jsonl", "record": "config.json", "recorded": "config.json"}
-TARGETS = ("card", "weights", "torch", "model", "settings", "record", "recorded", "events", "image")
+TARGETS = (
+    *("card", "weights", "torch", "model", "settings", "record", "recorded", "architecture"),
+    *("events", "image"),
+)
 
 
 def check(reader: Callable[[pathlib.Path], object], path: pathlib.Path, content: bytes) -> None:
