@@ -118,15 +118,15 @@ def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
     parts = []
     if folders:
         parts.append(
-            f"images in subfolders are not read: {sum(folders.values())} ({some(folders)}); move "
-            "them up"
+            "images in subfolders are not read, move them up: "
+            f"{sum(folders.values())} ({some(folders)})"
         )
     if files:
         parts.append(
-            f"files of other formats are not read: {len(files)} ({some(files)}); convert images to "
-            "JPEG or PNG"
+            "files of other formats are not read, convert images to JPEG or PNG: "
+            f"{len(files)} ({some(files)})"
         )
-    return kept, f"{folder}: {'. '.join(parts)}." if parts else ""
+    return kept, f"{folder}: {'; '.join(parts)}." if parts else ""
 
 
 def some(names: Iterable[str], count: int = 3) -> str:
