@@ -177,8 +177,8 @@ class _Pipeline:
         options.deterministic = True
         # Its thread can hold up the end of a pipeline for as long as it has been idle.
         options.autotune.enabled = False
-        steps = tf.data.Dataset.counter().map(step).take_while(lambda _, more: more)
-        images = steps.map(lambda step, _: step).unbatch().map(image, os.cpu_count())
+        steps = tf.data.Dataset.counter().map(step).take_while(_second)
+        images = steps.map(_first).unbatch().map(image, os.cpu_count())
         batches = images.batch(batch_size, drop_remainder=True).prefetch(_PREFETCH)
         self._queue, self._iterator = queue, batches.with_options(options).as_numpy_iterator()
         weakref.finalize(self, _stop, self._iterator, queue, more)
@@ -188,6 +188,12 @@ class _Pipeline:
         self._queue.enqueue_many([index, place, np.full(len(index), key)])
         for _ in index:
             yield next(self._iterator)
+
+
+# Autograph, which has nothing to convert here, warns on Python 3.13, and keeps what it could not
+# convert, with all that it refers to.
+_first = tf.autograph.experimental.do_not_convert(lambda first, _: first)
+_second = tf.autograph.experimental.do_not_convert(lambda _, second: second)
 
 
 def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable) -> None:
