@@ -217,10 +217,8 @@ def disk(tmp_path):
     folder.mkdir()
 
     def resize(size):
-        how = (
-            ["-o", f"remount,size={size}k"] if os.path.ismount(folder) else ["-o", f"size={size}k"]
-        )
-        words = ["mount", "-t", "tmpfs", *how, "tmpfs", str(folder)]
+        again = "remount," if os.path.ismount(folder) else ""
+        words = ["mount", "-t", "tmpfs", "-o", f"{again}size={size}k", "tmpfs", str(folder)]
         mounted = subprocess.run(words, capture_output=True, text=True)
         if mounted.returncode:
             pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

@@ -13,7 +13,7 @@ from jaxreid.data.split import Split
 logger = logging.getLogger(__name__)
 
 _LISTED = 10
-# Pixels; in fewer, nobody can be told from another.
+# Pixels; fewer show nobody.
 _LEAST_SIDE = 16
 
 

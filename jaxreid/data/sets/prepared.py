@@ -64,7 +64,7 @@ def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, S
         check = ImageCheck(title, agrees)
         builder = _builder_class(tfds)(source, root, check)
         if not _is_prepared(builder):
-            _prepare(builder, tfds, f"{title} ({len(source):,} images)")
+            _prepare(builder, tf, tfds, f"{title} ({len(source):,} images)")
             builder = _builder_class(tfds)(source, root, check)
         return {split: _read(builder, split, tf) for split in source.splits}
 
@@ -224,7 +224,7 @@ def _is_prepared(builder) -> bool:
     return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
-def _prepare(builder, tfds, what: str) -> None:
+def _prepare(builder, tf, tfds, what: str) -> None:
     """Prepare a copy, or wait for another process that does."""
     final = pathlib.Path(builder.data_dir)
     with hold(_lock_of(final), f"the prepared copy of {what}", wait=True):
@@ -249,7 +249,10 @@ def _prepare(builder, tfds, what: str) -> None:
                 )
             except (RuntimeError, OSError) as error:
                 # TFDS wraps what TensorFlow or the system says about a write.
-                raise _first_cause(error) from None
+                cause = _first_cause(error)
+                if isinstance(cause, OSError | tf.errors.OpError):
+                    raise cause from None
+                raise
 
 
 def _first_cause(error: BaseException) -> BaseException:
