@@ -179,6 +179,12 @@ def base(dataset: str) -> ConfigDict:
     test.query_tile = 32  # queries scored at once
     test.gallery_tile = 512  # gallery images scored at once
     test.dtype = "float32"  # type of features; "bfloat16" is smaller, faster and rounds scores
+    # precision of float32 products: "highest" is float32 on any device; "default" is the device's
+    # fastest (TF32 or bfloat16 on accelerators)
+    test.precision = "highest"
+    # GB of features of a test set in memory, more are kept in a file; 0: half of the memory
+    test.memory = 0.0
+    test.memory_dir = placeholder(str)  # folder of that file; None: the system's temporary folder
     test.flip = False  # average the features of an image and its mirror image
     # matches to ignore: "camera" (from the query's camera), "same-image" (the query's own file),
     # "none"; "auto": "camera" if cameras are known, else "same-image" if the gallery contains the
@@ -210,6 +216,7 @@ def base(dataset: str) -> ConfigDict:
     config.checkpoint.keep_every = 0  # also keep every step that is a multiple of this; 0: none
     config.log = ConfigDict()
     config.log.every_steps = 20  # steps between lines of metrics.jsonl
+    config.log.profile = 0  # steps to trace (jax.profiler) after the first ten; 0: none
     return config
 
 

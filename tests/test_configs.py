@@ -419,7 +419,7 @@ def test_the_rules_are_of_settings_that_there_are():
     config.schedule.warmup_epochs = 0  # gmn alone has it
     for path in RULES:
         assert value_at(config, path) is not None or path in {
-            "init_from", "data.dir", "data.prepared_dir",
+            "init_from", "data.dir", "data.prepared_dir", "eval.memory_dir",
         }  # fmt: skip
 
 

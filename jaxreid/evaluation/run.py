@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -35,8 +36,16 @@ from jaxreid.names import check_name
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import Writer, event, progress, write_json
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 # Settings of `Scorer`.
-SCORING = ("batch_size", "query_tile", "gallery_tile", "dtype", "flip")
+SCORING = (
+    *("batch_size", "query_tile", "gallery_tile"),
+    *("dtype", "precision", "flip", "memory", "memory_dir"),
+)
 # The splits "query" and "gallery" by test set.
 TestSets = Mapping[str, Mapping[str, Split]]
 # File in a work directory.
@@ -100,7 +109,10 @@ class Evaluation:
         protocol = {"junk": rule, "average_precision": self.average_precision}
         results = evaluate(scorer, features, query, gallery, variants, **protocol, title=name)
         protocol["fingerprint"] = fingerprint(query, gallery)
+        protocol["precision"] = scorer.precision
         protocol["seconds"] = round(time.perf_counter() - start, 2)
+        if (peak := _peak_memory()) is not None:
+            protocol["peak_memory_gb"] = round(peak, 2)
         if sentence := shortlist_sentence(name, results):
             more.append(sentence)
         return results, protocol, messages + more
@@ -244,6 +256,14 @@ def digest_of(variables: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(to_host(leaf)).tobytes())
     return digest.hexdigest()[:8]
+
+
+def _peak_memory() -> float | None:
+    """Return the largest resident set of this process so far, in GB; None where it is unknown."""
+    if resource is None:
+        return None
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1e9 if sys.platform == "darwin" else kilobytes * 1024 / 1e9
 
 
 def _count(variables: Any) -> int:

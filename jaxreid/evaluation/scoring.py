@@ -5,6 +5,8 @@ The gallery is sharded over the devices, and queries are streamed past it.
 
 import copy
 import functools
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from jaxreid.data.images.pillow import image_batches
 from jaxreid.mesh import AXIS, check_divisible, shardings, to_devices, to_host
 from jaxreid.models.model import Model
 from jaxreid.names import check_name
+from jaxreid.runs.files import array_in_file
 
 DTYPES = ("float32", "bfloat16")
 
@@ -77,6 +80,11 @@ class Scorer:
         flip: as for `make_encode`.
         dtype: dtype of the features. "bfloat16" halves the memory and is several times as fast on
             many devices. Scores are float32.
+        precision: precision of float32 products, as in `jax.default_matmul_precision`: "highest"
+            gives the same results on any device, "default" is the device's fastest.
+        memory: GB of features that this process may hold in memory; 0: half of the machine's.
+            `features` keeps more than that in a file.
+        memory_dir: folder of that file; None: the system's folder for temporary files.
 
     Raises:
         ValueError: a size is not divisible by the number of devices, or the dtype is unknown.
@@ -93,6 +101,9 @@ class Scorer:
         gallery_tile: int = 512,
         flip: bool = False,
         dtype: str = "float32",
+        precision: str = "highest",
+        memory: float = 0.0,
+        memory_dir: str | None = None,
     ) -> None:
         check_divisible(batch_size, mesh, "eval.batch_size")
         check_divisible(gallery_tile, mesh, "eval.gallery_tile")
@@ -100,9 +111,13 @@ class Scorer:
         self.model, self.batch_size = model, batch_size
         self.query_tile, self.gallery_tile = query_tile, gallery_tile
         self._mesh, self._dtype, self.variables = mesh, jnp.dtype(dtype), variables
-        self._encode = make_encode(model, mesh, flip=flip)
-        self._score, self._nearest = make_score(model, mesh), _make_nearest(model, mesh)
-        self._listed = _make_listed(model, mesh)
+        self.precision = precision
+        self._memory = memory * 1e9 or _memory_of_machine() / 2
+        self._memory_dir = memory_dir
+        self._encode = make_encode(model, mesh, flip=flip, precision=precision)
+        score = functools.partial(_score, model, precision)
+        self._score, self._nearest = _make_score(score, mesh), _make_nearest(score, mesh)
+        self._listed = _make_listed(score, mesh)
 
     def bind(self, variables: Any) -> "Scorer":
         """Return a copy with other variables and the same compiled functions."""
@@ -140,7 +155,7 @@ class Scorer:
         count: int,
         bar: Bar | None = None,
     ) -> np.ndarray:
-        """Return features of `count` images, complete on every process.
+        """Return features of `count` images, complete on every process, in memory or in a file.
 
         Args:
             batches: this process's part of every batch, [b, H, W, 3] uint8; the last one is padded
@@ -150,6 +165,7 @@ class Scorer:
 
         Raises:
             ValueError: there are fewer images, or features are not finite.
+            OSError: there is no room for the file of features.
         """
         features, done = None, 0
         for batch in _one_ahead(
@@ -164,13 +180,18 @@ class Scorer:
                 )
             # Allocated once: batches and their concatenation would take twice the memory.
             if features is None:
-                features = np.empty((count, *rows.shape[1:]), self._dtype)
+                features = self._room((count, *rows.shape[1:]))
             features[done : done + len(rows)] = rows
             done += len(rows)
             _advance(bar, len(rows))
         if features is None or done < count:
             raise ValueError(f"got {done} images; expected {count} to extract features from.")
         return features
+
+    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+        if math.prod(shape) * self._dtype.itemsize <= self._memory:
+            return np.empty(shape, self._dtype)
+        return array_in_file(shape, self._dtype, self._memory_dir)
 
     def hold(self, gallery: np.ndarray) -> Gallery:
         """Prepare gallery features that are scored more than once."""
@@ -280,17 +301,18 @@ class Scorer:
         return scores
 
 
-def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[..., jax.Array]:
+def make_encode(
+    model: Model, mesh: Mesh, *, flip: bool = False, precision: str = "highest"
+) -> Callable[..., jax.Array]:
     """Compile (variables, image [B, H, W, 3]) -> features [B, ...], both sharded over `AXIS`.
 
     With `flip`, the neck averages the features of an image and of its mirror image, mirrored back
-    if they are maps.
+    if they are maps. `precision` is as for `Scorer`.
     """
 
     def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
         extract = lambda x: model.apply(variables, x, method="encode").astype(jnp.float32)  # noqa: E731
-        # Results do not depend on the device.
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision(precision):
             if not flip:
                 return extract(image)
             feature, mirrored = extract(image), extract(image[:, :, ::-1])
@@ -300,34 +322,41 @@ def make_encode(model: Model, mesh: Mesh, *, flip: bool = False) -> Callable[...
     return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
 
 
-def _score(model: Model, variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-    """Score features to [Q, G] float32, in full precision on any device."""
-    with jax.default_matmul_precision("highest"):
+def _score(
+    model: Model, precision: str, variables: Any, query: jax.Array, gallery: jax.Array
+) -> jax.Array:
+    """Score features to [Q, G] float32."""
+    with jax.default_matmul_precision(precision):
         return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
 
 
-def make_score(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
+def make_score(model: Model, mesh: Mesh, *, precision: str = "highest") -> Callable[..., jax.Array]:
     """Compile (variables, query [Q, ...], gallery [G, ...] sharded over `AXIS`) -> scores [Q, G].
 
-    Queries and scores are replicated on every device.
+    Queries and scores are replicated on every device. `precision` is as for `Scorer`.
     """
-    score = functools.partial(_score, model)
+    return _make_score(functools.partial(_score, model, precision), mesh)
+
+
+def _make_score(score: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
     sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
     return jax.jit(sharded, out_shardings=shardings(mesh, P()))
 
 
-def _make_listed(model: Model, mesh: Mesh) -> Callable[..., jax.Array]:
+def _make_listed(score: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
     """Compile (variables, query [D, ...], gallery [D, m, ...]) -> scores [D, m], all sharded."""
 
     def listed(variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        return _score(model, variables, query, gallery[0])
+        return score(variables, query, gallery[0])
 
     specs = (P(), P(AXIS), P(AXIS))
     sharded = jax.shard_map(listed, mesh=mesh, in_specs=specs, out_specs=P(AXIS))
     return jax.jit(sharded, out_shardings=shardings(mesh, P()))
 
 
-def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _make_nearest(
+    score: Callable[..., jax.Array], mesh: Mesh
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Compile (variables, query [Q, ...], gallery [G, ...], real, count) -> scores, indices.
 
     The gallery tile is sharded. Each device returns the best `count` of the first `real` images in
@@ -336,7 +365,7 @@ def _make_nearest(model: Model, mesh: Mesh) -> Callable[..., tuple[jax.Array, ja
     """
 
     def nearest(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
-        scores = _score(model, variables, query, gallery)
+        scores = score(variables, query, gallery)
         place = jax.lax.axis_index(AXIS) * len(gallery) + jnp.arange(len(gallery))
         best, at = jax.lax.top_k(jnp.where(place < real, scores, -jnp.inf), count)
         return best, place[at]
@@ -360,6 +389,13 @@ def _free(device: jax.Device) -> int:
     """Return the free memory in bytes; 0 where the device does not report it."""
     stats = device.memory_stats() or {}
     return max(0, stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
+
+
+def _memory_of_machine() -> float:
+    """Return its bytes; infinity where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _one_ahead(results: Iterable[Any]) -> Iterator[Any]:

@@ -2,11 +2,16 @@
 
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import secrets
+import tempfile
 from collections.abc import Iterator
 from typing import IO
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
@@ -48,6 +53,28 @@ def append(path: pathlib.Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
+
+
+def array_in_file(
+    shape: tuple[int, ...], dtype: DTypeLike, folder: str | os.PathLike | None
+) -> np.ndarray:
+    """Return an array [shape] that lies in a file without a name, gone with the array.
+
+    Args:
+        shape: shape of the array.
+        dtype: its dtype.
+        folder: folder of the file; None: the system's folder for temporary files.
+
+    Raises:
+        OSError: there is not enough room, or no access; the message names the folder.
+    """
+    where = pathlib.Path(folder or tempfile.gettempdir())
+    with explained(where), tempfile.TemporaryFile(dir=where) as file:
+        if hasattr(os, "posix_fallocate"):
+            # Room is taken now: a disk that is full later would kill the process in a write.
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def put(file: IO[bytes], content: bytes) -> None:

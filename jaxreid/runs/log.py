@@ -5,8 +5,8 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from tqdm import tqdm
 from jaxreid.mesh import to_host
 from jaxreid.runs.files import append, replace_file
 from jaxreid.runs.tensorboard import Board
+
+Batch, Result = TypeVar("Batch"), TypeVar("Result")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -142,6 +144,10 @@ def show(bar: tqdm, values: dict[str, float], *, images_left: int) -> None:
 class Meter:
     """Means of the metrics over several steps, fetched from the devices only when read.
 
+    It also measures where the time goes: "input_wait", the share of the time since the last reading
+    in which the loop waited for a batch, and "goodput", the share of all time since the meter was
+    made that went into training steps: without start, compilation, input, evaluation and saving.
+
     Args:
         lr: base learning rate, which the metric "rate" multiplies.
         every_steps: steps between two readings.
@@ -151,12 +157,38 @@ class Meter:
         if every_steps < 1:
             raise ValueError(f"log.every_steps is {every_steps}; expected at least 1.")
         self._lr, self._every = lr, every_steps
+        self._made, self._productive = time.perf_counter(), 0.0
+        self._calls, self._compiled = 0, set()  # type: int, set[Callable[..., Any]]
         self.start()
 
     def start(self) -> None:
         """Discard all metrics and restart the clock of images per second."""
         self._steps: list[dict[str, jax.Array]] = []
         self._images, self._since = 0, time.perf_counter()
+        self._waited = self._compiling = 0.0
+
+    def waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches, measuring how long each is waited for."""
+        batches, end = iter(batches), object()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, end)
+            self._waited += time.perf_counter() - start
+            if batch is end:
+                return
+            yield batch
+
+    def call(self, step: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a jitted step; the first call of each compiles."""
+        self._calls += 1
+        start = time.perf_counter()
+        with jax.profiler.StepTraceAnnotation("train", step_num=self._calls):
+            result = step(*arguments)
+        if step in self._compiled:
+            return result
+        self._compiling += time.perf_counter() - start
+        self._compiled.add(step)
+        return result
 
     def due(self, step: int) -> bool:
         """Return whether to read the metrics after this step."""
@@ -168,7 +200,7 @@ class Meter:
         self._images += images
 
     def read(self, step: int) -> dict[str, float]:
-        """Return the means since the last reading, with "lr" in place of "rate".
+        """Return the means since the last reading, "lr" in place of "rate", and rates of work.
 
         Blocks until the devices have finished the steps.
 
@@ -188,7 +220,12 @@ class Meter:
                 f"metrics are not finite between steps {step - count + 1} and {step}: {values}."
             )
         values["lr"] = self._lr * values.pop("rate")
-        values["images_per_second"] = self._images / (time.perf_counter() - self._since)
+        now = time.perf_counter()
+        elapsed = now - self._since
+        self._productive += elapsed - self._waited - self._compiling
+        values["images_per_second"] = self._images / elapsed
+        values["input_wait"] = self._waited / elapsed
+        values["goodput"] = self._productive / (now - self._made)
         self.start()
         return values
 

@@ -94,6 +94,9 @@ RULES = {
     "eval.query_tile": SIZE,
     "eval.gallery_tile": SIZE,
     "eval.dtype": Text("float32"),
+    "eval.precision": Choice(PRECISIONS),
+    "eval.memory": Number(0),
+    "eval.memory_dir": Text("/scratch", none=True),
     "eval.flip": Flag(),
     "eval.junk": Text("auto"),
     "eval.average_precision": Text("standard"),
@@ -110,6 +113,7 @@ RULES = {
     "checkpoint.keep": SIZE,
     "checkpoint.keep_every": COUNT,
     "log.every_steps": SIZE,
+    "log.profile": COUNT,
 }
 # Optional settings inside option dictionaries, checked only if present.
 OPTIONS = {
@@ -122,7 +126,14 @@ OPTIONS = {
     "eval.tlift_options.alpha": Number(0),
 }
 # Defaults of settings that older configurations lack.
-OPTIONAL = {"init_expects": "", "eval.untrained": True}
+OPTIONAL = {
+    "init_expects": "",
+    "eval.untrained": True,
+    "eval.precision": "highest",
+    "eval.memory": 0.0,
+    "eval.memory_dir": None,
+    "log.profile": 0,
+}
 # Settings that may be missing, because the function that takes them has a default.
 ABSENT = ("schedule.warmup_epochs",)
 

@@ -14,6 +14,7 @@ from jaxreid.evaluation.run import keep_trace, make_evaluation, report
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
 from jaxreid.runs.log import Meter, Writer, progress, show
+from jaxreid.runs.profile import Profile
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, note_not_finite, open_workdir
@@ -106,7 +107,7 @@ def fit(
         augment: as for `Feed`.
         eval: as for `make_evaluation`.
         checkpoint: keywords of `Checkpoints`.
-        log: keywords of `Meter`.
+        log: keywords of `Meter`; "profile" is the number of steps to trace (`Profile`).
 
     Returns:
         True at the end of the training, False if a signal stopped it before.
@@ -119,6 +120,7 @@ def fit(
     check_divisible(batch_size, mesh, "batch_size")
     keep_graphs = (sampler := dict(sampler)).pop("save_graph")
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
+    traced = (log := dict(log)).pop("profile")
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
     evaluation.check(tests)
@@ -146,7 +148,11 @@ def fit(
     trained_on = {"name": data["train"], "content": images.content} | images.summary
     card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
-    with Checkpoints(workdir, card, **checkpoint) as checkpoints, StopRequest() as stop:
+    with (
+        Checkpoints(workdir, card, **checkpoint) as checkpoints,
+        StopRequest() as stop,
+        Profile(workdir, traced) as profile,
+    ):
         if checkpoints.latest_step is None:
             state = create_state(local_model, tx, seed=seed, mesh=mesh, weights=weights, **shape)
         else:
@@ -182,9 +188,11 @@ def fit(
                 meter.start()
                 sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
                 with progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
-                    for batch in batches:
+                    for batch in meter.waits(batches):
                         update = update_of(epoch)
-                        state, metrics = update(state, to_devices(mesh, batch))
+                        state, metrics = meter.call(update, state, to_devices(mesh, batch))
+                        if message := profile.after(metrics):
+                            writer.say(message)
                         step += 1
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
@@ -198,6 +206,7 @@ def fit(
                             show(bar, values, images_left=left)
                         if save:
                             checkpoints.save(checkpoint_parts(state, feed.state()), step)
+                            meter.start()
                         elif step % steps_per_epoch == 0:
                             # An evaluation may follow.
                             check_finite({"variables": variables_of(state)}, step)

@@ -82,6 +82,36 @@ def test_bfloat16_features_are_half_as_large_and_score_nearly_the_same(variables
         make(variables, dtype="float61")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_features_beyond_the_memory_are_in_a_file_and_equal(variables, dtype, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 16, 3), np.uint8)
+    limits = {"memory": 1e-6, "memory_dir": str(tmp_path)}
+    held, filed = make(variables, dtype=dtype), make(variables, dtype=dtype, **limits)
+    features = [e.features([images, images], 15) for e in (held, filed)]
+    assert [isinstance(f, np.memmap) for f in features] == [False, True]
+    np.testing.assert_array_equal(*features)
+    scores = [e.scores(f[:4], f) for e, f in zip((held, filed), features, strict=True)]
+    np.testing.assert_array_equal(*scores)
+    # Without a name, so that no killed process leaves one behind.
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/missing: No such.*another place"):
+        make(variables, memory=1e-6, memory_dir=f"{tmp_path}/missing").features([images], 7)
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_products_have_the_precision_that_is_set(variables, precision):
+    mesh, model = make_mesh(jax.devices()[:1]), make_model(**MODEL)
+    encode = module.make_encode(model, mesh, precision=precision)
+    score = module.make_score(model, mesh, precision=precision)
+    images, features = jnp.zeros((2, 32, 16, 3), jnp.uint8), jnp.zeros((2, 8, 4, 4))
+    with jax.default_matmul_precision("default"):
+        for program in (
+            encode.lower(variables, images),
+            score.lower(variables, features, features),
+        ):
+            assert ("HIGHEST" in program.as_text()) == (precision == "highest")
+
+
 @pytest.mark.parametrize("matcher", ["cosine", "euclidean"])
 def test_bfloat16_embeddings_are_scored_in_float32(matcher):
     x = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)

@@ -98,6 +98,38 @@ def test_meter_gives_means_and_stops_at_nonsense():
     assert meter.due(10)
     assert not meter.due(11)
     assert values["images_per_second"] > 0
+
+
+def test_goodput_is_without_waiting_compiling_and_what_lies_between(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("jaxreid.runs.log.time.perf_counter", lambda: clock[0])
+
+    def passes(seconds, value=None):
+        clock[0] += seconds
+        return value
+
+    metrics = {"loss": jnp.ones(()), "rate": jnp.ones(())}
+    meter = Meter(lr=1.0, every_steps=2)
+    passes(10)  # start
+    meter.start()
+    compiling = [7.0]
+
+    def step(batch):
+        return passes(2 + (compiling.pop() if compiling else 0), metrics)
+
+    for batch in meter.waits(passes(1, n) for n in range(2)):
+        meter.add(meter.call(step, batch), 4)
+    values = meter.read(2)
+    assert values["images_per_second"] == 8 / 13  # 2 of waiting, 9 and 2 of steps
+    assert values["input_wait"] == 2 / 13
+    assert values["goodput"] == 2 / 23
+    passes(5)  # evaluation
+    meter.start()
+    for batch in meter.waits(passes(1, n) for n in range(2)):
+        meter.add(meter.call(step, batch), 4)
+    values = meter.read(4)
+    assert values["input_wait"] == 2 / 6
+    assert values["goodput"] == (2 + 4) / (23 + 5 + 6)
     meter.add({"loss": jnp.array(jnp.nan)}, images=4)
     with pytest.raises(FloatingPointError, match="between steps 3 and 3"):
         meter.read(3)
