@@ -1,5 +1,6 @@
 """The program through its entry point: train, stop, resume, evaluate, refuse."""
 
+import functools
 import json
 import os
 import shutil
@@ -357,8 +358,24 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start_two(place, workdir, *more, double=False):
-    cluster = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+SEVERAL = [
+    "--config.epochs=1",
+    "--config.sampler.name=graph",
+    "--config.data.identities=8",
+    "--config.batch_size=8",
+    "--config.eval.rerank=True",
+    "--config.eval.tlift=True",
+    "--config.eval.untrained=False",
+    "--config.eval.pictures=0",
+    "--config.eval.shortlist=9",
+    "--config.eval.shortlist_window=(2, 2)",
+    # Batch normalisation over few values makes 5 % of a gradient of float32 rounding.
+    "--config.model.dtype=float64",
+]
+
+
+def start_several(count, place, workdir, *more, double=False):
+    cluster = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}"]
     variables = {
         "JAX_ENABLE_X64": str(int(double)),
         "JAX_PLATFORMS": "cpu",
@@ -366,7 +383,10 @@ def start_two(place, workdir, *more, double=False):
         "PYTHONPATH": str(REPOSITORY / "tests"),  # of the data set people:strangers
     }
     words = ["-m", "jaxreid.main", *command(place, workdir, *more, *cluster)]
-    return [start([*words, f"--process_id={i}"], variables) for i in range(2)]
+    return [start([*words, f"--process_id={i}"], variables) for i in range(count)]
+
+
+start_two = functools.partial(start_several, 2)
 
 
 def outputs_of(processes, status=0):
@@ -405,18 +425,28 @@ CONVERTED = [
 ]
 
 
+def assert_nearly_equal(one, other):
+    """Equal work directories of a training in float64, up to the order of sums."""
+    assert [step for step, *_ in losses(other)] == [step for step, *_ in losses(one)]
+    expected, got = final_state(one), final_state(other)
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
+        # The class memory is float32; batch normalisation amplifies its rounding with every step.
+        tolerance = 1e-5 if np.asarray(a).dtype == np.float32 else 1e-6
+        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance, err_msg=str(path))
+    results = [json.loads((w / "results.json").read_text())["results"] for w in (one, other)]
+    for a, b in zip(*results, strict=True):
+        assert b["variant"] == a["variant"]
+        assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
+        assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
+
+
 @pytest.mark.multiprocess
 def test_two_processes_stop_together_go_on_and_equal_one(place, finished):
     one, two, start = place / "one", place / "two", place / "finished.safetensors"
     jaxreid.load(finished[0]).save(start)
     short = [f"--config.init_from={start}"]
-    short += ["--config.epochs=1", "--config.sampler.name=graph"]
-    short += ["--config.data.identities=8", "--config.batch_size=8"]
-    short += ["--config.eval.rerank=True", "--config.eval.tlift=True"]
-    short += ["--config.eval.untrained=False", "--config.eval.pictures=0"]
-    short += ["--config.eval.shortlist=9", "--config.eval.shortlist_window=(2, 2)"]
-    # In float64: batch normalisation over few values makes 5 % of a gradient of float32 rounding.
-    short += ["--config.model.dtype=float64"]
+    short += SEVERAL
     with jax.enable_x64(True):
         run(place, one, *short)
 
@@ -434,18 +464,7 @@ def test_two_processes_stop_together_go_on_and_equal_one(place, finished):
     assert "mAP" in outputs[0]
     assert "mAP" not in outputs[1]  # one of them speaks
     assert json.loads((two / "config.json").read_text())["runs"][0]["processes"] == 2
-    assert [step for step, *_ in losses(two)] == [step for step, *_ in losses(one)]
-    expected, got = final_state(one), final_state(two)
-    leaves = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, a), b in zip(leaves, jax.tree.leaves(got), strict=True):
-        # The class memory is float32; batch normalisation amplifies its rounding with every step.
-        tolerance = 1e-5 if np.asarray(a).dtype == np.float32 else 1e-6
-        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance, err_msg=str(path))
-    results = [json.loads((w / "results.json").read_text())["results"] for w in (one, two)]
-    for a, b in zip(*results, strict=True):
-        assert b["variant"] == a["variant"]
-        assert b["rank1"] == pytest.approx(a["rank1"], abs=1 / 12)
-        assert b["mAP"] == pytest.approx(a["mAP"], abs=0.02)
+    assert_nearly_equal(one, two)
 
 
 def test_a_file_of_weights_is_evaluated_and_trained_from(place, converted, tmp_path):

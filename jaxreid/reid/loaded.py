@@ -18,6 +18,7 @@ from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
+from jaxreid.processes import lost_processes_named
 from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
 from jaxreid.runs.log import Writer, progress
@@ -365,6 +366,7 @@ def evaluate(
     return load(path).evaluate(test, **settings)
 
 
+@lost_processes_named()
 def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Result]:
     """Evaluate the newest checkpoint of a work directory again, or a weights file into it.
 

@@ -13,6 +13,7 @@ from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.run import keep_trace, make_evaluation, report
 from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
+from jaxreid.processes import lost_processes_named
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.profile import Profile
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
@@ -55,10 +56,11 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
         ValueError, OSError: an invalid setting, file or work directory, or one that another
             process uses.
         FloatingPointError: the loss or the state is not finite.
+        ConnectionError: another process of the run has ended.
     """
     check_tensorflow()
     config = resolved(config)
-    with hold_workdir(os.fspath(workdir)):
+    with hold_workdir(os.fspath(workdir)), lost_processes_named():
         path = open_workdir(os.fspath(workdir), config, mode="train")
         return fit(workdir=path, **config)
 

@@ -12,9 +12,9 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.mesh import AXIS, check_divisible, shardings
+from jaxreid.mesh import AXIS, shardings
 from jaxreid.models.model import Model, feature_shape, init_variables
-from jaxreid.training.memory import ClassMemory
+from jaxreid.training.memory import PAD_TO, ClassMemory
 
 
 @flax.struct.dataclass
@@ -147,7 +147,7 @@ def create_state(
     """
     abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
     if abstract.memory is not None:
-        check_divisible(abstract.memory.valid.shape[0], mesh, "padded classes")
+        _check_memory(abstract.memory.valid.shape[0], mesh)
     out_shardings = shardings(mesh, state_specs(abstract))
     create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
     options = None
@@ -155,6 +155,17 @@ def create_state(
         # Optimising the random draws takes LLVM ten times as long as all else, for one execution.
         options = {"xla_backend_optimization_level": 0}
     return jax.jit(create, out_shardings=out_shardings, compiler_options=options)(weights or {})
+
+
+def _check_memory(rows: int, mesh: Mesh) -> None:
+    """Raise ValueError if the rows of the class memory do not divide evenly over the devices."""
+    if rows % mesh.size:
+        fitting = max(size for size in range(1, mesh.size) if rows % size == 0)
+        raise ValueError(
+            f"the class memory has {rows} rows (identities, padded to a multiple of {PAD_TO}), "
+            f"which do not divide evenly over {mesh.size} devices; use a number of devices that "
+            f"divides them, for example {fitting}."
+        )
 
 
 def _create(
