@@ -5,10 +5,11 @@ Arrays are either replicated (`P()`) or sharded along their first axis (`P(AXIS)
 """
 
 import contextlib
+import contextvars
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,26 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.places import user_cache
 
 AXIS = "data"
+# Platform that is compiled for, if it is not that of this process (`compile_for`).
+_COMPILED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """Return the platform that is compiled for: "cpu", "gpu" or "tpu".
+
+    Operations with a form of their own for a platform ask this function while they are traced.
+    """
+    return _COMPILED_FOR.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compile_for(name: str) -> Iterator[None]:
+    """Trace for another platform than that of this process (`platform`)."""
+    token = _COMPILED_FOR.set(name)
+    try:
+        yield
+    finally:
+        _COMPILED_FOR.reset(token)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -74,6 +95,15 @@ def check_divisible(count: int, mesh: Mesh, what: str) -> None:
             f"{what}={count} does not divide evenly over {size} devices; use a multiple of {size}, "
             f"for example {nearest}."
         )
+
+
+def gather_rows(x: jax.Array) -> jax.Array:
+    """Join the rows of all devices of the mesh, inside `jax.shard_map`.
+
+    A single device keeps its own. The gradient of a gather is a reduce-scatter, and one over a
+    single device aborts the TPU compiler at low effort (libtpu 0.0.42).
+    """
+    return x if jax.lax.axis_size(AXIS) == 1 else jax.lax.all_gather(x, AXIS, tiled=True)
 
 
 def to_devices(mesh: Mesh, tree: Any) -> Any:

@@ -132,7 +132,17 @@ def test_recipes_are_listed_and_explained(capsys):
 
 
 def test_every_verb_explains_itself_with_an_example(capsys):
-    verbs = ["train", "evaluate", "embed", "compare", "rank", "explain", "weights", "convert"]
+    verbs = [
+        "train",
+        "plan",
+        "evaluate",
+        "embed",
+        "compare",
+        "rank",
+        "explain",
+        "weights",
+        "convert",
+    ]
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),
         *(["data", a] for a in ("info", "sheet", "build")),
@@ -157,6 +167,10 @@ MISTAKES = [
     (["evaluate", "run", "--jsn"], 2, "unknown arguments: --jsn"),
     (["explain", "run", "a.png", "b.png"], 2, "--out"),
     (["compare", "run", "a.png"], 2, "required: b"),
+    (["plan", "qaconv"], 2, "--topology"),
+    (["plan", "qaconv", "--topology=v5x:4"], 1, "valid: v5"),
+    (["plan", "qaconv", "--topology=v5e:4", "--chips=1,0"], 2, "at least 1, got 0"),
+    (["plan", "qaconv", "--topology=cpu:1", "--config.batchsize=4"], 1, "batch_size"),
     (["evalute", "run"], 2, "invalid choice: 'evalute'"),
     (["data"], 2, "expected info, sheet, build or clean"),
     ([], 2, "expected a verb"),

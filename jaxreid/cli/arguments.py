@@ -40,6 +40,61 @@ def make_parser() -> argparse.ArgumentParser:
 
     verb = _verb(
         commands,
+        "plan",
+        verbs.plan,
+        "compile a recipe for devices that are not there: memory, collectives, times",
+        "jaxreid plan qaconv:market1501 --topology=v5e --chips=1,8,64",
+        "Needs neither data nor weights nor the devices. Override settings with "
+        "--config.PATH=VALUE. TPUs need their compiler: pip install 'jaxreid[tpu]'.",
+    )
+    verb.add_argument("recipe", help="recipe or path of a recipe file, optionally with :ARGUMENT")
+    verb.add_argument(
+        "--topology",
+        required=True,
+        metavar="KIND:SHAPE",
+        help="v5e:4x4, v6e:8x8, v4:2x2x1, v5p:4x4x4, ..., several with commas; gpu:8 or cpu:8 for "
+        "virtual devices of XLA:CPU",
+    )
+    verb.add_argument(
+        "--chips",
+        type=_counts,
+        default=(),
+        metavar="N,N,...",
+        help="numbers of chips of one KIND, in their usual shapes, instead of SHAPE",
+    )
+    verb.add_argument(
+        "--identities", type=_count, default=751, help="training identities (default: 751)"
+    )
+    verb.add_argument(
+        "--images", type=_count, default=12936, help="training images (default: 12936)"
+    )
+    verb.add_argument(
+        "--batch-per-chip",
+        "--batch_per_chip",
+        type=_count,
+        metavar="N",
+        help="images per device and step (default: batch_size over all devices, rounded up to a "
+        "multiple of them)",
+    )
+    verb.add_argument(
+        "--programs",
+        type=lambda text: tuple(text.split(",")),
+        default=("train", "encode", "score"),
+        metavar="NAME,...",
+        help="what to compile (default: train,encode,score)",
+    )
+    verb.add_argument(
+        "--effort",
+        choices=("low", "full"),
+        default="low",
+        help="of the TPU compiler: full gives the program that a training compiles, and takes "
+        "several times as long (default: low)",
+    )
+    _add_json(verb)
+    verb.set_defaults(passes_on=True)
+
+    verb = _verb(
+        commands,
         "evaluate",
         verbs.evaluate,
         "evaluate a model on test sets",
@@ -333,6 +388,11 @@ def _least(low: int) -> Callable[[str], int]:
 
 
 _count = _least(1)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse whole numbers with commas, such as "1,8,64"."""
+    return tuple(_count(part.strip()) for part in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:

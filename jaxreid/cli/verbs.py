@@ -24,6 +24,29 @@ def train(args: argparse.Namespace) -> None:
     app.run(program.main, flags_parser=program.parse_flags)
 
 
+def plan(args: argparse.Namespace) -> dict[str, Any]:
+    """Compile a recipe for devices that are not there, and print what it costs on them."""
+    from jaxreid import main as program
+    from jaxreid.planning.chips import parse_topologies, prepare
+
+    topologies = parse_topologies(args.topology, args.chips)
+    sys.argv = ["jaxreid plan", f"--config={args.recipe}", *args.rest]
+    config = program.configuration(program.parse_flags(sys.argv))
+    prepare(topologies)
+    # They import JAX.
+    from jaxreid.planning.compilation import plan_recipe
+    from jaxreid.planning.report import plan_text
+
+    names = ("identities", "images", "batch_per_chip", "effort", "programs")
+    sizes = {name: getattr(args, name) for name in names}
+    plans = []
+    for topology in topologies:
+        print(f"compiling for {topology} ...", file=sys.stderr, flush=True)
+        plans.append(plan_recipe(config, topology, **sizes))
+    print(plan_text(args.recipe, plans))
+    return {"recipe": args.recipe, "settings": args.rest, "plans": plans}
+
+
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model; return metrics by test set."""
     reid = _load(args)

@@ -9,6 +9,8 @@ both forms.
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import platform
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -83,7 +85,7 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 def _native(choice: bool | None) -> bool:
-    return jax.default_backend() != "cpu" if choice is None else choice
+    return platform() != "cpu" if choice is None else choice
 
 
 _OFFSETS = [(i, j) for i in range(3) for j in range(3)]

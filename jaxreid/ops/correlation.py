@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import platform
 from jaxreid.names import check_name
 from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import first_position, gradient_of_matches, position_dtype
@@ -97,7 +98,7 @@ def best_matches(
     run = _engine(engine, query, gallery, gate)
     gates = () if gate is None else (gate,)
     query, gallery, *gates = vary_alike(query, gallery, *gates)
-    default = TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
+    default = TILE_SIZE.get(platform(), OTHER_TILE_SIZE)[1]
     return _matches(query, gallery, tuple(gates), tile or default, run, positions)
 
 
@@ -129,7 +130,7 @@ def match_scores(
     _check(query, gallery)
     run = _engine(engine, query, gallery)
     arrays = vary_alike(query, gallery, query_weight, gallery_weight)
-    return _scores(*arrays, tile or TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[0], run)
+    return _scores(*arrays, tile or TILE_SIZE.get(platform(), OTHER_TILE_SIZE)[0], run)
 
 
 def _check(query: Array, gallery: Array, gate: Array | None = None) -> None:
@@ -169,7 +170,7 @@ def _kernel() -> tuple[Any, str]:
     """Import the Pallas kernels on demand; return them and their backend ("tpu" on a CPU)."""
     from jaxreid.ops import correlation_kernel
 
-    backend = jax.default_backend()
+    backend = platform()
     return correlation_kernel, "tpu" if backend == "cpu" else backend
 
 
@@ -204,7 +205,7 @@ def find_matches(
 
 def _on_chip(query: Array, gallery: Array, positions: bool) -> tuple[Array, ...]:
     kernel, backend = _kernel()
-    interpret = jax.default_backend() == "cpu"
+    interpret = platform() == "cpu"
     of_gallery, of_query, *indices = kernel.best_matches_kernel(
         query, gallery, backend=backend, positions=positions, interpret=interpret
     )

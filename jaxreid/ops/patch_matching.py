@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import platform
 from jaxreid.ops.correlation import OTHER_TILE_SIZE, TILE_SIZE, find_matches
 from jaxreid.ops.device_varying import vary_alike
 from jaxreid.ops.positions import gradient_of_matches
@@ -73,7 +74,7 @@ def patch_matches(
         )
     _check(*query.shape[1:3], size)
     query, gallery = vary_alike(query, gallery)
-    default = TILE_SIZE.get(jax.default_backend(), OTHER_TILE_SIZE)[1]
+    default = TILE_SIZE.get(platform(), OTHER_TILE_SIZE)[1]
     return _matches(query, gallery, size, tile or default, positions)
 
 

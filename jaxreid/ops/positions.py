@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import platform
 from jaxreid.ops.device_varying import zeros_like
 from jaxreid.ops.tiles import cut, tile_shape
 
@@ -123,7 +124,7 @@ def gradient_of_matches(
     to_query, to_gallery = cotangents[:2]
     i, j = tile_shape(query, gallery, tile)
     dtype = to_query.dtype
-    on_tile = gathered if jax.default_backend() == "cpu" else one_hot
+    on_tile = gathered if platform() == "cpu" else one_hot
     queries, galleries = cut(query.astype(dtype), i), cut(gallery.astype(dtype), j)
     wide_gate = tuple(x.astype(dtype) for x in gate)
 

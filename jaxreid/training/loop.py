@@ -1,7 +1,6 @@
 """Training loop: restore, step, log, evaluate, save."""
 
 import contextlib
-import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from jaxreid.data.feed import Feed
 from jaxreid.data.overlap import shared_people
 from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.run import keep_trace, make_evaluation, report
-from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
+from jaxreid.mesh import check_divisible, make_mesh, to_devices, to_host
 from jaxreid.models.model import make_model
 from jaxreid.processes import lost_processes_named
 from jaxreid.runs.log import Meter, Writer, progress, show
@@ -20,20 +19,14 @@ from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, note_not_finite, open_workdir
 from jaxreid.training.class_graph import nearest_classes
-from jaxreid.training.first_phase import FirstPhase
-from jaxreid.training.objectives import make_objective
-from jaxreid.training.optim import make_optimizer
-from jaxreid.training.schedules import make_schedule
 from jaxreid.training.search import record
 from jaxreid.training.state import (
     abstract_parts,
-    abstract_state,
     checkpoint_parts,
-    create_state,
     state_from_parts,
     variables_of,
 )
-from jaxreid.training.step import make_train_step
+from jaxreid.training.task import make_task
 from jaxreid.weights.checkpoint import Checkpoints, check_finite
 from jaxreid.weights.file import load_weights
 
@@ -126,27 +119,29 @@ def fit(
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
     evaluation.check(tests)
-    objective = make_objective(**objective, num_classes=images.num_classes, axis_name=AXIS)
-    model = {**model, "classes": images.num_classes} if objective.classifies else model
-    local_model, sharded_model = make_model(**model), make_model(**model, axis_name=AXIS)
-    size = {"batch_size": batch_size, **local_model.image_format}
+    size = {"batch_size": batch_size, **scorer.model.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
     steps_per_epoch = feed.steps_per_epoch
-    first_phase = FirstPhase(freeze_epochs, steps_per_epoch)
-    tx = make_optimizer(**optim, freeze_steps=first_phase.steps)
-    schedule = make_schedule(**schedule, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    shape = {"num_classes": images.num_classes if objective.uses_memory else None, "epochs": epochs}
-    abstract = abstract_state(local_model, tx, **shape)
+    task = make_task(
+        mesh,
+        num_classes=images.num_classes,
+        steps_per_epoch=steps_per_epoch,
+        seed=seed,
+        precision=precision,
+        model=model,
+        objective=objective,
+        epochs=epochs,
+        freeze_epochs=freeze_epochs,
+        optim=optim,
+        schedule=schedule,
+    )
+    model, schedule = task.card, task.schedule
     source = None if holds_checkpoint(workdir) else init_from
     weights, messages = load_weights(source, model, skip=init_skip)
-    messages += first_phase.warnings(pretrained=bool(source))
+    messages += task.first_phase.warnings(pretrained=bool(source))
     if init_expects and not init_from:
         messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
-    rules = {"objective": objective, "tx": tx, "schedule": schedule, "seed": seed}
-    make_update = functools.partial(
-        make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
-    )
-    update_of = first_phase.step_of(make_update)
+    update_of = task.first_phase.step_of(task.make_step)
     trained_on = {"name": data["train"], "content": images.content} | images.summary
     card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
@@ -156,9 +151,9 @@ def fit(
         Profile(workdir, traced) as profile,
     ):
         if checkpoints.latest_step is None:
-            state = create_state(local_model, tx, seed=seed, mesh=mesh, weights=weights, **shape)
+            state = task.create_state(weights)
         else:
-            parts = checkpoints.restore(abstract_parts(abstract, mesh, feed.state()))
+            parts = checkpoints.restore(abstract_parts(task.abstract, mesh, feed.state()))
             state, order = state_from_parts(parts)
             feed.restore(order)
         step = int(state.step)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.mesh import AXIS, shardings
+from jaxreid.mesh import AXIS, gather_rows, shardings
 from jaxreid.models.model import Model, apply_training
 from jaxreid.training import first_phase
 from jaxreid.training.objectives import Batch, Objective
@@ -49,13 +49,13 @@ def train_step(
         The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
         the learning rate as a share of its base value.
     """
-    label = jax.lax.all_gather(batch["label"], AXIS, tiled=True)
+    label = gather_rows(batch["label"])
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
         own, before = first_phase.features(bound.encode_with_before, batch["image"], frozen=frozen)
-        feature = jax.lax.all_gather(own, AXIS, tiled=True)
+        feature = gather_rows(own)
         # Without a BN neck, both are the same array, which need not be gathered twice.
-        before = feature if before is own else jax.lax.all_gather(before, AXIS, tiled=True)
+        before = feature if before is own else gather_rows(before)
         randomness = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
         whole = Batch(feature, before, label, state.memory, **randomness)
         loss, stats = objective(bound, whole)
