@@ -11,9 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images.pillow import read_image
+from jaxreid.data.images.tables import WEIGHT_BITS
 
-# Pillow: 32 bits of an accumulator, less 8 of a pixel, less 2 for the overshoot of a cubic filter.
-_WEIGHT_BITS = 32 - 8 - 2
 # Radius of the filter in input pixels when enlarging.
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 # Output lines per small matrix product: 8 to 32 are equally fast, one big product is half as fast.
@@ -165,7 +164,7 @@ def _filter_weights(
     weight = tf.where(line < end[:, None], weight, 0.0)
     # cumsum, because a plain sum may add in another order.
     weight /= tf.cumsum(weight, axis=1)[:, -1:]
-    weight *= float(1 << _WEIGHT_BITS)
+    weight *= float(1 << WEIGHT_BITS)
     return first, tf.where(weight < 0.0, tf.math.ceil(weight - 0.5), tf.floor(weight + 0.5))
 
 
@@ -190,7 +189,7 @@ def _resize_rows(image: tf.Tensor, height: tf.Tensor, method: str) -> tf.Tensor:
     offset = tf.reshape(first - start[:, None], [-1, 1]) + tf.range(count)[None, :]
     index = tf.range(blocks * _BLOCK)[:, None] * span + offset
     # Division by a power of two is exact, and gives the product in pixel units.
-    values = tf.reshape(weight * 2.0**-_WEIGHT_BITS, [-1])
+    values = tf.reshape(weight * 2.0**-WEIGHT_BITS, [-1])
     matrix = tf.scatter_nd(tf.reshape(index, [-1, 1]), values, [blocks * _BLOCK * span])
     matrix = tf.reshape(matrix, [blocks, _BLOCK, span])
 

@@ -63,11 +63,11 @@ PILLOW = {
 def graph(name):
     """One operation as a graph, as it runs in the pipeline."""
     call = {
-        "rotate": geometry.rotate,
+        "rotate": lambda x, degrees: geometry.rotate(x, geometry.turn(*x.shape[:2], degrees)),
         "brightness": colour.adjust_brightness,
         "contrast": colour.adjust_contrast,
         "saturation": colour.adjust_saturation,
-        "hue": colour.adjust_hue,
+        "hue": lambda x, factor: colour.adjust_hue(x, colour.hue_steps(factor)),
     }[name]
     return tf.function(call)
 

@@ -1,0 +1,321 @@
+"""Training augmentation of a batch inside a compiled JAX program, equal to `augmentation.augment`.
+
+The host decodes and resizes the images and draws their parameters (`augmentation.draw`); all that
+touches pixels more than once is done here, on uint8 [B, H, W, 3], by integers and float32, and
+equals the host's images to the bit. Parameters have the batch as their first axis.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreid.data.images.tables import (
+    RAMP_BITS,
+    WEIGHT_BITS,
+    enlarged_size,
+    enlarging_weights,
+    hue_tables,
+    whole_ramp_table,
+)
+
+# Operations of the jitter, which `jitter` may have to combine.
+Factors = Mapping[str, jax.Array]
+
+
+def augment(
+    image: jax.Array,
+    parameters: Mapping[str, Any],
+    *,
+    plan: Mapping[str, Mapping[str, Any]],
+) -> jax.Array:
+    """Augment a batch.
+
+    Args:
+        image: uint8 [B, H, W, 3] in 0..255.
+        parameters: those of `augmentation.draw` for each image, with the donors of patches, uint8
+            [B, H, W, 3]; and "augmented", bool [B], false for images that stay as they are.
+        plan: the enabled operations in their order, as from `augmentation.plan`.
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
+    result = image
+    for name, limits in plan.items():
+        drawn = parameters[name]
+        if name == "crop":
+            result = pad_and_crop(result, limits["pad"], **drawn)
+        elif name == "flip":
+            result = flip_horizontal(result, **drawn)
+        elif name == "translation":
+            result = translate(result, **drawn)
+        elif name == "rotation":
+            result = rotate(result, **drawn)
+        elif name == "patch":
+            result = paste(result, **drawn)
+        elif name == "jitter":
+            factors = {name: drawn[name] for name in limits}
+            result = jitter(result, drawn["order"], factors)
+        elif name == "occlusion":
+            result = occlude(result, **drawn)
+        elif name == "erasing":
+            result = erase(result, fill=limits["fill"], **drawn)
+    return _where(parameters["augmented"], result, image)
+
+
+def pad_and_crop(image: jax.Array, pad: int, top: jax.Array, left: jax.Array) -> jax.Array:
+    """Pad with black on all sides, and crop the window at `top`, `left` (int32 [B])."""
+    padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return _windows(padded, image.shape[1:3], top, left)
+
+
+def flip_horizontal(image: jax.Array, mirrored: jax.Array) -> jax.Array:
+    """Mirror the images where `mirrored` (bool [B])."""
+    return _where(mirrored, image[:, :, ::-1], image)
+
+
+def translate(image: jax.Array, moved: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+    """Enlarge by 1.125 and crop a window where `moved` (bool [B]); top and left are int32 [B]."""
+    size = image.shape[1:3]
+    larger = image
+    # Pillow's order: columns first, rounded to 8 bits between the passes.
+    for axis in (2, 1):
+        count = image.shape[axis]
+        lines, weights = enlarging_weights(count, enlarged_size(count, count)[0])
+        shape = [1, 1, 1, 1]
+        shape[axis] = -1
+        total = 1 << (WEIGHT_BITS - 1)
+        for line, weight in zip(lines, weights, strict=True):
+            total += jnp.take(larger, line, axis).astype(jnp.int32) * weight.reshape(shape)
+        # Weights of 22 binary digits: the sum stays below 2**31.
+        larger = jnp.clip(total >> WEIGHT_BITS, 0, 255).astype(jnp.uint8)
+    return _where(moved, _windows(larger, size, top, left), image)
+
+
+def rotate(image: jax.Array, turn: jax.Array) -> jax.Array:
+    """Rotate about the centre, black outside; turn is int32 [B, 6] of `geometry.turn`."""
+    height, width = image.shape[1:3]
+    y, x = _turn_back(*_grid(height, width), turn)
+    inside = _within(y, height) & _within(x, width)
+    return jnp.where(inside[..., None], _pixels(image, y, x), jnp.uint8(0))
+
+
+def paste(
+    image: jax.Array,
+    donor: jax.Array,
+    pasted: jax.Array,
+    box: jax.Array,
+    top: jax.Array,
+    left: jax.Array,
+    mirrored: jax.Array,
+    turn: jax.Array,
+) -> jax.Array:
+    """Paste a patch of the donors where `pasted` (bool [B]).
+
+    Args:
+        image: uint8 [B, H, W, 3].
+        donor: uint8 [B, H, W, 3].
+        pasted: bool [B].
+        box: int32 [B, 4], (top, left, height, width) of the patch in the donor.
+        top: int32 [B], first row of the patch in the image.
+        left: int32 [B], first column of the patch in the image.
+        mirrored: bool [B].
+        turn: int32 [B, 6], rotation of the patch.
+    """
+    height, width = image.shape[1:3]
+    box_top, box_left, box_height, box_width = (_per_image(box[:, i]) for i in range(4))
+    rows, columns = _grid(height, width)
+    rows, columns = rows - _per_image(top), columns - _per_image(left)
+    covered = _within(rows, box_height) & _within(columns, box_width) & _per_image(pasted)
+    y, x = _turn_back(rows, columns, turn)
+    visible = _within(y, box_height) & _within(x, box_width)
+    x = jnp.where(_per_image(mirrored), box_width - 1 - x, x)
+    patch = _pixels(donor, box_top + y, box_left + x)
+    patch = jnp.where(visible[..., None], patch, jnp.uint8(0))
+    return jnp.where(covered[..., None], patch, image)
+
+
+def jitter(image: jax.Array, order: jax.Array, factors: Factors) -> jax.Array:
+    """Apply colour operations in an order of its own to every image.
+
+    Every place of the order computes all operations and chooses one per image. Hue costs more than
+    all others together, so it is computed once, between the places before it and those after it.
+
+    Args:
+        image: uint8 [B, H, W, 3].
+        order: int32 [B, n], operations as indices into `factors`.
+        factors: n operations by name, each float32 [B], or int32 [B] for the steps of hue.
+    """
+    names = list(factors)
+    others = [name for name in names if name != "hue"]
+
+    def apply(image: jax.Array, place: int, where: jax.Array) -> jax.Array:
+        result = image
+        for name in others:
+            chosen = where & (order[:, place] == names.index(name))
+            result = _where(chosen, ADJUST[name](image, factors[name]), result)
+        return result
+
+    if "hue" not in factors:
+        for place in range(len(others)):
+            image = apply(image, place, jnp.ones(len(order), bool))
+        return image
+    at = jnp.argmax(order == names.index("hue"), axis=1)
+    for place in range(len(others)):
+        image = apply(image, place, place < at)
+    image = adjust_hue(image, factors["hue"])
+    for place in range(1, len(names)):
+        image = apply(image, place, place > at)
+    return image
+
+
+def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blend with black; factor is float32 [B], 1 for no change."""
+    return _blend(0.0, image, factor)
+
+
+def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blend with the image's mean grey level; factor is float32 [B]."""
+    count = image.shape[1] * image.shape[2]
+    # Sums of images of up to 4096 x 4096 pixels fit into 32 bits.
+    total = jnp.sum(_grey(image).astype(jnp.uint32), (1, 2), dtype=jnp.uint32)
+    mean, rest = total // count, total % count
+    mean += (2 * rest >= count).astype(jnp.uint32)
+    return _blend(mean.astype(jnp.float32)[:, None, None, None], image, factor)
+
+
+def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blend with the grey image; factor is float32 [B]."""
+    return _blend(_grey(image).astype(jnp.float32)[..., None], image, factor)
+
+
+ADJUST = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+}
+
+
+def adjust_hue(image: jax.Array, steps: jax.Array) -> jax.Array:
+    """Rotate the hue in Pillow's 8-bit HSV; steps is int32 [B] of `colour.hue_steps`."""
+    hue_table, low_table, _ = hue_tables()
+    red, green, blue = _channels(image)
+    largest = jnp.maximum(red, jnp.maximum(green, blue))
+    smallest = jnp.minimum(red, jnp.minimum(green, blue))
+    spread = largest - smallest
+    to_middle = 2 * largest + smallest - red - green - blue
+    sector = jnp.where(
+        red == largest,
+        jnp.where(blue == smallest, 0, 1),
+        jnp.where(
+            green == largest,
+            jnp.where(blue == smallest, 2, 3),
+            jnp.where(red == smallest, 4, 5),
+        ),
+    )
+    hue = _look_up(hue_table.astype(np.uint8), sector * 65536 + to_middle * 256 + spread)
+    hue = (hue + _per_image(steps)) & 255
+    packed = _look_up(low_table, largest * 256 + spread)
+    low, saturation = packed & 255, packed >> 8
+    ramp = _look_up(whole_ramp_table(), saturation * 256 + hue)
+    middle = (largest * ramp + (1 << (RAMP_BITS - 1))) >> RAMP_BITS
+    # Sextants begin at multiples of 42.5, and 255 is in the first one again.
+    sextant = jnp.where(hue == 255, 0, hue * 2 // 85)
+
+    # sextants: where a channel receives the largest, the middle and the lowest value.
+    def channel(of_largest: tuple[int, int], of_middle: tuple[int, int]) -> jax.Array:
+        is_largest = (sextant == of_largest[0]) | (sextant == of_largest[1])
+        is_middle = (sextant == of_middle[0]) | (sextant == of_middle[1])
+        return jnp.where(is_largest, largest, jnp.where(is_middle, middle, low))
+
+    channels = [channel((0, 5), (1, 4)), channel((1, 2), (0, 3)), channel((3, 4), (2, 5))]
+    return jnp.stack(channels, -1).astype(jnp.uint8)
+
+
+def occlude(image: jax.Array, top: jax.Array, left: jax.Array, size: jax.Array) -> jax.Array:
+    """Paste a white square at `top`, `left` with sides of `size` pixels, int32 [B] each."""
+    box = jnp.stack([top, left, size, size], 1)
+    return jnp.where(_covered(image, box), jnp.uint8(255), image)
+
+
+def erase(
+    image: jax.Array, erased: jax.Array, box: jax.Array, fill: tuple[int, int, int]
+) -> jax.Array:
+    """Fill a box (int32 [B, 4]) with one colour where `erased` (bool [B])."""
+    covered = _covered(image, box) & _per_image(erased)[..., None]
+    return jnp.where(covered, jnp.array(fill, jnp.uint8), image)
+
+
+def _per_image(values: jax.Array) -> jax.Array:
+    """Reshape [B] to [B, 1, 1]."""
+    return values[:, None, None]
+
+
+def _where(condition: jax.Array, image: jax.Array, other: jax.Array) -> jax.Array:
+    """Choose between whole images; condition is bool [B]."""
+    return jnp.where(_per_image(condition)[..., None], image, other)
+
+
+def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows, int32 [1, H, 1], and the columns, int32 [1, 1, W], of all pixels."""
+    rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
+    return rows[None, :, None], columns[None, None, :]
+
+
+def _windows(image: jax.Array, size: tuple[int, int], top: jax.Array, left: jax.Array) -> jax.Array:
+    def crop(one: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(one, (top, left, 0), (*size, 3))
+
+    return jax.vmap(crop)(image, top, left)
+
+
+def _turn_back(rows: jax.Array, columns: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Map pixels of rotated images to (row, column) before, int32 [B, H, W] each."""
+    n = [_per_image(turn[:, i]) for i in range(6)]
+    y = n[0] + n[1] * rows + n[2] * columns
+    x = n[3] + n[4] * rows + n[5] * columns
+    return y >> 16, x >> 16
+
+
+def _pixels(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+    """Return the pixels [B, H, W, 3] at rows y and columns x, int32 [B, H, W]."""
+    height, width = image.shape[1:3]
+    index = jnp.clip(y * width + x, 0, height * width - 1)
+    flat = image.reshape(len(image), height * width, 3)
+    return jax.vmap(lambda one, at: one.at[at].get(mode="promise_in_bounds"))(flat, index)
+
+
+def _within(place: jax.Array, end: jax.Array | int) -> jax.Array:
+    return (place >= 0) & (place < end)
+
+
+def _covered(image: jax.Array, box: jax.Array) -> jax.Array:
+    """Return the mask of a box, bool [B, H, W, 1]; box is int32 [B, 4]."""
+    rows, columns = _grid(*image.shape[1:3])
+    top, left, height, width = (_per_image(box[:, i]) for i in range(4))
+    return (_within(rows - top, height) & _within(columns - left, width))[..., None]
+
+
+def _channels(image: jax.Array) -> list[jax.Array]:
+    return [image[..., i].astype(jnp.int32) for i in range(3)]
+
+
+def _grey(image: jax.Array) -> jax.Array:
+    """Return Pillow's luma, int32 [B, H, W] in 0..255."""
+    red, green, blue = _channels(image)
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+def _look_up(table: np.ndarray, index: jax.Array) -> jax.Array:
+    return jnp.asarray(table).at[index].get(mode="promise_in_bounds").astype(jnp.int32)
+
+
+def _blend(base: jax.Array | float, image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Return base + factor * (image - base) in float32, clipped and truncated as in Pillow."""
+    product = _per_image(factor)[..., None] * (image.astype(jnp.float32) - base)
+    # Changes nothing, but keeps compilers from a fused multiply-add, which would not round the
+    # product.
+    product = jnp.clip(product, -1e30, 1e30)
+    return jnp.clip(base + product, 0.0, 255.0).astype(jnp.uint8)
