@@ -90,6 +90,7 @@ RULES = {
     "augment.patch": SHARE,
     "augment.erasing": SHARE,
     "augment.after_accuracy": SHARE,
+    "augment.on": Choice(("auto", "host", "device")),
     "eval.batch_size": SIZE,
     "eval.query_tile": SIZE,
     "eval.gallery_tile": SIZE,
@@ -122,7 +123,7 @@ OPTIONS = {
     "eval.tlift_options.alpha": Number(0),
 }
 # Defaults of settings that older configurations lack.
-OPTIONAL = {"init_expects": "", "eval.untrained": True}
+OPTIONAL = {"init_expects": "", "eval.untrained": True, "augment.on": "auto"}
 # Settings that may be missing, because the function that takes them has a default.
 ABSENT = ("schedule.warmup_epochs",)
 

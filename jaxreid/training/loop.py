@@ -11,7 +11,7 @@ from jaxreid.data.feed import Feed
 from jaxreid.data.overlap import shared_people
 from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.run import keep_trace, make_evaluation, report
-from jaxreid.mesh import AXIS, check_divisible, make_mesh, to_devices, to_host
+from jaxreid.mesh import AXIS, check_divisible, make_mesh, sent_ahead, to_host
 from jaxreid.models.model import make_model
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
@@ -139,9 +139,8 @@ def fit(
     if init_expects and not init_from:
         messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
     rules = {"objective": objective, "tx": tx, "schedule": schedule, "seed": seed}
-    make_update = functools.partial(
-        make_train_step, mesh, abstract, precision=precision, model=sharded_model, **rules
-    )
+    rules |= {"model": sharded_model, "augment": feed.augment}
+    make_update = functools.partial(make_train_step, mesh, abstract, precision=precision, **rules)
     update_of = first_phase.step_of(make_update)
     trained_on = {"name": data["train"], "content": images.content} | images.summary
     card = {"model": model, "trained_on": trained_on}
@@ -181,10 +180,13 @@ def fit(
                 batches = feed.batches(epoch, start=first, accuracy=accuracy, neighbours=neighbours)
                 meter.start()
                 sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
-                with progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
-                    for batch in batches:
+                with (
+                    progress(f"epoch {epoch + 1}/{last}", **sizes) as bar,
+                    contextlib.closing(sent_ahead(mesh, batches)) as sent,
+                ):
+                    for batch in sent:
                         update = update_of(epoch)
-                        state, metrics = update(state, to_devices(mesh, batch))
+                        state, metrics = update(state, batch)
                         step += 1
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
