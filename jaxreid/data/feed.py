@@ -27,7 +27,8 @@ class Feed:
     Attributes:
         steps_per_epoch: batches per epoch.
         neighbour_count: see `Sampler`, also for the methods anchors, state and restore.
-        augment: for `train_step`, (image, augmentation of a batch) -> image; None on the host.
+        augment: for `train_step`, (image, augmentation of a batch) -> augmented image of the size
+            of the model; None if the host does it.
 
     Raises:
         ValueError: a setting is invalid.
@@ -81,8 +82,9 @@ class Feed:
         self._batches(trial, augment=augment, epoch=0, on_device=on_device).close()
         self.augment = None
         if on_device:
-            enabled = plan(height, width, **augment)
-            self.augment = functools.partial(device.augment, plan=enabled)
+            size = {"height": height, "width": width}
+            form = {"plan": plan(**size, **augment), **size, "interpolation": interpolation}
+            self.augment = functools.partial(device.augment, **form)
 
     def batches(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images import augmentation, decoding
-from jaxreid.data.images.formats import is_plain
+from jaxreid.data.images.formats import is_plain, open_image
 from jaxreid.data.images.parameters import draw_donor
 from jaxreid.data.images.pillow import process_slice, read_image
 from jaxreid.data.sets.prepared import leave_accelerators
@@ -42,6 +42,7 @@ class _Form(NamedTuple):
         interpolation: resize method.
         augment: keywords of the augmentation, frozen, or None.
         on_device: the device augments.
+        decoded: (height, width) of all files, for the device to resize; None: they are resized.
     """
 
     plain: bool
@@ -50,6 +51,7 @@ class _Form(NamedTuple):
     interpolation: str
     augment: tuple | None
     on_device: bool = False
+    decoded: tuple[int, int] | None = None
 
     @property
     def patched(self) -> bool:
@@ -88,6 +90,20 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of all images, or None if they differ or are not plain."""
+        sizes = set()
+        for file in self.files if self.plain else ():
+            try:
+                width, height = open_image(file.numpy()).size
+            except (OSError, ValueError):
+                return None
+            sizes.add((height, width))
+            if len(sizes) > 1:
+                return None
+        return sizes.pop() if sizes else None
 
     @contextlib.contextmanager
     def pipeline(self, form: _Form, batch_size: int) -> Iterator["_Pipeline"]:
@@ -132,9 +148,9 @@ def train_batches(
             global batch.
         process_count: must divide B.
         interpolation: "bicubic" or "bilinear".
-        on_device: leave the images as they are, and add to each batch the "augmentation" that
-            `device.augment` applies to it.
-        augmented: False marks images that the device does not augment.
+        on_device: leave the images as they are, not even resized if all files have one size with no
+            more pixels, and add to each batch the "augmentation" that `device.augment` applies.
+        augmented: False marks images that the device does not augment, only resizes.
 
     Returns:
         An iterator over steps ``start`` .. steps - 1 of {"image": uint8 [B / process_count, height,
@@ -172,6 +188,8 @@ def train_batches(
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
     on_device = on_device and augment is not None
     form = _Form(store.plain, height, width, interpolation, _frozen(augment), on_device)
+    if on_device and store.size and store.size[0] * store.size[1] <= height * width:
+        form = form._replace(decoded=store.size)
     _loader(*form)  # reports bad arguments now
     images = _iterate(store, form, index, place, key)
     return _train_iterator(images, labels.astype(np.int32)[index], augmented)
@@ -253,11 +271,12 @@ def _loader(
     interpolation: str,
     augment: tuple | None,
     on_device: bool = False,
+    decoded: tuple[int, int] | None = None,
 ):
     """Build (file [], seed int64 [2]) -> dictionary of one image, traced once for all epochs.
 
-    The dictionary has "image", uint8 [height, width, 3], and for the device "augmentation", its
-    parameters. For the arguments see `_Form`.
+    The dictionary has "image", uint8 [height, width, 3] or of the size `decoded`, and for the
+    device "augmentation", its parameters. For the arguments see `_Form`.
 
     With patches, the function takes the file of the donor as a third argument and decodes it only
     if a patch is pasted.
@@ -267,6 +286,8 @@ def _loader(
     decode = decoding.decode_plain if plain else decoding.decode
 
     def read(encoded):
+        if decoded:
+            return tf.ensure_shape(decode(encoded), [*decoded, 3])
         return decoding.resize(decode(encoded), height, width, interpolation)
 
     def load(encoded, seed, *other):

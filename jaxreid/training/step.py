@@ -44,8 +44,8 @@ def train_step(
         objective: made with `axis_name=AXIS`.
         tx: optimizer.
         schedule: learning rate schedule.
-        augment: (image, augmentation) -> image, uint8 [b, H, W, 3]; None for images that the host
-            augmented.
+        augment: (image, augmentation) -> resized and augmented image, uint8 [b, H, W, 3]; None for
+            images that the host augmented.
         seed: run seed, for the random numbers of model (`Model.draw`) and objective.
         frozen: a step of the first phase (`FirstPhase.step_of`).
 

@@ -5,11 +5,13 @@ import io
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 from jax.sharding import PartitionSpec as P
 from people import MODEL, draw, market_tree
 
 import jaxreid
 from jaxreid.data.feed import Feed, is_on_device
+from jaxreid.data.images import decoding
 from jaxreid.data.split import Split
 from jaxreid.mesh import AXIS, make_mesh, sent_ahead
 from jaxreid.runs.log import Meter, read_events
@@ -70,7 +72,7 @@ def test_a_training_is_the_hosts_and_goes_on_in_the_same_bits(tmp_path, monkeypa
 def images():
     def encoded(pid, shot):
         file = io.BytesIO()
-        draw(pid, 0, shot).save(file, "PNG")
+        draw(pid, 0, shot, size=(8, 16)).save(file, "PNG")
         return file.getvalue()
 
     pid = np.repeat(np.arange(8, dtype=np.int32), 2)
@@ -112,7 +114,9 @@ def test_batches_are_the_hosts_to_the_bit_on_any_number_of_devices(images):
                 result = augment(batch["image"], batch["augmentation"])
                 np.testing.assert_array_equal(result, own["image"])
                 np.testing.assert_array_equal(batch["label"], own["label"])
-                changed.append((result != batch["image"]).any())
+                assert batch["image"].shape == (8, 16, 8, 3)  # resized by the device, too
+                plain = decoding.resize(tf.constant(batch["image"][0]), 32, 16)
+                changed.append((result[0] != plain.numpy()).any())
         assert changed == [False, False, True, True]
         assert augment._cache_size() == 1
 

@@ -11,10 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images.pillow import read_image
-from jaxreid.data.images.tables import WEIGHT_BITS
+from jaxreid.data.images.tables import SUPPORT, WEIGHT_BITS
 
-# Radius of the filter in input pixels when enlarging.
-_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 # Output lines per small matrix product: 8 to 32 are equally fast, one big product is half as fast.
 _BLOCK = 16
 
@@ -93,8 +91,8 @@ def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -
         up to 20 levels on noise) if the height shrinks by more than twice as many pixels as the
         width; enlarging is the same in all versions.
     """
-    if method not in _SUPPORT:
-        raise ValueError(f"unknown resize method {method!r}; valid: {', '.join(_SUPPORT)}")
+    if method not in SUPPORT:
+        raise ValueError(f"unknown resize method {method!r}; valid: {', '.join(SUPPORT)}")
     if height < 1 or width < 1:
         raise ValueError(
             f"cannot resize to height {height}, width {width}: both must be at least 1"
@@ -147,7 +145,7 @@ def _filter_weights(
     f64 = tf.float64
     scale = tf.cast(size_in, f64) / tf.cast(size_out, f64)
     stretch = tf.maximum(scale, 1.0)
-    support = _SUPPORT[method] * stretch
+    support = SUPPORT[method] * stretch
     count = 2 * tf.cast(tf.math.ceil(support), tf.int32) + 1
     center = (tf.range(tf.cast(size_out, f64), dtype=f64) + 0.5) * scale
     first = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)

@@ -1,7 +1,7 @@
 """Training augmentation of a batch inside a compiled JAX program, equal to `augmentation.augment`.
 
-The host decodes and resizes the images and draws their parameters (`augmentation.draw`); all that
-touches pixels more than once is done here, on uint8 [B, H, W, 3], by integers and float32, and
+The host decodes the images, resizes them unless they all have one size, and draws their parameters
+(`augmentation.draw`). The rest is done here, on uint8 [B, H, W, 3], by integers and float32, and
 equals the host's images to the bit. Parameters have the batch as their first axis.
 """
 
@@ -16,8 +16,9 @@ from jaxreid.data.images.tables import (
     RAMP_BITS,
     WEIGHT_BITS,
     enlarged_size,
-    enlarging_weights,
+    filter_weights,
     hue_tables,
+    vertical_first,
     whole_ramp_table,
 )
 
@@ -30,19 +31,25 @@ def augment(
     parameters: Mapping[str, Any],
     *,
     plan: Mapping[str, Mapping[str, Any]],
+    height: int,
+    width: int,
+    interpolation: str = "bicubic",
 ) -> jax.Array:
-    """Augment a batch.
+    """Resize and augment a batch.
 
     Args:
-        image: uint8 [B, H, W, 3] in 0..255.
+        image: uint8 [B, h, w, 3] in 0..255.
         parameters: those of `augmentation.draw` for each image, with the donors of patches, uint8
-            [B, H, W, 3]; and "augmented", bool [B], false for images that stay as they are.
+            [B, h, w, 3]; and "augmented", bool [B], false for images that are only resized.
         plan: the enabled operations in their order, as from `augmentation.plan`.
+        height: image height in pixels.
+        width: image width in pixels.
+        interpolation: of the resize, "bicubic" or "bilinear".
 
     Returns:
-        uint8 [B, H, W, 3].
+        uint8 [B, height, width, 3].
     """
-    result = image
+    result = image = resize(image, height, width, interpolation)
     for name, limits in plan.items():
         drawn = parameters[name]
         if name == "crop":
@@ -54,7 +61,8 @@ def augment(
         elif name == "rotation":
             result = rotate(result, **drawn)
         elif name == "patch":
-            result = paste(result, **drawn)
+            donor = resize(drawn["donor"], height, width, interpolation)
+            result = paste(result, **{**drawn, "donor": donor})
         elif name == "jitter":
             factors = {name: drawn[name] for name in limits}
             result = jitter(result, drawn["order"], factors)
@@ -63,6 +71,26 @@ def augment(
         elif name == "erasing":
             result = erase(result, fill=limits["fill"], **drawn)
     return _where(parameters["augmented"], result, image)
+
+
+def resize(image: jax.Array, height: int, width: int, method: str) -> jax.Array:
+    """Resize as `decoding.resize`: uint8 [B, h, w, 3] -> uint8 [B, height, width, 3]."""
+    size = image.shape[1:3]
+    axes = (1, 2) if vertical_first(size, (height, width)) else (2, 1)
+    for axis in axes:
+        count = image.shape[axis]
+        if count == (height, width)[axis - 1]:
+            continue
+        first, weights = filter_weights(count, (height, width)[axis - 1], method)
+        shape = [1, 1, 1, 1]
+        shape[axis] = -1
+        # Pillow's sums, which fit into 32 bits, and its rounding to 8 bits between the passes.
+        total = jnp.int32(1 << (WEIGHT_BITS - 1))
+        for i, weight in enumerate(weights.T):
+            lines = jnp.take(image, np.minimum(first + i, count - 1), axis)
+            total += lines.astype(jnp.int32) * weight.reshape(shape)
+        image = jnp.clip(total >> WEIGHT_BITS, 0, 255).astype(jnp.uint8)
+    return image
 
 
 def pad_and_crop(image: jax.Array, pad: int, top: jax.Array, left: jax.Array) -> jax.Array:
@@ -79,18 +107,7 @@ def flip_horizontal(image: jax.Array, mirrored: jax.Array) -> jax.Array:
 def translate(image: jax.Array, moved: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
     """Enlarge by 1.125 and crop a window where `moved` (bool [B]); top and left are int32 [B]."""
     size = image.shape[1:3]
-    larger = image
-    # Pillow's order: columns first, rounded to 8 bits between the passes.
-    for axis in (2, 1):
-        count = image.shape[axis]
-        lines, weights = enlarging_weights(count, enlarged_size(count, count)[0])
-        shape = [1, 1, 1, 1]
-        shape[axis] = -1
-        total = 1 << (WEIGHT_BITS - 1)
-        for line, weight in zip(lines, weights, strict=True):
-            total += jnp.take(larger, line, axis).astype(jnp.int32) * weight.reshape(shape)
-        # Weights of 22 binary digits: the sum stays below 2**31.
-        larger = jnp.clip(total >> WEIGHT_BITS, 0, 255).astype(jnp.uint8)
+    larger = resize(image, *enlarged_size(*size), "bilinear")
     return _where(moved, _windows(larger, size, top, left), image)
 
 

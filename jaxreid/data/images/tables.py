@@ -1,6 +1,7 @@
-"""Tables of Pillow's arithmetic for augmentation, shared by TensorFlow and JAX."""
+"""Tables of Pillow's arithmetic, shared by TensorFlow and JAX."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -9,6 +10,8 @@ RAMP_BITS = 22
 # Pillow's resize: 32 bits of an accumulator, less 8 of a pixel, less 2 for the overshoot of a cubic
 # filter.
 WEIGHT_BITS = 32 - 8 - 2
+# Radius of the filter in input pixels when enlarging.
+SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 
 
 def enlarged_size(height: int, width: int) -> tuple[int, int]:
@@ -16,22 +19,49 @@ def enlarged_size(height: int, width: int) -> tuple[int, int]:
     return round(height * 1.125), round(width * 1.125)
 
 
+def vertical_first(size_in: tuple[int, int], size_out: tuple[int, int]) -> bool:
+    """Return whether a resize from (height, width) to another begins with the vertical pass."""
+    removed_rows, removed_columns = size_in[0] - size_out[0], size_in[1] - size_out[1]
+    return removed_rows > 0 and removed_rows > 2 * removed_columns
+
+
 @functools.cache
-def enlarging_weights(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return Pillow's bilinear filter for an axis that is enlarged.
+def filter_weights(size_in: int, size_out: int, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the filter of one pass of a resize.
+
+    `decoding` computes the same for sizes that are not known in advance.
+
+    Args:
+        size_in: input lines.
+        size_out: output lines.
+        method: a key of `SUPPORT`.
 
     Returns:
-        The two input lines of each output line, and their weights in 2**-WEIGHT_BITS: int32
-        [2, size_out] each.
+        The first of k consecutive input lines of each output line, int32 [size_out]; and their
+        weights in units of 2**-WEIGHT_BITS, int32 [size_out, k]. All operations are float64 in
+        Pillow's order, so that rounding to integers gives the same result.
     """
     scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    support = SUPPORT[method] * stretch
     center = (np.arange(size_out) + 0.5) * scale
-    line = np.floor(center - 0.5).astype(np.int32) + np.arange(2, dtype=np.int32)[:, None]
-    weight = np.maximum(1.0 - np.abs(line - center + 0.5), 0.0)
-    weight[(line < 0) | (line >= size_in)] = 0.0
-    weight /= weight[0] + weight[1]
-    weight = np.floor(weight * (1 << WEIGHT_BITS) + 0.5).astype(np.int32)
-    return np.clip(line, 0, size_in - 1), weight
+    first = np.maximum((center - support + 0.5).astype(np.int32), 0)
+    end = np.minimum((center + support + 0.5).astype(np.int32), size_in)
+    line = first[:, None] + np.arange(2 * math.ceil(support) + 1)[None, :]
+    x = np.abs((line - center[:, None] + 0.5) * (1.0 / stretch))
+    if method == "bicubic":
+        a = -0.5
+        near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+        far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+        weight = np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+    else:
+        weight = np.maximum(1.0 - x, 0.0)
+    weight = np.where(line < end[:, None], weight, 0.0)
+    # cumsum, because a plain sum may add in another order.
+    weight /= np.cumsum(weight, axis=1)[:, -1:]
+    weight *= float(1 << WEIGHT_BITS)
+    whole = np.where(weight < 0.0, np.ceil(weight - 0.5), np.floor(weight + 0.5))
+    return first, whole.astype(np.int32)
 
 
 @functools.cache

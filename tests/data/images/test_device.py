@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from jaxreid.data.images import augmentation, colour, decoding, device
-from jaxreid.data.images.tables import WEIGHT_BITS, enlarged_size, enlarging_weights
+from jaxreid.data.images.tables import WEIGHT_BITS, filter_weights
 
 OFF = {"flip": 0.0, "pad": 0, "rotation": 0.0, "occlusion": None}
 OFF |= dict.fromkeys(("brightness", "contrast", "saturation", "hue"))
@@ -34,7 +34,8 @@ def compare(settings, height=HEIGHT, width=WIDTH, count=COUNT, augmented=None):
     if "patch" in plan:
         drawn["patch"]["donor"] = donor
     drawn["augmented"] = np.ones(count, bool) if augmented is None else augmented
-    result = jax.jit(functools.partial(device.augment, plan=plan))(image, drawn)
+    form = {"plan": plan, "height": height, "width": width}
+    result = jax.jit(functools.partial(device.augment, **form))(image, drawn)
     assert result.dtype == np.uint8
     return image, expected, np.asarray(result)
 
@@ -82,15 +83,28 @@ def test_hue_of_all_colours_near_grey_and_near_full_is_the_hosts():
         np.testing.assert_array_equal(one, colour.adjust_hue(tf.constant(image), step))
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 23, 64, 128, 256, 384])
-def test_weights_of_translation_are_those_of_the_resize(size):
-    larger = enlarged_size(size, size)[0]
-    lines, weights = enlarging_weights(size, larger)
-    dense = np.zeros((larger, size))
-    for line, weight in zip(lines, weights, strict=True):
-        np.add.at(dense, (np.arange(larger), line), weight)
-    first, expected = (x.numpy() for x in decoding._filter_weights(size, larger, "bilinear"))
-    ours = np.stack([np.pad(row, (0, 9))[f : f + 3] for row, f in zip(dense, first, strict=True)])
-    np.testing.assert_array_equal(ours, expected)
-    assert dense.sum() == expected.sum()
-    assert 255 * weights.sum(0).max() + (1 << (WEIGHT_BITS - 1)) < 2**31
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 9), (64, 128), (128, 384), (23, 26), (97, 24)])
+def test_weights_of_the_resize_are_the_hosts(sizes, method):
+    first, weights = filter_weights(*sizes, method)
+    expected = decoding._filter_weights(*sizes, method)
+    np.testing.assert_array_equal(first, expected[0])
+    np.testing.assert_array_equal(weights, expected[1])
+    most = 255 * np.abs(weights).astype(np.int64).sum(1).max() + (1 << (WEIGHT_BITS - 1))
+    assert most < 2**31
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "method"),
+    [
+        ((16, 8), (37, 23), "bicubic"),
+        ((16, 8), (16, 23), "bilinear"),
+        ((40, 9), (17, 23), "bicubic"),  # vertical first
+        ((29, 31), (17, 11), "bilinear"),
+    ],
+)
+def test_the_resize_is_the_hosts_to_the_bit(before, after, method):
+    image = np.random.default_rng(0).integers(0, 256, (3, *before, 3), np.uint8)
+    result = jax.jit(device.resize, static_argnums=(1, 2, 3))(image, *after, method)
+    expected = [decoding.resize(tf.constant(one), *after, method) for one in image]
+    np.testing.assert_array_equal(result, expected)
