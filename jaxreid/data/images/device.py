@@ -157,8 +157,8 @@ def paste(
 def jitter(image: jax.Array, order: jax.Array, factors: Factors) -> jax.Array:
     """Apply colour operations in an order of its own to every image.
 
-    Every place of the order computes all operations and chooses one per image. Hue costs more than
-    all others together, so it is computed once, between the places before it and those after it.
+    Every place of the order computes all operations and chooses one per image; but hue, which costs
+    more than the others together, is computed once, between the places before and after it.
 
     Args:
         image: uint8 [B, H, W, 3].
@@ -167,25 +167,28 @@ def jitter(image: jax.Array, order: jax.Array, factors: Factors) -> jax.Array:
     """
     names = list(factors)
     others = [name for name in names if name != "hue"]
+    at = jnp.full(len(order), len(names))
+    if "hue" in factors:
+        at = jnp.argmax(order == names.index("hue"), axis=1)
 
-    def apply(image: jax.Array, place: int, where: jax.Array) -> jax.Array:
-        result = image
-        for name in others:
-            chosen = where & (order[:, place] == names.index(name))
-            result = _where(chosen, ADJUST[name](image, factors[name]), result)
-        return result
+    # Loops, because compilers would compute a place anew for each of its uses in the next one.
+    def places(first: int, end: int, image: jax.Array, *, before: bool) -> jax.Array:
+        def apply(place: jax.Array, image: jax.Array) -> jax.Array:
+            active = (place < at) == before
+            operation = jax.lax.dynamic_index_in_dim(order, place, 1, keepdims=False)
+            result = image
+            for name in others:
+                chosen = active & (operation == names.index(name))
+                result = _where(chosen, ADJUST[name](image, factors[name]), result)
+            return result
 
+        return jax.lax.fori_loop(first, end, apply, image)
+
+    image = places(0, len(others), image, before=True)
     if "hue" not in factors:
-        for place in range(len(others)):
-            image = apply(image, place, jnp.ones(len(order), bool))
         return image
-    at = jnp.argmax(order == names.index("hue"), axis=1)
-    for place in range(len(others)):
-        image = apply(image, place, place < at)
     image = adjust_hue(image, factors["hue"])
-    for place in range(1, len(names)):
-        image = apply(image, place, place > at)
-    return image
+    return places(1, len(names), image, before=False)
 
 
 def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
@@ -238,8 +241,9 @@ def adjust_hue(image: jax.Array, steps: jax.Array) -> jax.Array:
     low, saturation = packed & 255, packed >> 8
     ramp = _look_up(whole_ramp_table(), saturation * 256 + hue)
     middle = (largest * ramp + (1 << (RAMP_BITS - 1))) >> RAMP_BITS
-    # Sextants begin at multiples of 42.5, and 255 is in the first one again.
-    sextant = jnp.where(hue == 255, 0, hue * 2 // 85)
+    # Sextants begin at multiples of 42.5, and 255 is in the first one again. The shifted product is
+    # hue * 2 // 85 without a slow division.
+    sextant = jnp.where(hue == 255, 0, (hue * (2 * 772)) >> 16)
 
     # sextants: where a channel receives the largest, the middle and the lowest value.
     def channel(of_largest: tuple[int, int], of_middle: tuple[int, int]) -> jax.Array:
@@ -247,8 +251,11 @@ def adjust_hue(image: jax.Array, steps: jax.Array) -> jax.Array:
         is_middle = (sextant == of_middle[0]) | (sextant == of_middle[1])
         return jnp.where(is_largest, largest, jnp.where(is_middle, middle, low))
 
-    channels = [channel((0, 5), (1, 4)), channel((1, 2), (0, 3)), channel((3, 4), (2, 5))]
-    return jnp.stack(channels, -1).astype(jnp.uint8)
+    red, green, blue = channel((0, 5), (1, 4)), channel((1, 2), (0, 3)), channel((3, 4), (2, 5))
+    # The barrier keeps compilers from looking up everything once per channel. The bytes of a number
+    # begin with the lowest one.
+    packed = jax.lax.optimization_barrier(red + green * 256 + blue * 65536)
+    return jax.lax.bitcast_convert_type(packed, jnp.uint8)[..., :3]
 
 
 def occlude(image: jax.Array, top: jax.Array, left: jax.Array, size: jax.Array) -> jax.Array:
