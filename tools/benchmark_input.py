@@ -58,8 +58,9 @@ def compare(
 
     Returns:
         One record per size: "images"; "ms", time of a batch by contender without a device;
-        "images_per_second"; "waits", share of the time in which the simulated device waits for the
-        input: the median of the runs; "bytes" sent per image.
+        "images_per_second"; "cpu_ms", processor time of all threads per image, which a busy machine
+        changes least; "waits", share of the time in which the simulated device waits for the input:
+        medians of the runs; "bytes" sent per image.
     """
     from jaxreid.data.pipeline import ImageStore
 
@@ -71,6 +72,7 @@ def compare(
     with tqdm(total=len(sizes) * len(CONTENDERS) * (1 + repeats) * 2, unit="run") as progress:
         for height, width in sizes:
             times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+            cpu: dict[str, list[float]] = {name: [] for name in CONTENDERS}
             waits: dict[str, list[float]] = {name: [] for name in CONTENDERS}
             sent: dict[str, int] = {}
             for repeat in range(1 + repeats):
@@ -79,14 +81,15 @@ def compare(
                     form = {**form, "height": height, "width": width, "epoch": repeat}
                     batches = _sent(stores[name], form, batch, steps)
                     sent[name] = sum(x.nbytes for x in _leaves(next(batches))) // batch
-                    seconds, _ = _run(batches, steps, 0)
+                    seconds, busy, _ = _run(batches, steps, 0)
                     progress.update()
                     batches = _sent(stores[name], form, batch, steps)
                     next(batches)
-                    _, share = _run(batches, steps, batch / rate)
+                    _, _, share = _run(batches, steps, batch / rate)
                     progress.update()
                     if repeat:
                         times[name].append(1e3 * seconds)
+                        cpu[name].append(1e3 * busy / batch)
                         waits[name].append(share)
             summary = {}
             for name, values in times.items():
@@ -97,6 +100,7 @@ def compare(
                     "images": f"{batch}x{height}x{width}",
                     "ms": summary,
                     "images_per_second": {n: 1e3 * batch / t["median"] for n, t in summary.items()},
+                    "cpu_ms": {name: float(np.median(values)) for name, values in cpu.items()},
                     "waits": {name: float(np.median(values)) for name, values in waits.items()},
                     "bytes": sent,
                 }
@@ -122,18 +126,18 @@ def _leaves(batch: Any) -> list[Any]:
     return jax.tree.leaves(batch)
 
 
-def _run(batches: Iterator[Any], steps: int, step_seconds: float) -> tuple[float, float]:
-    """Return the seconds per batch, and the share of the time that the device waits."""
+def _run(batches: Iterator[Any], steps: int, step_seconds: float) -> tuple[float, float, float]:
+    """Return the seconds and the processor time of a batch, and the share that the device waits."""
     # The first batches were prepared before anybody asked for them.
     for _ in range(AHEAD - 1):
         next(batches)
         time.sleep(step_seconds)
-    waited, start = 0.0, time.perf_counter()
+    waited, start, busy = 0.0, time.perf_counter(), time.process_time()
     for _ in range(steps):
         asked = time.perf_counter()
         next(batches)
         waited += time.perf_counter() - asked
         time.sleep(step_seconds)
-    total = time.perf_counter() - start
+    total, busy = time.perf_counter() - start, time.process_time() - busy
     batches.close()
-    return total / steps, waited / total
+    return total / steps, busy / steps, waited / total

@@ -34,7 +34,7 @@ SHOWN = {
     "backbones": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "encode": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "ranking": ("what", "images", "jaxreid s", "times as fast", "jaxreid MiB", "plain MiB"),
-    "input": ("images", "augmented on", "images/s", "device waits", "kB sent per image"),
+    "input": ("images", "augmented on", "images/s", "device waits", "CPU ms per image", "kB sent"),
 }
 
 
@@ -115,6 +115,7 @@ def _input(results: Sequence[Record]) -> Rows:
             name,
             f"{rate:,.0f}",
             f"{r['waits'][name]:.0%}",
+            f"{r['cpu_ms'][name]:.2f}",
             f"{r['bytes'][name] / 1e3:.0f}",
             f"{spread(r['ms']):.0%}",
         )

@@ -22,9 +22,6 @@ from jaxreid.data.images.tables import (
     whole_ramp_table,
 )
 
-# Operations of the jitter, which `jitter` may have to combine.
-Factors = Mapping[str, jax.Array]
-
 
 def augment(
     image: jax.Array,
@@ -154,7 +151,7 @@ def paste(
     return jnp.where(covered[..., None], patch, image)
 
 
-def jitter(image: jax.Array, order: jax.Array, factors: Factors) -> jax.Array:
+def jitter(image: jax.Array, order: jax.Array, factors: Mapping[str, jax.Array]) -> jax.Array:
     """Apply colour operations in an order of its own to every image.
 
     Every place of the order computes all operations and chooses one per image; but hue, which costs

@@ -224,6 +224,15 @@ def test_new_operations_leave_the_numbers_of_others_alone():
     assert not erased[changed].any()
 
 
+def test_numbers_are_those_of_tensorflows_stateless_uniform():
+    place = parameters.AUGMENTATION_STREAMS.index("hue")
+    for key, i in ((0, 0), (-(2**63), 3), (2**62 + 12345, 2**31)):
+        seed = tf.constant([key, i * parameters.AUGMENTATION_STRIDE + place], tf.int64)
+        expected = tf.random.stateless_uniform([5], seed, dtype=tf.float64, alg="philox")
+        result = parameters.uniform(tf.constant([key, i], tf.int64), "hue", 5)
+        np.testing.assert_array_equal(result, expected)
+
+
 def test_flip_has_its_probability():
     mirrored = (many(800, flip=0.3) == IMAGE[:, ::-1]).all((1, 2, 3))
     assert abs(mirrored.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 800)
