@@ -172,6 +172,9 @@ def base(dataset: str) -> ConfigDict:
     augment.patch = 0.0  # probability; torchreid's random_patch
     augment.erasing = 0.0  # probability; torchreid's random_erase
     augment.after_accuracy = 0.0  # augment only after an epoch exceeds this training accuracy
+    # where, with the same images: "host"; "device": in the training step; "auto": there unless it
+    # runs on a CPU
+    augment.on = "auto"
 
     # The settings below are not part of the method. A resumed run may change them.
     test = config.eval = ConfigDict()

@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -110,6 +111,23 @@ def to_devices(mesh: Mesh, tree: Any) -> Any:
     """Build global arrays, sharded along their first axis, from the rows of this process."""
     sharding = NamedSharding(mesh, P(AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def sent_ahead(mesh: Mesh, batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches as `to_devices` builds them, the next one loaded and sent in the meantime.
+
+    Close it to stop early; that closes `batches`.
+    """
+
+    def send() -> Any:
+        batch = next(batches, None)
+        return None if batch is None else to_devices(mesh, batch)
+
+    with contextlib.closing(batches), ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(send)
+        while (batch := waiting.result()) is not None:
+            waiting = thread.submit(send)
+            yield batch
 
 
 def to_host(tree: Any) -> Any:

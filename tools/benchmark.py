@@ -5,6 +5,7 @@
     python tools/benchmark.py embeddings
     python tools/benchmark.py encode --arch resnet50 osnet_x1_0 --batch 4
     python tools/benchmark.py ranking --repeats 3
+    python tools/benchmark.py input --repeats 5
     python tools/benchmark.py table speed.jsonl
 
 Absolute times do not transfer to other machines. Compare the ratios of the medians: contenders run
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import benchmark_embeddings
+import benchmark_input
 import benchmark_matchers
 import benchmark_matching
 import benchmark_networks
@@ -185,6 +187,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "whose plain implementation holds the full distance matrix)",
     )
     ranking.set_defaults(run=compare_rankings)
+    inputs = benchmarks.add_parser(
+        "input",
+        parents=[common],
+        help="training batches for a simulated device, augmented on the host or on the device",
+        description="Time the training batches of JPEG files of 128x64 pixels with QAConv-GS's "
+        "augmentation on the host, with the random parameters alone, of which a device augments, "
+        "and without augmentation; and the share of the time in which a device of a given speed "
+        "waits for them.",
+    )
+    inputs.add_argument(
+        "--size",
+        type=_size,
+        nargs="+",
+        metavar="HxW",
+        default=[(384, 128), (256, 128)],
+        help="sizes that the images are resized to (default: 384x128 256x128)",
+    )
+    inputs.add_argument("--batch", type=_positive, default=64, help="batch size (default: 64)")
+    inputs.add_argument(
+        "--steps", type=_positive, default=20, help="timed steps of a run (default: 20)"
+    )
+    inputs.add_argument(
+        "--rate",
+        type=_positive,
+        default=3000,
+        help="images per second of the simulated device (default: 3000)",
+    )
+    inputs.set_defaults(run=compare_inputs)
     shown = benchmarks.add_parser(
         "table", help="print the newest results of each benchmark in a file as Markdown"
     )
@@ -424,6 +454,21 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
             ):
                 results.append({"network": arch, "images": f"{batch}x{height}x{width}", **record})
     return results
+
+
+def compare_inputs(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Benchmark training batches: one record per size.
+
+    Raises:
+        ValueError: TensorFlow is not installed.
+    """
+    from jaxreid.runs.settings import check_tensorflow
+
+    try:
+        check_tensorflow()
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    return benchmark_input.compare(given.size, given.batch, given.steps, given.rate, given.repeats)
 
 
 def show_tables(given: argparse.Namespace) -> None:

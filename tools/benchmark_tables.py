@@ -18,7 +18,11 @@ def spread(times: Mapping[str, Mapping[str, float]]) -> float:
 
 def rows(benchmark: str, results: Sequence[Record]) -> Rows:
     """Return header and rows for the results of a benchmark."""
-    others = {"ranking": _ranking, **dict.fromkeys(("scoring", "step", "embeddings"), _matching)}
+    others = {
+        "ranking": _ranking,
+        "input": _input,
+        **dict.fromkeys(("scoring", "step", "embeddings"), _matching),
+    }
     return others.get(benchmark, _networks)(results)
 
 
@@ -30,6 +34,7 @@ SHOWN = {
     "backbones": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "encode": ("network", "images", "pass", "jaxreid ms", "times as fast as PyTorch"),
     "ranking": ("what", "images", "jaxreid s", "times as fast", "jaxreid MiB", "plain MiB"),
+    "input": ("images", "augmented on", "images/s", "device waits", "CPU ms per image", "kB sent"),
 }
 
 
@@ -101,6 +106,23 @@ def _networks(results: Sequence[Record]) -> Rows:
         for r in results
     ]
     return (*header, "times as fast as PyTorch", "spread", "difference"), body
+
+
+def _input(results: Sequence[Record]) -> Rows:
+    body = [
+        (
+            r["images"],
+            name,
+            f"{rate:,.0f}",
+            f"{r['waits'][name]:.0%}",
+            f"{r['cpu_ms'][name]:.2f}",
+            f"{r['bytes'][name] / 1e3:.0f}",
+            f"{spread(r['ms']):.0%}",
+        )
+        for r in results
+        for name, rate in r["images_per_second"].items()
+    ]
+    return (*SHOWN["input"], "spread"), body
 
 
 def _ranking(results: Sequence[Record]) -> Rows:

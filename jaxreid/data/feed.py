@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxreid.data.images import device
 from jaxreid.data.sampling.samplers import make_sampler
 from jaxreid.data.split import Split
 
@@ -16,15 +17,18 @@ class Feed:
 
     Args:
         sampler: keywords of `make_sampler`: name, instances, quota, alternate.
-        augment: keywords of `augmentation.augment`, and "after_accuracy": augment only after an
-            epoch with a higher training accuracy (QAConv 1.1 and 1.2: 0.6); 0 augments from the
-            start.
+        augment: keywords of `augmentation.plan`; "after_accuracy": augment only after an epoch with
+            a higher training accuracy (QAConv 1.1 and 1.2: 0.6); 0 augments from the start; and
+            "on": where to augment, on the "host", on the "device" inside the training step, or
+            "auto" for the device unless it is a CPU.
         batch_size: images per step over all processes.
         interpolation: resize method, "bicubic" or "bilinear".
 
     Attributes:
         steps_per_epoch: batches per epoch.
         neighbour_count: see `Sampler`, also for the methods anchors, state and restore.
+        augment: for `train_step`, (image, augmentation of a batch) -> augmented image of the size
+            of the model; None if the host does it.
 
     Raises:
         ValueError: a setting is invalid.
@@ -44,7 +48,8 @@ class Feed:
     ) -> None:
         augment = dict(augment)
         self._after = augment.pop("after_accuracy")
-        self._augment = augment
+        on_device = is_on_device(augment.pop("on"))
+        self._settings, self._on_device = augment, on_device
         self._sampler = make_sampler(
             labels=images.labels,
             sources=images.source,
@@ -58,6 +63,7 @@ class Feed:
         self.state, self.restore = self._sampler.state, self._sampler.restore
         # Imported late because it imports TensorFlow: `jaxreid.training` must import without it, to
         # refuse training with a readable message.
+        from jaxreid.data.images.augmentation import plan
         from jaxreid.data.pipeline import ImageStore, train_batches
 
         self._batches = functools.partial(
@@ -73,7 +79,12 @@ class Feed:
         )
         # Build the pipeline once, so that wrong settings are reported now.
         trial = np.zeros((1, batch_size), np.int32)
-        self._batches(trial, augment=augment, epoch=0).close()
+        self._batches(trial, augment=augment, epoch=0, on_device=on_device).close()
+        self.augment = None
+        if on_device:
+            size = {"height": height, "width": width}
+            form = {"plan": plan(**size, **augment), **size, "interpolation": interpolation}
+            self.augment = functools.partial(device.augment, **form)
 
     def batches(
         self,
@@ -82,7 +93,7 @@ class Feed:
         start: int,
         accuracy: Sequence[float],
         neighbours: np.ndarray | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Iterator[dict[str, Any]]:
         """Return this process's part of the batches of one epoch.
 
         Args:
@@ -93,6 +104,13 @@ class Feed:
         """
         order = self._sampler.order(epoch, neighbours)
         plain = self._after and not any(value > self._after for value in accuracy[:epoch])
-        return self._batches(
-            order, augment=None if plain else self._augment, epoch=epoch, start=start
-        )
+        augment = {"augment": None if plain else self._settings}
+        if self._on_device:
+            # The same form of batches in all epochs, for which the step is compiled once.
+            augment = {"augment": self._settings, "on_device": True, "augmented": not plain}
+        return self._batches(order, epoch=epoch, start=start, **augment)
+
+
+def is_on_device(where: str) -> bool:
+    """Return whether a device augments; where is "host", "device" or "auto" (`augment.on`)."""
+    return where == "device" or (where == "auto" and jax.default_backend() != "cpu")

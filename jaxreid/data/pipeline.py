@@ -1,7 +1,8 @@
 """Batches of decoded images from files in memory, in an order computed by NumPy.
 
 tf.data only decodes, resizes and augments the images of a given order, so the pipeline has no state
-to save: a run resumes at the next step of the same order. Each image draws from its own seed,
+to save: a run resumes at the next step of the same order. If a device augments, the images stay as
+they are resized, and the random parameters go along. Each image draws from its own seed,
 derived from the run seed, the epoch and its position in the order. The same seed chooses the donor
 of a pasted patch among all images. Batches therefore do not depend on the number of processes, on
 restarts or on thread timing.
@@ -13,14 +14,13 @@ import os
 import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from jaxreid.data.images import decoding
-from jaxreid.data.images.augmentation import augment as augmented
-from jaxreid.data.images.formats import is_plain
+from jaxreid.data.images import augmentation, decoding
+from jaxreid.data.images.formats import is_plain, open_image
 from jaxreid.data.images.parameters import draw_donor
 from jaxreid.data.images.pillow import process_slice, read_image
 from jaxreid.data.sets.prepared import leave_accelerators
@@ -30,6 +30,33 @@ leave_accelerators(tf)
 
 # Batches prepared in advance.
 _PREFETCH = 4
+
+
+class _Form(NamedTuple):
+    """What a pipeline makes of its files: the arguments of `_loader`.
+
+    Attributes:
+        plain: the files are plain (`formats.is_plain`), not of any format.
+        height: image height in pixels.
+        width: image width in pixels.
+        interpolation: resize method.
+        augment: keywords of the augmentation, frozen, or None.
+        on_device: the device augments.
+        decoded: (height, width) of all files, for the device to resize; None: they are resized.
+    """
+
+    plain: bool
+    height: int
+    width: int
+    interpolation: str
+    augment: tuple | None
+    on_device: bool = False
+    decoded: tuple[int, int] | None = None
+
+    @property
+    def patched(self) -> bool:
+        """Whether patches of other images are pasted."""
+        return bool(self.augment and dict(self.augment).get("patch"))
 
 
 class ImageStore:
@@ -59,13 +86,27 @@ class ImageStore:
         self.files = tf.constant(list(images), tf.string)
         self.names = list(names)
         self.plain = all(map(is_plain, images))
-        self._idle: dict[tuple, _Pipeline] = {}
+        self._idle: dict[tuple[_Form, int], _Pipeline] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of all images, or None if they differ or are not plain."""
+        sizes = set()
+        for file in self.files if self.plain else ():
+            try:
+                width, height = open_image(file.numpy()).size
+            except (OSError, ValueError):
+                return None
+            sizes.add((height, width))
+            if len(sizes) > 1:
+                return None
+        return sizes.pop() if sizes else None
+
     @contextlib.contextmanager
-    def pipeline(self, form: tuple, batch_size: int) -> Iterator["_Pipeline"]:
+    def pipeline(self, form: _Form, batch_size: int) -> Iterator["_Pipeline"]:
         """Lend a pipeline, which returns here unless its batches are left early or fail."""
         key = (form, batch_size)
         pipeline = self._idle.pop(key, None) or _Pipeline(self.files, form, batch_size)
@@ -87,7 +128,9 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     interpolation: str = "bicubic",
-) -> Iterator[dict[str, np.ndarray]]:
+    on_device: bool = False,
+    augmented: bool = True,
+) -> Iterator[dict[str, Any]]:
     """Iterate over this process's part of the training batches of one epoch.
 
     Args:
@@ -96,7 +139,7 @@ def train_batches(
         order: int32 [steps, B], images of each global batch, as computed by a sampler.
         height: image height in pixels.
         width: image width in pixels.
-        augment: keywords of `augmentation.augment`, {} for its defaults; None leaves the images
+        augment: keywords of `augmentation.plan`, {} for its defaults; None leaves the images
             unchanged. Patches come from the images of the store.
         seed: run seed, >= 0.
         epoch: >= 0.
@@ -105,11 +148,14 @@ def train_batches(
             global batch.
         process_count: must divide B.
         interpolation: "bicubic" or "bilinear".
+        on_device: leave the images as they are, not even resized if all files have one size with no
+            more pixels, and add to each batch the "augmentation" that `device.augment` applies.
+        augmented: False marks images that the device does not augment, only resizes.
 
     Returns:
         An iterator over steps ``start`` .. steps - 1 of {"image": uint8 [B / process_count, height,
-        width, 3], "label": int32 [B / process_count]}. The arrays are read-only. Close or drop it
-        to stop early.
+        width, 3], "label": int32 [B / process_count]}, and "augmentation" if on_device. The arrays
+        are read-only. Close or drop it to stop early.
 
     Raises:
         ValueError: bad arguments; from the iterator: a file that cannot be decoded, with its name.
@@ -140,10 +186,13 @@ def train_batches(
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed {seed} and epoch {epoch} must not be negative")
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
-    form = (store.plain, height, width, interpolation, _frozen(augment))
+    on_device = on_device and augment is not None
+    form = _Form(store.plain, height, width, interpolation, _frozen(augment), on_device)
+    if on_device and store.size and store.size[0] * store.size[1] <= height * width:
+        form = form._replace(decoded=store.size)
     _loader(*form)  # reports bad arguments now
     images = _iterate(store, form, index, place, key)
-    return _train_iterator(images, labels.astype(np.int32)[index])
+    return _train_iterator(images, labels.astype(np.int32)[index], augmented)
 
 
 class _Pipeline:
@@ -153,12 +202,12 @@ class _Pipeline:
 
     Args:
         files: tf.string [N].
-        form: arguments of `_loader`.
+        form: what it makes of them.
         batch_size: images per batch.
     """
 
-    def __init__(self, files: tf.Tensor, form: tuple, batch_size: int) -> None:
-        load, patched = _loader(*form), _is_patched(form[-1])
+    def __init__(self, files: tf.Tensor, form: _Form, batch_size: int) -> None:
+        load, patched = _loader(*form), form.patched
         queue = tf.queue.FIFOQueue(2**31 - 1, [tf.int64] * 3, [[batch_size], [batch_size], []])
         more = tf.Variable(True)
 
@@ -183,8 +232,8 @@ class _Pipeline:
         self._queue, self._iterator = queue, batches.with_options(options).as_numpy_iterator()
         weakref.finalize(self, _stop, self._iterator, queue, more)
 
-    def batches(self, index: np.ndarray, place: np.ndarray, key: np.int64) -> Iterator[np.ndarray]:
-        """Yield a batch [batch_size, height, width, 3] uint8 per row of `index` and `place`."""
+    def batches(self, index: np.ndarray, place: np.ndarray, key: np.int64) -> Iterator[Any]:
+        """Yield a batch of what `_loader` returns per row of `index` and `place`."""
         self._queue.enqueue_many([index, place, np.full(len(index), key)])
         for _ in index:
             yield next(self._iterator)
@@ -215,36 +264,52 @@ def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -
 
 
 @functools.lru_cache(maxsize=16)
-def _loader(plain: bool, height: int, width: int, interpolation: str, augment: tuple | None):
-    """Build (file [], seed int64 [2]) -> uint8 [height, width, 3], traced once for all epochs.
+def _loader(
+    plain: bool,
+    height: int,
+    width: int,
+    interpolation: str,
+    augment: tuple | None,
+    on_device: bool = False,
+    decoded: tuple[int, int] | None = None,
+):
+    """Build (file [], seed int64 [2]) -> dictionary of one image, traced once for all epochs.
 
-    The files are `plain` or of any format.
+    The dictionary has "image", uint8 [height, width, 3] or of the size `decoded`, and for the
+    device "augmentation", its parameters. For the arguments see `_Form`.
 
     With patches, the function takes the file of the donor as a third argument and decodes it only
     if a patch is pasted.
     """
-    patched = _is_patched(augment)
-
+    patched = _Form(plain, height, width, interpolation, augment).patched
+    settings = dict(augment or ())
     decode = decoding.decode_plain if plain else decoding.decode
 
     def read(encoded):
+        if decoded:
+            return tf.ensure_shape(decode(encoded), [*decoded, 3])
         return decoding.resize(decode(encoded), height, width, interpolation)
 
     def load(encoded, seed, *other):
+        image = read(encoded)
         if augment is None:
-            return read(encoded)
-        donor = {"donor": lambda: read(*other)} if patched else {}
-        return augmented(read(encoded), seed, **dict(augment), **donor)
+            return {"image": image}
+        if not on_device:
+            donor = {"donor": lambda: read(*other)} if patched else {}
+            return {"image": augmentation.augment(image, seed, **settings, **donor)}
+        plan = augmentation.plan(height, width, **settings)
+        parameters = augmentation.draw(seed, height, width, plan)
+        if patched:
+            patch = parameters["patch"]
+            none = tf.zeros(image.shape, tf.uint8)
+            patch["donor"] = tf.cond(patch["pasted"], lambda: read(*other), lambda: none)
+        return {"image": image, "augmentation": parameters}
 
     file = tf.TensorSpec([], tf.string)
     donor = [file] if patched else []
     # Without autograph: there is nothing to convert, and error messages stay as raised.
     function = tf.function(load, autograph=False)
     return function.get_concrete_function(file, tf.TensorSpec([2], tf.int64), *donor)
-
-
-def _is_patched(augment: tuple | None) -> bool:
-    return bool(augment and dict(augment).get("patch"))
 
 
 def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
@@ -254,17 +319,19 @@ def _frozen(augment: Mapping[str, Any] | None) -> tuple | None:
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(augment.items()))
 
 
-def _train_iterator(images, labels) -> Iterator[dict[str, np.ndarray]]:
+def _train_iterator(images, labels, augmented: bool) -> Iterator[dict[str, Any]]:
     try:
-        for image, label in zip(images, labels, strict=True):
-            yield {"image": image, "label": label}
+        for batch, label in zip(images, labels, strict=True):
+            if "augmentation" in batch:
+                batch["augmentation"]["augmented"] = np.full(label.shape, augmented)
+            yield {**batch, "label": label}
     finally:
         images.close()
 
 
 def _iterate(
-    store: ImageStore, form: tuple, index: np.ndarray, place: np.ndarray, key: np.int64
-) -> Iterator[np.ndarray]:
+    store: ImageStore, form: _Form, index: np.ndarray, place: np.ndarray, key: np.int64
+) -> Iterator[dict[str, Any]]:
     """Yield the batches; if one fails, report which of the files that it used is broken."""
     if not len(index):
         return
@@ -277,8 +344,7 @@ def _iterate(
     except tf.errors.InvalidArgumentError as error:
         # tf.data does not know file names, but batches arrive in order: search the files of this
         # batch.
-        patched = _is_patched(form[-1])
-        donors = [int(_donor(key, at, len(store))) for at in place[done]] if patched else []
+        donors = [int(_donor(key, at, len(store))) for at in place[done]] if form.patched else []
         if broken := _find_broken(store, [*index[done], *donors]):
             raise ValueError(broken) from error
         raise

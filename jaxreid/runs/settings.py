@@ -90,6 +90,7 @@ RULES = {
     "augment.patch": SHARE,
     "augment.erasing": SHARE,
     "augment.after_accuracy": SHARE,
+    "augment.on": Choice(("auto", "host", "device")),
     "eval.batch_size": SIZE,
     "eval.query_tile": SIZE,
     "eval.gallery_tile": SIZE,
@@ -128,6 +129,7 @@ OPTIONS = {
 # Defaults of settings that older configurations lack.
 OPTIONAL = {
     "init_expects": "",
+    "augment.on": "auto",
     "eval.untrained": True,
     "eval.precision": "highest",
     "eval.memory": 0.0,

@@ -21,8 +21,10 @@ from jaxreid.mesh import all_agree
 from jaxreid.places import expanded
 from jaxreid.runs.log import write_json
 
-# Settings that a resumed run may change, because training does not depend on them. Exception: the
-# batch and tile sizes of eval may change the last bits of the scores in a class graph.
+# Settings that a resumed run may change, because training does not depend on them. Exceptions: the
+# batch and tile sizes of eval may change the last bits of the scores in a class graph, and
+# augment.on those of a training step: the images are the same to the bit, but the device compiles
+# another program.
 FREE = (
     "data.dir",
     "data.prepared_dir",
@@ -32,6 +34,7 @@ FREE = (
     "log",
     "sampler.save_graph",
     "init_expects",
+    "augment.on",
 )
 # Settings that a run may also change after a loss or weights that were not finite.
 REMEDIES = (

@@ -1,6 +1,7 @@
 """Training loop: restore, step, log, evaluate, save."""
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from jaxreid.data.feed import Feed
 from jaxreid.data.overlap import shared_people
 from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.run import keep_trace, make_evaluation, report
-from jaxreid.mesh import check_divisible, make_mesh, to_devices, to_host
+from jaxreid.mesh import check_divisible, make_mesh, sent_ahead, to_host
 from jaxreid.models.model import make_model
 from jaxreid.processes import lost_processes_named
 from jaxreid.runs.log import Meter, Writer, progress, show
@@ -141,7 +142,8 @@ def fit(
     messages += task.first_phase.warnings(pretrained=bool(source))
     if init_expects and not init_from:
         messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
-    update_of = task.first_phase.step_of(task.make_step)
+    make_step = functools.partial(task.make_step, augment=feed.augment)
+    update_of = task.first_phase.step_of(make_step)
     trained_on = {"name": data["train"], "content": images.content} | images.summary
     card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
@@ -184,10 +186,12 @@ def fit(
                 batches = feed.batches(epoch, start=first, accuracy=accuracy, neighbours=neighbours)
                 meter.start()
                 sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
-                with progress(f"epoch {epoch + 1}/{last}", **sizes) as bar:
-                    for batch in meter.waits(batches):
-                        update = update_of(epoch)
-                        state, metrics = meter.call(update, state, to_devices(mesh, batch))
+                with (
+                    progress(f"epoch {epoch + 1}/{last}", **sizes) as bar,
+                    contextlib.closing(sent_ahead(mesh, batches)) as sent,
+                ):
+                    for batch in meter.waits(sent):
+                        state, metrics = meter.call(update_of(epoch), state, batch)
                         if message := profile.after(metrics):
                             writer.say(message)
                         step += 1

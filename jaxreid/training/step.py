@@ -24,12 +24,13 @@ Metrics = dict[str, jax.Array]
 
 def train_step(
     state: TrainState,
-    batch: dict[str, jax.Array],
+    batch: dict[str, Any],
     *,
     model: Model,
     objective: Objective,
     tx: optax.GradientTransformation,
     schedule: Schedule,
+    augment: Callable[[jax.Array, Any], jax.Array] | None = None,
     seed: int = 0,
     frozen: bool = False,
 ) -> tuple[TrainState, Metrics]:
@@ -37,11 +38,14 @@ def train_step(
 
     Args:
         state: replicated parameters, and this device's part of the class memory.
-        batch: this device's part: image [b, H, W, 3] uint8, label [b] int32.
+        batch: this device's part: image [b, H, W, 3] uint8, label [b] int32; and augmentation, if
+            `augment` needs one.
         model: made with `axis_name=AXIS`.
         objective: made with `axis_name=AXIS`.
         tx: optimizer.
         schedule: learning rate schedule.
+        augment: (image, augmentation) -> resized and augmented image, uint8 [b, H, W, 3]; None for
+            images that the host augmented.
         seed: run seed, for the random numbers of model (`Model.draw`) and objective.
         frozen: a step of the first phase (`FirstPhase.step_of`).
 
@@ -50,9 +54,12 @@ def train_step(
         the learning rate as a share of its base value.
     """
     label = gather_rows(batch["label"])
+    image = batch["image"]
+    if augment is not None:
+        image = augment(image, batch["augmentation"])
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        own, before = first_phase.features(bound.encode_with_before, batch["image"], frozen=frozen)
+        own, before = first_phase.features(bound.encode_with_before, image, frozen=frozen)
         feature = gather_rows(own)
         # Without a BN neck, both are the same array, which need not be gathered twice.
         before = feature if before is own else gather_rows(before)
@@ -103,7 +110,7 @@ def train_step(
 
 def make_train_step(
     mesh: Mesh, abstract: TrainState, *, precision: str = "default", **parts: Any
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]:
     """Compile `train_step` for a mesh; the compiled function donates the state.
 
     Args:
@@ -115,11 +122,11 @@ def make_train_step(
     """
     specs = state_specs(abstract)
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
         with jax.default_matmul_precision(precision):
             return train_step(state, batch, **parts)
 
-    in_specs, out_specs = (specs, {"image": P(AXIS), "label": P(AXIS)}), (specs, P())
+    in_specs, out_specs = (specs, P(AXIS)), (specs, P())
     sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
     # Shardings are repeated for jit, so that the returned state has exactly those of the input and
     # the second step is not compiled again.

@@ -55,7 +55,9 @@ class Task:
         place = {"seed": self.seed, "mesh": self.mesh}
         return create_state(self.model, self.tx, weights=weights, **place, **shape)
 
-    def make_step(self, *, frozen: bool = False) -> Callable[..., Any]:
+    def make_step(
+        self, *, frozen: bool = False, augment: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
         """Compile the training step in or after the first phase (`step.make_train_step`)."""
         return make_train_step(
             self.mesh,
@@ -67,6 +69,7 @@ class Task:
             schedule=self.schedule,
             seed=self.seed,
             frozen=frozen,
+            augment=augment,
         )
 
 

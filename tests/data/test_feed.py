@@ -34,11 +34,11 @@ def images():
     )
 
 
-def make(images, after, sampler="random", quota=(), augment=AUGMENT, **change):
+def make(images, after, sampler="random", quota=(), augment=AUGMENT, on="host", **change):
     return Feed(
         images,
         sampler={"name": sampler, "instances": 2, "quota": quota},
-        augment=augment | {"after_accuracy": after},
+        augment=augment | {"after_accuracy": after, "on": on},
         batch_size=4,
         seed=0,
         **{"height": 64, "width": 32} | change,

@@ -149,6 +149,18 @@ def test_benchmark_compares_forms_of_gmns_scores(tmp_path, benchmark, capsys):
     assert "| GMN, linear, float32 | jaxreid |" in capsys.readouterr().out
 
 
+@pytest.mark.full
+def test_benchmark_lets_a_device_wait_for_training_batches(tmp_path, benchmark, capsys):
+    path = tmp_path / "records.jsonl"
+    small = ["--size", "128x64", "--batch", "4", "--steps", "2", "--repeats", "1"]
+    assert benchmark(["input", *small, "--json", str(path)]) == 0
+    (record,) = json.loads(path.read_text())["results"]
+    assert set(record["images_per_second"]) == set(record["waits"]) == set(record["bytes"])
+    assert all(0 <= share < 1 for share in record["waits"].values())
+    assert benchmark(["table", str(path)]) == 0
+    assert "| 4x128x64 | host |" in capsys.readouterr().out
+
+
 def test_the_device_check_reports_a_part_that_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(TOOLS)
     import device_check

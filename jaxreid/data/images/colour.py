@@ -1,11 +1,9 @@
 """Colour operations on one image inside TensorFlow, bit-equal to Pillow and torchvision on PIL."""
 
-import functools
-
-import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images.geometry import static_size
+from jaxreid.data.images.tables import hue_tables
 
 
 def adjust_brightness(image: tf.Tensor, factor) -> tf.Tensor:
@@ -29,18 +27,24 @@ def adjust_saturation(image: tf.Tensor, factor) -> tf.Tensor:
     return _unpack(red + green * 256 + blue * 65536)
 
 
-def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
+def hue_steps(factor) -> tf.Tensor:
+    """Convert a share of the colour circle, -0.5..0.5, to steps of Pillow's 8-bit hue: int32 []."""
+    # The cast truncates towards zero, as torchvision does.
+    return tf.cast(tf.cast(factor, tf.float64) * 255.0, tf.int32)
+
+
+def adjust_hue(image: tf.Tensor, steps) -> tf.Tensor:
     """Rotate the hue, in Pillow's 8-bit HSV.
 
     Args:
         image: uint8 [H, W, 3].
-        factor: float [], share of the colour circle, -0.5..0.5. Even 0 changes colours, by the
-            rounding of 8-bit HSV.
+        steps: int32 [], of 255 in the colour circle, -127..127 (`hue_steps`). Even 0 changes
+            colours, by the rounding of 8-bit HSV.
 
     Returns:
         uint8 [H, W, 3], equal to torchvision's ``adjust_hue`` on a PIL image.
     """
-    hue_table, low_table, ramp_table = _hue_tables()
+    hue_table, low_table, ramp_table = hue_tables()
     red, green, blue = _channels(image)
     largest = tf.maximum(red, tf.maximum(green, blue))
     smallest = tf.minimum(red, tf.minimum(green, blue))
@@ -57,8 +61,6 @@ def adjust_hue(image: tf.Tensor, factor) -> tf.Tensor:
         green_largest * (3 - blue_smallest) + (1 - green_largest) * (5 - red_smallest)
     )
     hue = tf.gather(hue_table, sector * 65536 + to_middle * 256 + spread)
-    # The cast truncates towards zero, as torchvision does.
-    steps = tf.cast(tf.cast(factor, tf.float64) * 255.0, tf.int32)
     hue = tf.bitwise.bitwise_and(hue + steps, 255)
 
     packed = tf.gather(low_table, largest * 256 + spread)
@@ -107,48 +109,3 @@ def _blend(base, image, factor) -> tf.Tensor:
     image = tf.cast(image, tf.float32)
     result = base + tf.cast(factor, tf.float32) * (image - base)
     return tf.cast(tf.clip_by_value(result, 0.0, 255.0), tf.uint8)
-
-
-@functools.cache
-def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tabulate Pillow's conversions between RGB and 8-bit HSV, which mix float32 and float64.
-
-    Returns:
-        hue: int32 [6 * 256 * 256], indexed by sector (largest and smallest channel), largest -
-            middle, largest - smallest;
-        low: int32 [256 * 256], indexed by largest and largest - smallest: smallest channel of the
-            result + 256 * saturation;
-        ramp: float64 [256 * 256], indexed by saturation and hue: middle channel of the result /
-            largest.
-    """
-    f32, f64 = np.float32, np.float64
-    number = np.arange(256)
-    distance = (number[:, None].astype(f32) / np.maximum(number, 1).astype(f32)).astype(f32)
-    one = f32(1)
-    hue = [
-        one - distance,
-        distance - one,
-        2.0 + distance.astype(f64) - 1.0,
-        2.0 + 1.0 - distance.astype(f64),
-        4.0 + distance.astype(f64) - 1.0,
-        4.0 + 1.0 - distance.astype(f64),
-    ]
-    hue = np.stack([h.astype(f32) for h in hue]).astype(f64)
-    hue = np.fmod(hue / 6.0 + 1.0, 1.0).astype(f32)
-    hue = np.clip(np.trunc(hue.astype(f64) * 255.0), 0, 255).astype(np.int32)
-    # Pillow gives grey pixels the hue 0.
-    hue[:, :, 0] = 0
-
-    largest = np.maximum(number, 1).astype(f32)[:, None]
-    saturation = (number.astype(f32)[None, :] / largest).astype(f64)
-    saturation = np.clip(np.trunc(saturation * 255.0), 0, 255).astype(np.int32)
-    share = (number.astype(f64) / 255.0).astype(f32)
-    low = np.floor(number[:, None] * (1.0 - share[saturation].astype(f64)) + 0.5).astype(np.int32)
-
-    position = number * 6.0 / 255.0
-    sextant = np.floor(position.astype(f32)).astype(np.int32)
-    fraction = (position - sextant).astype(f32)
-    falling = 1.0 - (share[:, None] * fraction[None, :]).astype(f64)
-    rising = 1.0 - share[:, None].astype(f64) * (1.0 - fraction[None, :].astype(f64))
-    ramp = np.where(sextant % 2 == 0, rising, falling)
-    return hue.reshape(-1), (low + 256 * saturation).reshape(-1), ramp.reshape(-1)

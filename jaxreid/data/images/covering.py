@@ -1,6 +1,6 @@
 """Covering parts of one image inside TensorFlow: a white square, an erased box, a patch of another.
 
-A box is (top, left, height, width), int32 [] each, in pixels.
+A box is (top, left, height, width) in pixels: int32 [4], or four of int32 [].
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def erase(image: tf.Tensor, box, fill) -> tf.Tensor:
     return tf.reshape(erased, [height, width, 3])
 
 
-def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, degrees) -> tf.Tensor:
+def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, turn) -> tf.Tensor:
     """Cut a patch out of another image, mirror and rotate it, and paste it.
 
     Args:
@@ -38,19 +38,19 @@ def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, degrees)
         top: int32 [], first row of the patch in the image.
         left: int32 [], first column of the patch in the image.
         mirrored: bool [].
-        degrees: float [], counter-clockwise, about the patch's centre and within its box. The
-            corners that this leaves empty are black and also cover the image.
+        turn: the rotation of the patch about its centre and within its box (`geometry.turn`). The
+            corners that it leaves empty are black and also cover the image.
 
     Returns:
         uint8 [H, W, 3], equal to Pillow's crop, transpose, rotate and paste.
     """
     height, width = static_size(image)
-    box_top, box_left, box_height, box_width = box
+    box_top, box_left, box_height, box_width = (box[i] for i in range(4))
     # Coordinates within the patch.
     rows = np.arange(height, dtype=np.int32)[:, None] - top
     columns = np.arange(width, dtype=np.int32)[None, :] - left
     covered = _within(rows, box_height) & _within(columns, box_width)
-    y, x = turn_back(rows, columns, box_height, box_width, degrees)
+    y, x = turn_back(rows, columns, turn)
     visible = _within(y, box_height) & _within(x, box_width)
     x = tf.where(mirrored, box_width - 1 - x, x)
 
@@ -65,7 +65,7 @@ def paste(image: tf.Tensor, donor: tf.Tensor, box, top, left, mirrored, degrees)
 
 def _sides(box, height, width) -> tuple[tf.Tensor, tf.Tensor]:
     """Return masks of the rows, bool [H], and of the columns, bool [W * 3], that a box covers."""
-    top, left, box_height, box_width = box
+    top, left, box_height, box_width = (box[i] for i in range(4))
     # One column per channel, because broadcasting over a last axis of three is slow.
     rows = np.arange(height, dtype=np.int32)
     columns = np.repeat(np.arange(width, dtype=np.int32), 3)

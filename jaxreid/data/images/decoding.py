@@ -11,11 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images.pillow import read_image
+from jaxreid.data.images.tables import SUPPORT, WEIGHT_BITS
 
-# Pillow: 32 bits of an accumulator, less 8 of a pixel, less 2 for the overshoot of a cubic filter.
-_WEIGHT_BITS = 32 - 8 - 2
-# Radius of the filter in input pixels when enlarging.
-_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 # Output lines per small matrix product: 8 to 32 are equally fast, one big product is half as fast.
 _BLOCK = 16
 
@@ -94,8 +91,8 @@ def resize(image: tf.Tensor, height: int, width: int, method: str = "bicubic") -
         up to 20 levels on noise) if the height shrinks by more than twice as many pixels as the
         width; enlarging is the same in all versions.
     """
-    if method not in _SUPPORT:
-        raise ValueError(f"unknown resize method {method!r}; valid: {', '.join(_SUPPORT)}")
+    if method not in SUPPORT:
+        raise ValueError(f"unknown resize method {method!r}; valid: {', '.join(SUPPORT)}")
     if height < 1 or width < 1:
         raise ValueError(
             f"cannot resize to height {height}, width {width}: both must be at least 1"
@@ -148,7 +145,7 @@ def _filter_weights(
     f64 = tf.float64
     scale = tf.cast(size_in, f64) / tf.cast(size_out, f64)
     stretch = tf.maximum(scale, 1.0)
-    support = _SUPPORT[method] * stretch
+    support = SUPPORT[method] * stretch
     count = 2 * tf.cast(tf.math.ceil(support), tf.int32) + 1
     center = (tf.range(tf.cast(size_out, f64), dtype=f64) + 0.5) * scale
     first = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)
@@ -165,7 +162,7 @@ def _filter_weights(
     weight = tf.where(line < end[:, None], weight, 0.0)
     # cumsum, because a plain sum may add in another order.
     weight /= tf.cumsum(weight, axis=1)[:, -1:]
-    weight *= float(1 << _WEIGHT_BITS)
+    weight *= float(1 << WEIGHT_BITS)
     return first, tf.where(weight < 0.0, tf.math.ceil(weight - 0.5), tf.floor(weight + 0.5))
 
 
@@ -190,7 +187,7 @@ def _resize_rows(image: tf.Tensor, height: tf.Tensor, method: str) -> tf.Tensor:
     offset = tf.reshape(first - start[:, None], [-1, 1]) + tf.range(count)[None, :]
     index = tf.range(blocks * _BLOCK)[:, None] * span + offset
     # Division by a power of two is exact, and gives the product in pixel units.
-    values = tf.reshape(weight * 2.0**-_WEIGHT_BITS, [-1])
+    values = tf.reshape(weight * 2.0**-WEIGHT_BITS, [-1])
     matrix = tf.scatter_nd(tf.reshape(index, [-1, 1]), values, [blocks * _BLOCK * span])
     matrix = tf.reshape(matrix, [blocks, _BLOCK, span])
 

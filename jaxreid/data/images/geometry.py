@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from jaxreid.data.images.decoding import resize
+from jaxreid.data.images.tables import enlarged_size
 
 
 def flip_horizontal(image: tf.Tensor) -> tf.Tensor:
@@ -49,16 +50,16 @@ def translate(image: tf.Tensor, height: int, width: int, top, left) -> tf.Tensor
     return tf.ensure_shape(tf.slice(larger, [top, left, 0], [height, width, 3]), [height, width, 3])
 
 
-def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
-    """Rotate counter-clockwise about the centre: uint8 [H, W, 3] -> uint8 [H, W, 3].
+def rotate(image: tf.Tensor, turn) -> tf.Tensor:
+    """Rotate about the centre: uint8 [H, W, 3] -> uint8 [H, W, 3].
 
-    Equal to ``PIL.Image.rotate(degrees)``: nearest neighbour, black outside. Sides must be below
-    32768 pixels.
+    With the `turn` of some degrees, equal to ``PIL.Image.rotate(degrees)``: nearest neighbour,
+    black outside.
     """
     height, width = static_size(image)
     rows = np.arange(height, dtype=np.int32)[:, None]
     columns = np.arange(width, dtype=np.int32)[None, :]
-    y, x = turn_back(rows, columns, height, width, degrees)
+    y, x = turn_back(rows, columns, turn)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     # The padded pixel behind the last one is black.
     index = tf.where(inside, y * width + x, height * width)
@@ -66,24 +67,17 @@ def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
     return tf.gather(pixels, index)
 
 
-def enlarged_size(height: int, width: int) -> tuple[int, int]:
-    """Return the enlarged (height, width) that `translate` crops from."""
-    return round(height * 1.125), round(width * 1.125)
-
-
-def turn_back(rows, columns, height, width, degrees) -> tuple[tf.Tensor, tf.Tensor]:
-    """Map pixels of an image rotated about its centre back to those of the original image.
+def turn(height, width, degrees) -> tf.Tensor:
+    """Return the rotation of an image about its centre, in whole numbers, for `turn_back`.
 
     Args:
-        rows: int32, broadcasts with columns; rows in the rotated image.
-        columns: int32, columns in the rotated image.
         height: image height, int or int32 [], below 32768.
         width: image width, int or int32 [], below 32768.
         degrees: float [], counter-clockwise.
 
     Returns:
-        (row, column) in the original image, int32 of the broadcast shape, as in Pillow's
-        ``rotate(degrees)``; outside the image where the rotated image is empty.
+        int32 [6] in units of 1/65536 pixel, as in Pillow's ``rotate(degrees)``: the row that the
+        first pixel comes from, its steps per row and per column; and the same of the column.
     """
     radians = -tf.cast(degrees, tf.float64) * (math.pi / 180.0)
     # Pillow rounds to 15 decimals, which makes right angles exact, and then steps over the input in
@@ -94,12 +88,23 @@ def turn_back(rows, columns, height, width, degrees) -> tuple[tf.Tensor, tf.Tens
     middle_y = tf.cast(height, tf.float64) / 2.0
     start_x = cos * -middle_x + sin * -middle_y + middle_x
     start_y = -sin * -middle_x + cos * -middle_y + middle_y
+    x, y = start_x + cos * 0.5 + sin * 0.5, start_y - sin * 0.5 + cos * 0.5
+    return tf.cast(tf.floor(tf.stack([y, cos, -sin, x, sin, cos]) * 65536.0 + 0.5), tf.int32)
 
-    def fixed(value):
-        return tf.cast(tf.floor(value * 65536.0 + 0.5), tf.int32)
 
-    x = (fixed(start_x + cos * 0.5 + sin * 0.5) + fixed(sin) * rows) + fixed(cos) * columns
-    y = (fixed(start_y - sin * 0.5 + cos * 0.5) + fixed(cos) * rows) + fixed(-sin) * columns
+def turn_back(rows, columns, turn) -> tuple[tf.Tensor, tf.Tensor]:
+    """Map pixels of a rotated image back to those of the original image.
+
+    Args:
+        rows: int32, broadcasts with columns; rows in the rotated image.
+        columns: int32, columns in the rotated image.
+        turn: the rotation.
+
+    Returns:
+        (row, column) in the original image, int32 of the broadcast shape; outside the image where
+        the rotated image is empty.
+    """
+    y, x = ((n[0] + n[1] * rows) + n[2] * columns for n in (turn[:3], turn[3:]))
     return tf.bitwise.right_shift(y, 16), tf.bitwise.right_shift(x, 16)
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from jaxreid.data.streams import AUGMENTATION_STREAMS, AUGMENTATION_STRIDE
 
 _ATTEMPTS = 100
+_PHILOX = 1
 # Number of uniform values that draw_box and draw_patch need.
 BOX_NUMBERS = 2 + 2 * _ATTEMPTS
 PATCH_NUMBERS = 5 + BOX_NUMBERS
@@ -19,8 +20,11 @@ def uniform(seed: tf.Tensor, stream: str, count: int) -> tf.Tensor:
     """Draw float64 [count] in [0, 1) from a named stream, independent of all other streams."""
     seed = tf.cast(seed, tf.int64)
     seed = tf.stack([seed[0], seed[1] * AUGMENTATION_STRIDE + AUGMENTATION_STREAMS.index(stream)])
-    # Name the algorithm, because the default may differ between devices.
-    return tf.random.stateless_uniform([count], seed, dtype=tf.float64, alg="philox")
+    # Equal to tf.random.stateless_uniform(..., alg="philox"), with a third of its operations.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    return tf.raw_ops.StatelessRandomUniformV2(
+        shape=[count], key=key, counter=counter, alg=_PHILOX, dtype=tf.float64
+    )
 
 
 def draw_donor(seed: tf.Tensor, count: int) -> tf.Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxreid.data.images.formats import open_image, peculiarity, to_rgb
+from jaxreid.data.images.tables import vertical_first
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -100,8 +101,8 @@ def resize(
     rows, columns = image.shape[:2]
     # Pillow rounds to 8 bits between its two passes, so their order matters, and it differs between
     # versions. Resizing one axis at a time fixes the order to that of version 13.
-    vertical_first = rows > height and rows - height > 2 * (columns - width)
-    middle = (columns, height) if vertical_first else (width, rows)
+    rows_first = vertical_first((rows, columns), (height, width))
+    middle = (columns, height) if rows_first else (width, rows)
     picture = None
     for size in (middle, (width, height)):
         if size != (columns, rows):

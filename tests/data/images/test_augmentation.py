@@ -63,11 +63,11 @@ PILLOW = {
 def graph(name):
     """One operation as a graph, as it runs in the pipeline."""
     call = {
-        "rotate": geometry.rotate,
+        "rotate": lambda x, degrees: geometry.rotate(x, geometry.turn(*x.shape[:2], degrees)),
         "brightness": colour.adjust_brightness,
         "contrast": colour.adjust_contrast,
         "saturation": colour.adjust_saturation,
-        "hue": colour.adjust_hue,
+        "hue": lambda x, factor: colour.adjust_hue(x, colour.hue_steps(factor)),
     }[name]
     return tf.function(call)
 
@@ -222,6 +222,15 @@ def test_new_operations_leave_the_numbers_of_others_alone():
     changed = (before != erased).any(-1)
     assert 0 < changed.mean() < 0.5
     assert not erased[changed].any()
+
+
+def test_numbers_are_those_of_tensorflows_stateless_uniform():
+    place = parameters.AUGMENTATION_STREAMS.index("hue")
+    for key, i in ((0, 0), (-(2**63), 3), (2**62 + 12345, 2**31)):
+        seed = tf.constant([key, i * parameters.AUGMENTATION_STRIDE + place], tf.int64)
+        expected = tf.random.stateless_uniform([5], seed, dtype=tf.float64, alg="philox")
+        result = parameters.uniform(tf.constant([key, i], tf.int64), "hue", 5)
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_flip_has_its_probability():

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jaxreid.data.images import covering, parameters
+from jaxreid.data.images import covering, geometry, parameters
 
 NOISE = np.random.default_rng(0)
 IMAGE, DONOR = NOISE.integers(0, 256, (2, 40, 24, 3), np.uint8)
@@ -42,8 +42,8 @@ def test_paste_is_pillows(mirrored, degrees):
         expected.paste(patch.rotate(degrees), (left, top))
         integers = [tf.constant(x, tf.int32) for x in (box_top, box_left, height, width, top, left)]
         *box, top, left = integers
-        flag, angle = tf.constant(mirrored), tf.constant(degrees)
-        result = call(tf.constant(IMAGE), tf.constant(DONOR), tuple(box), top, left, flag, angle)
+        flag, turn = tf.constant(mirrored), geometry.turn(height, width, degrees)
+        result = call(tf.constant(IMAGE), tf.constant(DONOR), tf.stack(box), top, left, flag, turn)
         np.testing.assert_array_equal(result, expected)
 
 
