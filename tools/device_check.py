@@ -1,10 +1,11 @@
-"""Check this package on the device at hand: numbers first, then the speed of scoring.
+"""Check this package on the device at hand: numbers first, then the speed of everything.
 
     python tools/device_check.py OUT
     JAX_PLATFORMS=cpu python tools/device_check.py OUT --small
 
-Needs JAX, NumPy and, for the baseline, PyTorch; no data. Parts are independent: one that fails is
-reported and the others go on. Results are lines of OUT/device_check.jsonl, and a table at the end.
+Needs JAX, Flax, Optax, Orbax, NumPy, Pillow and, for the baseline, PyTorch; no data. Parts are
+independent: one that fails is reported and the others go on. Results are lines of
+OUT/device_check.jsonl, and a table at the end.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +35,8 @@ import numpy as np  # noqa: E402
 from jaxreid.ops.correlation import best_matches, match_pair, match_scores  # noqa: E402
 
 WARM_UP, REPEATS = 2, 7
+# Time after which no further training is begun.
+TRAINING_SECONDS = 150
 Row = dict[str, Any]
 
 
@@ -170,7 +174,279 @@ def torch_scoring(query: np.ndarray, gallery: np.ndarray, weight: Any, row: Any)
         yield row("PyTorch, original", name, seconds(run))
 
 
-PARTS = {part.__name__: part for part in (correctness, kernel, product, scoring)}
+RECIPES = ("qaconv_gs", "osnet", "gmn", "qaconv", "qaconv_ms")  # the first are measured first
+# Name of a row, model.dtype and precision of training.
+KINDS = {
+    "float32": ("float32", "highest"),
+    "TF32": ("float32", "default"),
+    "bfloat16": ("bfloat16", "default"),
+}
+
+
+def recipe(name: str, option: str) -> Row:
+    """Return the settings of a recipe as a dictionary, also without ml_collections."""
+    if importlib.util.find_spec("ml_collections") is None:
+        sys.modules.setdefault("ml_collections", stand_in())
+        sys.modules.setdefault("ml_collections.config_dict", sys.modules["ml_collections"])
+    from jaxreid import configs
+
+    return configs.load(name).get_config(f"market1501,{option}".rstrip(",")).to_dict()
+
+
+def stand_in() -> types.ModuleType:
+    """Return what the recipes use of ml_collections."""
+
+    class ConfigDict(dict):
+        def __init__(self, values: Any = ()) -> None:
+            super().__init__()
+            for name, value in dict(values).items():
+                self[name] = ConfigDict(value) if type(value) is dict else value
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in self:
+                raise AttributeError(name)
+            return self[name]
+
+        __setattr__ = dict.__setitem__
+
+        def lock(self) -> "ConfigDict":
+            return self
+
+        def to_dict(self) -> Row:
+            return {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in self.items()}
+
+    module = types.ModuleType("ml_collections")
+    module.ConfigDict, module.placeholder = ConfigDict, lambda kind: None  # type: ignore[attr-defined]
+    module.config_dict = module  # type: ignore[attr-defined]
+    return module
+
+
+class Training:
+    """A recipe's training on one device, with drawn images that lie on it."""
+
+    def __init__(self, name: str, kind: str, device: Any, small: bool) -> None:
+        from jaxreid.mesh import make_mesh, to_devices
+        from jaxreid.training.task import make_task
+
+        settings = recipe(name, "debug" if small else "")
+        dtype, precision = KINDS[kind]
+        rules = ("model", "objective", "epochs", "freeze_epochs", "optim", "schedule", "seed")
+        settings["model"] |= {"dtype": dtype}
+        settings["freeze_epochs"] = 0
+        self.mesh, self.batch_size = make_mesh([device]), settings["batch_size"]
+        classes = 12 if small else 751
+        self.task = make_task(
+            self.mesh,
+            num_classes=classes,
+            steps_per_epoch=100,
+            precision=precision,
+            **{rule: settings[rule] for rule in rules},
+        )
+        generator = np.random.default_rng(0)
+        size = (self.batch_size, settings["model"]["height"], settings["model"]["width"], 3)
+        people = generator.permutation(classes)[: max(2, self.batch_size // 4)]
+        batch = {
+            "image": generator.integers(0, 256, size).astype(np.uint8),
+            "label": np.resize(np.repeat(people, 4), self.batch_size).astype(np.int32),
+        }
+        self.batch = to_devices(self.mesh, batch)
+        self.state = self.task.create_state()
+        self.step = self.task.make_step()
+
+    def compile(self) -> int:
+        """Compile the step; return the bytes that it takes on the device."""
+        self.step = self.step.lower(self.state, self.batch).compile()
+        memory = self.step.memory_analysis()
+        sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes)
+        return sum(sizes) + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+    def run(self) -> Any:
+        """Take a step; return its metrics."""
+        self.state, metrics = self.step(self.state, self.batch)
+        return jax.block_until_ready(metrics)
+
+
+def trajectories(small: bool) -> Iterator[Row]:
+    """Compare ten training steps with those of the processor in float32: the small recipes."""
+    for name in RECIPES[:2] if small else RECIPES:
+        host, expected = Training(name, "float32", jax.devices("cpu")[0], True), []
+        for _ in range(10):
+            expected.append(float(host.run()["loss"]))
+        for kind in KINDS:
+            training = Training(name, kind, jax.devices()[0], True)
+            losses = [float(training.run()["loss"]) for _ in range(10)]
+            errors = np.abs(np.array(losses) / expected - 1)
+            yield {
+                "what": f"{name}, {kind}",
+                "error_of_first_loss": float(errors[0]),
+                "error_of_tenth_loss": float(errors[-1]),
+                "loss": losses[-1],
+            }
+
+
+def training(small: bool) -> Iterator[Row]:
+    """Measure training steps of the recipes at their published batch, from drawn images."""
+    start = time.perf_counter()
+    for kind in ("bfloat16", "TF32", "float32"):
+        for name in RECIPES:
+            if time.perf_counter() - start > TRAINING_SECONDS:
+                return
+            row = {"what": f"{name}, {kind}"}
+            try:
+                trained = Training(name, kind, jax.devices()[0], small)
+                compiling = time.perf_counter()
+                row["gigabytes"] = trained.compile() / 1e9
+                row["compile_seconds"] = time.perf_counter() - compiling
+                took = seconds(trained.run)
+                row |= {"images_per_second": trained.batch_size / took, "milliseconds": 1e3 * took}
+            except Exception as error:
+                row["failed"] = str(error).splitlines()[0][:200]
+            yield row
+    if importlib.util.find_spec("torch"):
+        yield from torch_training(small)
+
+
+def torch_training(small: bool) -> Iterator[Row]:
+    """Measure two of the recipes' networks with plain losses, in PyTorch."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import torch
+    import torch_networks
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    count, size = (4, (64, 32)) if small else (64, (384, 128))
+    label = torch.arange(count, device=device) // 4
+    same = (label[:, None] == label).float()
+
+    def pairwise(maps: Any) -> Any:
+        x = torch.nn.functional.normalize(maps.flatten(2), dim=1)
+        score = x.new_zeros(0)
+        correlation = torch.einsum("idr,jds->ijrs", x, x)
+        score = correlation.amax(3).mean(2) + correlation.amax(2).mean(2)
+        return torch.nn.functional.binary_cross_entropy_with_logits(score.float(), same)
+
+    def classes(embedding: Any) -> Any:
+        return torch.nn.functional.cross_entropy((embedding @ head).float(), label)
+
+    head = torch.randn(512, 751, device=device, requires_grad=True)
+    networks = {
+        "PyTorch, QAConv-GS's network and pairs": (
+            torch_networks.make("resnet50", cut="layer3"),
+            pairwise,
+            size,
+        ),
+        "PyTorch, OSNet x1.0": (
+            torch_networks.make("osnet_x1_0"),
+            classes,
+            size if small else (256, 128),
+        ),
+    }
+    for name, (network, loss_of, shape) in networks.items():
+        network = network.to(device).to(memory_format=torch.channels_last).train()
+        image = torch.rand((count, 3, *shape), device=device)
+        image = image.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
+
+        def loss_fn(image: Any, network: Any = network, loss_of: Any = loss_of) -> Any:
+            with torch.autocast(device, torch.bfloat16):
+                return loss_of(network(image))
+
+        for how in ("eager",) if small else ("eager", "compiled"):
+            row = {"what": f"{name}, bfloat16, {how}"}
+            try:
+                forward = torch.compile(loss_fn) if how == "compiled" else loss_fn
+
+                def run(forward: Any = forward, image: Any = image, step: Any = optimizer) -> None:
+                    step.zero_grad()
+                    forward(image).backward()
+                    step.step()
+                    if device == "cuda":
+                        torch.cuda.synchronize()
+
+                took = seconds(run)
+                row |= {"images_per_second": count / took, "milliseconds": 1e3 * took}
+            except Exception as error:
+                row["failed"] = str(error).splitlines()[0][:200]
+            yield row
+
+
+def scorer_of(name: str, small: bool, **options: Any) -> Any:
+    """Return a scorer of a recipe's model with random weights, on all devices."""
+    from jaxreid.evaluation.scoring import Scorer
+    from jaxreid.mesh import make_mesh
+    from jaxreid.models.model import init_variables, make_model
+
+    model = make_model(**recipe(name, "debug" if small else "")["model"])
+    variables = jax.jit(lambda: init_variables(model, 0))()
+    return Scorer(model, make_mesh(), jax.device_put(variables), **options)
+
+
+def encoding(small: bool) -> Iterator[Row]:
+    """Measure images per second of encoding, from host images to host features."""
+    size = 16 if small else 256
+    for name in RECIPES[:2]:
+        for precision in ("highest", "default"):
+            scorer = scorer_of(name, small, batch_size=size, precision=precision)
+            model = scorer.model
+            count = 4 * size
+            shape = (size, model.height, model.width, 3)
+            batch = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+            run = lambda s=scorer, b=batch, n=count: s.features([b] * 4, n)  # noqa: E731
+            took = seconds(run)
+            yield {"what": f"{name}, {precision}", "images_per_second": count / took}
+
+
+def market(small: bool) -> Iterator[Row]:
+    """Measure all pairs of Market-1501's size from host features to ranks and mAP."""
+    from jaxreid.data.split import Split
+    from jaxreid.evaluation.retrieval import evaluate
+    from jaxreid.evaluation.variants import PLAIN, Variant
+
+    queries, images = (20, 60) if small else (3368, 15913)
+    generator = np.random.default_rng(0)
+
+    def split(count: int, camera: int) -> Split:
+        pid = generator.integers(0, max(2, count // 20), count).astype(np.int32)
+        names = [f"{camera}_{i}" for i in range(count)]
+        cameras = np.full(count, camera, np.int32)
+        return Split([b""] * count, names, pid, cameras, np.full(count, np.nan))
+
+    query, gallery = split(queries, 0), split(images, 1)
+    rerank = Variant(rerank={"k1": 20, "k2": 6, "weight": 0.3})
+    cases = [
+        ("qaconv_gs", dtype, precision, PLAIN)
+        for dtype, precision in (
+            ("bfloat16", "default"),
+            ("float32", "default"),
+            ("float32", "highest"),
+        )
+    ]
+    cases += [("osnet", "float32", "highest", PLAIN), ("osnet", "float32", "highest", rerank)]
+    for name, dtype, precision, variant in cases:
+        tiles = {"query_tile": 8, "gallery_tile": 32} if small else {"query_tile": 128}
+        scorer = scorer_of(name, small, dtype=dtype, precision=precision, **tiles)
+        from jaxreid.models.model import feature_shape
+
+        shape = feature_shape(scorer.model, scorer.variables)
+        features = maps(queries + images, int(np.prod(shape[:-1])), shape[-1], 0)
+        features = features.reshape(-1, *shape).astype(jnp.dtype(dtype))
+        scorer.scores(features[:1], features[:1])  # compile
+        start = time.perf_counter()
+        evaluate(scorer, features, query, gallery, [variant])
+        took = time.perf_counter() - start
+        yield {
+            "what": f"{name}, {dtype}, {precision}, {variant.name}",
+            "seconds": took,
+            "pairs_per_second": queries * images / took,
+        }
+
+
+PARTS = {
+    part.__name__: part
+    for part in (
+        *(correctness, kernel, trajectories, product, scoring, market),
+        *(encoding, training),
+    )
+}
 
 
 def host() -> Row:
