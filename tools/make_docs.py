@@ -1,17 +1,19 @@
-"""Generate documentation from the code: docs/settings.md and the tables of docs/speed.md.
+"""Generate documentation: docs/settings.md, and tables of docs/speed.md and docs/distributed.md.
 
     python tools/make_docs.py
     python tools/make_docs.py settings
 
-A document holds generated text between <!-- SOURCE --> and <!-- end -->, where SOURCE is `settings`
-or a file of `benchmark.py --json`. Settings are described by their comments in configs/, options of
-components by the docstrings of their classes. `mkdocs build` also uses this file (mkdocs.yml).
+A document holds generated text between <!-- SOURCE --> and <!-- end -->. SOURCE is `settings`, a
+file of `benchmark.py --json`, or benchmarks/plan.jsonl, results of `jaxreid plan --json`. Settings
+are described by their comments in configs/, options of components by the docstrings of their
+classes. `mkdocs build` also uses this file (mkdocs.yml).
 """
 
 import argparse
 import dataclasses
 import importlib
 import inspect
+import json
 import pathlib
 import re
 import sys
@@ -49,7 +51,8 @@ def generate(document: str) -> str:
 
     def renew(block: re.Match[str]) -> str:
         opening, source, closing = block.groups()
-        content = settings() if source == "settings" else benchmarks(ROOT / source)
+        makers = {"settings": lambda _: settings(), "benchmarks/plan.jsonl": plans}
+        content = makers.get(source, benchmarks)(ROOT / source)
         return f"{opening}{content}\n{closing}"
 
     return BLOCK.sub(renew, document)
@@ -60,6 +63,65 @@ def benchmarks(path: pathlib.Path) -> str:
     import benchmark_tables
 
     return benchmark_tables.markdown(path)
+
+
+def plans(path: pathlib.Path) -> str:
+    """Generate the table of a file with one result of `jaxreid plan --json` a line."""
+    header = (
+        *("recipe", "chips", "batch", "state", "temporaries", "of HBM", "GFLOP", "HBM traffic"),
+        *("collectives (MB)", "step at peak rates", "images/s", "bound by"),
+    )
+    rows = []
+    for record in map(json.loads, path.read_text().splitlines()):
+        for plan in record["plans"]:
+            name = " ".join([record["recipe"].partition(":")[0], *record["settings"]])
+            if plan["identities"] != 751:
+                name += f", {plan['identities']:,} identities"
+            if plan["effort"] == "full":
+                name += ", full effort"
+            rows.append((name, *_planned(plan)))
+    versions = record["plans"][-1]["versions"]
+    named = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return f"Training step on {plan['topology'].partition(':')[0]} ({named}):\n\n" + _table(
+        header, rows
+    )
+
+
+def _planned(plan: Mapping[str, Any]) -> Sequence[str]:
+    """Return the cells of a planned training step."""
+    from jaxreid.planning.chips import CHIPS
+
+    step, chip = plan["programs"]["train"], CHIPS[plan["topology"].partition(":")[0]]
+    batch = f"{plan['batch_size']:,}"
+    if plan["batch_size"] != plan["published_batch_size"]:
+        batch += f" (recipe: {plan['published_batch_size']})"
+    memory, total = step["memory"], step["memory"]["total"]
+    share = f"{total / (chip.hbm_gib * 2**30):.1%}"
+    if "message" in step:
+        return (f"{plan['chips']}", batch, "", f"does not fit: {total / 2**30:.1f} GiB", *[""] * 7)
+    state = sum(
+        memory[part] for part in ("parameters", "optimizer", "batch statistics", "class memory")
+    )
+    collectives = ", ".join(
+        f"{kind} {one['count']} ({one['bytes'] / 1e6:.1f})"
+        for kind, one in step["collectives"].items()
+        if one["bytes"]
+    )
+    seconds = step["seconds"]
+    parts = {"products": "products", "hbm": "HBM", "interconnect": "interconnect"}
+    return (
+        f"{plan['chips']}",
+        batch,
+        f"{state / 1e6:,.0f} MB",
+        f"{memory['temporaries'] / 1e6:,.0f} MB",
+        share,
+        f"{step['flops'] / 1e9:,.0f}",
+        f"{step['hbm_bytes'] / 1e9:,.2f} GB",
+        collectives or "-",
+        f"{seconds['total'] * 1e3:,.2f} ms",
+        f"{step['per_second']:,.0f}",
+        parts[max(parts, key=seconds.__getitem__)],
+    )
 
 
 def settings() -> str:

@@ -33,8 +33,9 @@ class Chip:
         tflops: peak of bfloat16 products, 10^12 operations per second.
         hbm_gib: memory, GiB.
         hbm_gbs: memory bandwidth, 10^9 bytes per second.
-        ici_gbs: 10^9 bytes per second that a chip can send over all its links; half of the
-            bidirectional figure.
+        ici_gbs: 10^9 bytes per second that a chip can send over all its links: half of the
+            bidirectional figure, or for v4 the all-reduce bandwidth of a pod by chip (they agree
+            for v5e and v6e).
         dims: dimensions of the torus.
         devices: devices of a chip in the compiler's topology.
         source: where the figures are published.
@@ -51,7 +52,7 @@ class Chip:
 
 # Read in November 2026.
 CHIPS = {
-    "v4": Chip(275, 32, 1200, 300, 3, 2, "https://cloud.google.com/tpu/docs/v4"),
+    "v4": Chip(275, 32, 1200, 268, 3, 2, "https://cloud.google.com/tpu/docs/v4"),
     "v5e": Chip(197, 16, 819, 200, 2, 1, "https://cloud.google.com/tpu/docs/v5e"),
     "v5p": Chip(459, 95, 2765, 600, 3, 1, "https://cloud.google.com/tpu/docs/v5p"),
     "v6e": Chip(918, 32, 1638, 400, 2, 1, "https://cloud.google.com/tpu/docs/v6e"),

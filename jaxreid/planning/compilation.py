@@ -157,6 +157,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return the costs of a compiled program on one device.
 
+    In its memory, "padding" is that of the arguments' layouts, less what the program does not use.
+
     Args:
         compiled: the compiled function.
         program: its parsed text.
@@ -189,7 +191,7 @@ def measure(
 
 
 def roofline(cost: Mapping[str, Any], chip: Chip) -> dict[str, float]:
-    """Estimate the seconds of a program: a lower bound at the peak rates of the chip.
+    """Return the seconds of a program at the peak rates of the chip.
 
     Products and traffic of HBM overlap completely, collectives not at all, and nothing waits. A
     product of float32 at "highest" precision takes six products of bfloat16, at "high" three.
@@ -199,7 +201,7 @@ def roofline(cost: Mapping[str, Any], chip: Chip) -> dict[str, float]:
     seconds = {
         "products": work / (chip.tflops * 1e12 / chip.devices),
         "hbm": cost["hbm_bytes"] / (chip.hbm_gbs * 1e9 / chip.devices),
-        "interconnect": sent / (chip.ici_gbs * 1e9),
+        "interconnect": sent / (chip.ici_gbs * 1e9 / chip.devices),
     }
     total = max(seconds["products"], seconds["hbm"]) + seconds["interconnect"]
     return seconds | {"total": total}

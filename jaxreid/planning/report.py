@@ -7,9 +7,10 @@ from jaxreid.planning.chips import CHIPS
 
 ASSUMPTIONS = """\
 Memory and collectives are the compiler's, per device; operations and traffic are counted in its
-program, loops as often as they run. The times are lower bounds, not measurements: peak rates of the
-chip, products and memory traffic overlap completely, collectives are rings without latency and do
-not overlap, float32 at "highest" takes six bfloat16 products, and the input is always ready."""
+program, loops as often as they run. The times are not measurements but what this program takes at
+the chip's peak rates: products and memory traffic overlap completely, collectives are rings without
+latency and do not overlap, float32 at "highest" takes six bfloat16 products, and the input is
+always ready."""
 VIRTUAL = """\
 No compiler of this platform is used: the program is XLA:CPU's for virtual devices. Placement and
 collectives are those of the recipe; memory, operations and traffic are XLA:CPU's."""
@@ -17,7 +18,7 @@ TIMES = {
     "products": "products",
     "hbm": "HBM",
     "interconnect": "interconnect",
-    "total": "together, at least",
+    "total": "together",
 }
 Plan = Mapping[str, Any]
 
@@ -61,7 +62,9 @@ def plan_table(plans: Sequence[Plan]) -> str:
         for part, label in TIMES.items():
             row(f"  {label}, ms", lambda plan, n=name, p=part: _ms(plan["programs"][n], p))
         unit = "pairs/s" if name == "score" else "images/s"
-        row(f"  {unit}, at most", lambda plan, n=name: f"{plan['programs'][n]['per_second']:,.0f}")
+        row(
+            f"  {unit}, all chips", lambda plan, n=name: f"{plan['programs'][n]['per_second']:,.0f}"
+        )
     widths = [max(map(len, column)) for column in zip(*(values for _, values in rows), strict=True)]
     left = max(len(label) for label, _ in rows)
 
