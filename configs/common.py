@@ -103,6 +103,8 @@ def base(dataset: str) -> ConfigDict:
     config.seed = 0  # seed of weights, data order and augmentation
     # matmul precision of float32 training: "default" (TF32 or bfloat16 on accelerators), "highest"
     config.precision = "default"
+    # save memory: keep results of convolutions for the gradient, compute norms and ReLUs again
+    config.remat = False
     config.batch_size = 32  # images per step, over all devices
     config.epochs = 60  # maximum; the "adaptive" schedule may end earlier
     config.freeze_epochs = 0  # initial epochs that train only the classifier

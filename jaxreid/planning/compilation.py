@@ -26,6 +26,7 @@ from jaxreid.training.task import Task, make_task
 TASK = (
     "seed",
     "precision",
+    "remat",
     "model",
     "objective",
     "epochs",

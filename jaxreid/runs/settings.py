@@ -34,6 +34,7 @@ FACTORS = Numbers(Number(0), (0.5, 2.0), rising=True)
 RULES = {
     "seed": Number(0, LARGEST, whole=True),
     "precision": Choice(PRECISIONS),
+    "remat": Flag(),
     "batch_size": SIZE,
     "epochs": SIZE,
     "freeze_epochs": COUNT,
@@ -129,6 +130,7 @@ OPTIONS = {
 # Defaults of settings that older configurations lack.
 OPTIONAL = {
     "init_expects": "",
+    "remat": False,
     "augment.on": "auto",
     "eval.untrained": True,
     "eval.precision": "highest",

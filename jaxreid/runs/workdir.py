@@ -35,6 +35,7 @@ FREE = (
     "sampler.save_graph",
     "init_expects",
     "augment.on",
+    "remat",
 )
 # Settings that a run may also change after a loss or weights that were not finite.
 REMEDIES = (

@@ -64,6 +64,7 @@ def fit(
     workdir: pathlib.Path,
     seed: int,
     precision: str,
+    remat: bool,
     init_from: str | None,
     init_skip: Sequence[str],
     init_expects: str,
@@ -87,6 +88,7 @@ def fit(
         workdir: work directory for all output; must exist.
         seed: seed of weights, data order and augmentation.
         precision: precision of float32 products in training, as for `make_train_step`.
+        remat: compute parts of the network again for the gradient, as for `train_step`.
         init_from: weights file or work directory to start from, or None.
         init_skip: parts of it to leave out.
         init_expects: name of the weights that the recipe starts from, "" for random weights; a
@@ -129,6 +131,7 @@ def fit(
         steps_per_epoch=steps_per_epoch,
         seed=seed,
         precision=precision,
+        remat=remat,
         model=model,
         objective=objective,
         epochs=epochs,

@@ -4,9 +4,11 @@
 the mesh axis `AXIS`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
@@ -33,6 +35,7 @@ def train_step(
     augment: Callable[[jax.Array, Any], jax.Array] | None = None,
     seed: int = 0,
     frozen: bool = False,
+    remat: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Compute one update, on one device.
 
@@ -48,6 +51,8 @@ def train_step(
             images that the host augmented.
         seed: run seed, for the random numbers of model (`Model.draw`) and objective.
         frozen: a step of the first phase (`FirstPhase.step_of`).
+        remat: keep only the results of convolutions and products of the network for the gradient,
+            and compute what follows them again: less memory for little time.
 
     Returns:
         The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
@@ -59,7 +64,8 @@ def train_step(
         image = augment(image, batch["augmentation"])
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        own, before = first_phase.features(bound.encode_with_before, image, frozen=frozen)
+        encode = functools.partial(_encode_again if remat else _encode, bound)
+        own, before = first_phase.features(encode, image, frozen=frozen)
         feature = gather_rows(own)
         # Without a BN neck, both are the same array, which need not be gathered twice.
         before = feature if before is own else gather_rows(before)
@@ -106,6 +112,19 @@ def train_step(
         memory=memory,
     )
     return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "rate": rate, **stats}
+
+
+def _encode(model: Model, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    return model.encode_with_before(image, train=train)
+
+
+def _encode_again(model: Model, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    encode = functools.partial(_encode, train=train)
+    return nn.remat(encode, policy=_is_product)(model, image)
+
+
+def _is_product(operation: Any, *_: Any, **__: Any) -> bool:
+    return operation.name in ("conv_general_dilated", "dot_general")
 
 
 def make_train_step(

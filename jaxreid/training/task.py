@@ -33,6 +33,7 @@ class Task:
         epochs: maximum number of epochs.
         seed: run seed.
         precision: precision of float32 products, as for `make_train_step`.
+        remat: as for `train_step`.
         abstract: shapes and types of the state.
     """
 
@@ -47,6 +48,7 @@ class Task:
     epochs: int
     seed: int
     precision: str
+    remat: bool
     abstract: TrainState
 
     def create_state(self, weights: dict[str, Any] | None = None) -> TrainState:
@@ -70,6 +72,7 @@ class Task:
             seed=self.seed,
             frozen=frozen,
             augment=augment,
+            remat=self.remat,
         )
 
 
@@ -86,6 +89,7 @@ def make_task(
     freeze_epochs: int,
     optim: Mapping[str, Any],
     schedule: Mapping[str, Any],
+    remat: bool = False,
 ) -> Task:
     """Build a task from the settings of a recipe and the sizes of its data.
 
@@ -101,6 +105,7 @@ def make_task(
         freeze_epochs: first epochs, in which only the classifier learns.
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
+        remat: as for `train_step`.
 
     Raises:
         ValueError: an invalid setting.
@@ -124,5 +129,6 @@ def make_task(
         epochs=epochs,
         seed=seed,
         precision=precision,
+        remat=remat,
         abstract=abstract_state(local_model, tx, num_classes=memory_classes, epochs=epochs),
     )

@@ -113,7 +113,14 @@ def batches():
 
 
 def train(
-    devices, objective="class_memory", make=tiny_model, frozen=False, rule=(), seed=0, **options
+    devices,
+    objective="class_memory",
+    make=tiny_model,
+    frozen=False,
+    rule=(),
+    seed=0,
+    remat=False,
+    **options,
 ):
     mesh = make_mesh(jax.devices()[:devices])
     tx = make_optimizer(lr=0.05, backbone_lr=0.02, freeze_steps=STEPS if frozen else 0)
@@ -127,6 +134,7 @@ def train(
         objective=goal,
         frozen=frozen,
         seed=seed,
+        remat=remat,
         tx=tx,
         schedule=make_schedule("step", epochs=STEPS, steps_per_epoch=1, step_epochs=2),
     )
@@ -324,6 +332,14 @@ def test_bfloat16_stays_near_float32(on_one_device):
     assert all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(state))
     for a, b in zip(expected, history, strict=True):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=0.05)
+
+
+def test_parts_of_the_network_that_are_computed_again_change_nothing(on_one_device):
+    (expected, before), (state, history) = on_one_device, train(1, remat=True)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    losses = [[float(step["loss"]) for step in steps] for steps in (before, history)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_history_and_rate_follow_the_steps(on_one_device):
