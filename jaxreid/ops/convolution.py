@@ -1,17 +1,24 @@
 """Convolutions and pooling, in the form that is fast on the device.
 
 Accelerator compilers handle `lax.conv_general_dilated` and `lax.reduce_window` well. XLA on CPUs is
-slow at depthwise and 1x1 convolutions and at the gradient of max pooling. These are therefore
-written as shifted products, as a matrix product, and as shifted maxima. Parameters are the same in
-both forms.
+slow at depthwise and 1x1 convolutions, at the gradient of others with respect to the kernel, and at
+the gradient of max pooling. These are therefore written as shifted products, as a matrix product,
+as convolutions over rows alone, and as maxima of neighbours. Parameters are the same in both forms.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from jaxreid.mesh import platform
+from jaxreid.ops.device_varying import vary_alike, zeros_like
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Values of a row up to which images are taken together in the gradient of a kernel, measured.
+RUN = 256
+# Images taken together at most in the gradient of a depthwise kernel, measured.
+TOGETHER = 4
 
 
 def convolve(
@@ -32,25 +39,29 @@ def convolve(
         [B, ceil(H / stride), ceil(W / stride), O], dtype of `x`.
     """
     size, per_group = kernel.shape[0], kernel.shape[2]
+    dense = per_group == x.shape[-1]
     if not _native(native):
-        if size == 1 and per_group == x.shape[-1]:
+        if dense and size == 1:
             x = x[:, ::stride, ::stride]
             # Flatten the pixels: in the gradient, XLA contracts one axis faster than three.
             return (x.reshape(-1, per_group) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+        # The custom gradients are of one device.
+        if dense:
+            return _dense(*vary_alike(x, kernel), stride)
         if size == 3 and per_group == 1 and stride == 1 and kernel.shape[3] == x.shape[3]:
-            # Under shard_map the kernel is the same on all devices. Adding a device-varying zero
-            # (the sum of an empty slice) makes it device-varying, as the custom VJP assumes. The
-            # transpose of the addition sums the gradient over the devices.
-            varying_zero = jax.lax.stop_gradient(x[:0].sum())
-            return _depthwise(x, kernel + varying_zero)
-    pad = size // 2
+            return _depthwise(*vary_alike(x, kernel))
+    return _convolve(x, kernel, stride)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    pad = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         [(pad, pad), (pad, pad)],
         dimension_numbers=DIMENSIONS,
-        feature_group_count=x.shape[-1] // per_group,
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 
@@ -58,7 +69,7 @@ def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
     """Apply 3x3 max pooling with stride 2, padded with -inf; halves the size, rounding up.
 
     The gradient goes to the largest pixel. For ties, XLA and PyTorch choose the first; the CPU form
-    splits the gradient among them.
+    splits the gradient among them, those of a row first.
 
     Args:
         x: [B, H, W, C] float.
@@ -68,13 +79,53 @@ def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
     if _native(native):
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
-    _, h, w, _ = x.shape
-    padded = _pad(x, -jnp.inf)
-    rows, columns = (h + 1) // 2, (w + 1) // 2
-    y = padded[:, 0 : 2 * rows : 2, 0 : 2 * columns : 2]
-    for i, j in _OFFSETS[1:]:
-        y = jnp.maximum(y, padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2])
-    return y
+    return _max_pool_along(_max_pool_along(x, 1), 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool_along(x: jax.Array, axis: int) -> jax.Array:
+    """Return the maxima of 2 n - 1, 2 n and 2 n + 1 along an axis, for every even place 2 n."""
+    return jnp.maximum(jnp.maximum(*_pairs(x, axis)), _odd_before(x, axis))
+
+
+def _max_pool_forward(x: jax.Array, axis: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _max_pool_along(x, axis)
+    return y, (x, y)
+
+
+def _max_pool_backward(
+    axis: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    # Automatic differentiation would scatter into strided places of copies of the whole map.
+    x, y = saved
+    (even, odd), before = _pairs(x, axis), _odd_before(x, axis)
+    equal = [part == y for part in (even, odd, before)]
+    share = gradient / jnp.maximum(sum(e.astype(y.dtype) for e in equal), 1)
+    of_even, of_odd, of_before = (jnp.where(e, share, 0) for e in equal)
+    end = [(0, int(a == axis)) for a in range(x.ndim)]
+    of_odd += jnp.pad(jax.lax.slice_in_dim(of_before, 1, None, axis=axis), end)
+    both = jnp.stack([of_even, of_odd], axis + 1)
+    both = both.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    return (jax.lax.slice_in_dim(both, 0, x.shape[axis], axis=axis),)
+
+
+_max_pool_along.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Return even and odd places along an axis; -inf for an odd one that is missing."""
+    missing = [(0, x.shape[axis] % 2 if a == axis else 0) for a in range(x.ndim)]
+    x = jnp.pad(x, missing, constant_values=-jnp.inf)
+    x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    return x.take(0, axis + 1), x.take(1, axis + 1)
+
+
+def _odd_before(x: jax.Array, axis: int) -> jax.Array:
+    """Return the odd place before every even one; -inf before the first."""
+    _, odd = _pairs(x, axis)
+    start = [(int(a == axis), 0) for a in range(x.ndim)]
+    odd = jax.lax.slice_in_dim(odd, 0, odd.shape[axis] - 1, axis=axis)
+    return jnp.pad(odd, start, constant_values=-jnp.inf)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -91,8 +142,8 @@ def _native(choice: bool | None) -> bool:
 _OFFSETS = [(i, j) for i in range(3) for j in range(3)]
 
 
-def _pad(x: jax.Array, value: float = 0.0) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
+def _pad(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _shifts(x: jax.Array) -> list[jax.Array]:
@@ -100,6 +151,84 @@ def _shifts(x: jax.Array) -> list[jax.Array]:
     _, h, w, _ = x.shape
     padded = _pad(x)
     return [padded[:, i : i + h, j : j + w] for i, j in _OFFSETS]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolve densely; only the gradient with respect to the kernel has a form of its own."""
+    return _convolve(x, kernel, stride)
+
+
+def _dense_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(x, kernel, stride), (x, kernel)
+
+
+def _dense_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    (of_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(gradient)
+    return of_x, _kernel_gradient(x, gradient, kernel, stride)
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _kernel_gradient(
+    x: jax.Array, gradient: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
+    """Return the gradient of a dense convolution with respect to its kernel.
+
+    Args:
+        x: [B, H, W, I], what was convolved.
+        gradient: [B, h, w, O], gradient of the result.
+        kernel: [k, k, I, O]; only its shape counts.
+        stride: stride of the convolution.
+    """
+    count, width, size = len(x), gradient.shape[2], kernel.shape[0]
+    part = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * width <= RUN))
+    if part == count:
+        return _kernel_gradient_over_rows(x, gradient, size, stride)
+
+    def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + _kernel_gradient_over_rows(*images, size, stride), None
+
+    parts = tuple(array.reshape(-1, part, *array.shape[1:]) for array in (x, gradient))
+    return jax.lax.scan(add, zeros_like(kernel), parts)[0]
+
+
+def _kernel_gradient_over_rows(
+    x: jax.Array, gradient: jax.Array, size: int, stride: int
+) -> jax.Array:
+    """Return [size, size, I, O] as `_kernel_gradient`, of all images at once.
+
+    It is a convolution of the images with the gradient of the result as the kernel, input
+    channels as the batch and images as channels. XLA copies windows of it, whose continuous parts
+    are as long as the batch. Over rows alone, with columns and images as channels, they are as long
+    as a row of all images, and the products are fast where a row has a few hundred values.
+    """
+    (_, height, width, channels), (_, h, w, _) = x.shape, gradient.shape
+    before = size // 2
+    ends = [stride * (n - 1) + size for n in (h, w)]
+    pads = [
+        (before, max(0, end - n - before)) for end, n in zip(ends, (height, width), strict=True)
+    ]
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0))).transpose(3, 1, 2, 0)
+    columns = [padded[:, :, j : j + stride * (w - 1) + 1 : stride] for j in range(size)]
+    columns = jnp.concatenate(columns).reshape(size * channels, padded.shape[1], -1)
+    kernel = gradient.transpose(1, 2, 0, 3).reshape(h, -1, gradient.shape[3])
+    rows: list[jax.Array] = [x] * size
+    for first in range(stride):
+        # Rows of the kernel that meet the same rows of the images: first, first + stride, ...
+        places = range(first, size, stride)
+        part = columns[:, first::stride][:, : h + len(places) - 1]
+        numbers = ("NHC", "HIO", "NHC")
+        found = jax.lax.conv_general_dilated(part, kernel, (1,), "VALID", dimension_numbers=numbers)
+        for n, i in enumerate(places):
+            rows[i] = found[:, n].reshape(size, channels, -1)
+    return jnp.stack(rows)
 
 
 @jax.custom_vjp
@@ -119,15 +248,33 @@ def _depthwise_backward(
     saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     # Automatic differentiation would write nine padded copies and read nine products. The gradient
-    # of `x` is a depthwise convolution again, and one pass over the images computes all nine sums
-    # of the kernel's gradient.
+    # of `x` is a depthwise convolution again.
     x, kernel = saved
-    products = tuple(shift * gradient for shift in _shifts(x))
-    zeros = tuple(jnp.zeros((), product.dtype) for product in products)
-    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-    sums = jax.lax.reduce(products, zeros, add, (0,))
-    sums = jnp.stack([total.sum((0, 1)) for total in sums])
-    return _depthwise(gradient, kernel[::-1, ::-1]), sums.reshape(kernel.shape)
+    return _depthwise(gradient, kernel[::-1, ::-1]), _depthwise_kernel_gradient(x, gradient, kernel)
+
+
+def _depthwise_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the gradient of a depthwise convolution with respect to its kernel, [3, 3, 1, C].
+
+    Some images at a time: what is added over them fits into registers and vectors, and XLA does not
+    compute the gradient of the result, which is input to a loop, nine times.
+    """
+    count, (_, h, w, _) = len(x), x.shape
+    part = max(n for n in range(1, TOGETHER + 1) if count % n == 0)
+    parts = tuple(a.reshape(-1, part, *a.shape[1:]) for a in (_pad(x), gradient))
+
+    def add(
+        totals: list[jax.Array], images: tuple[jax.Array, jax.Array]
+    ) -> tuple[list[jax.Array], None]:
+        padded, gradients = images
+        for place, (i, j) in enumerate(_OFFSETS):
+            shift = padded[:, i : i + h, j : j + w]
+            totals[place] += sum(a * b for a, b in zip(shift, gradients, strict=True))
+        return totals, None
+
+    start = [jnp.zeros_like(gradient[0]) + zeros_like(kernel[0, 0, 0])] * len(_OFFSETS)
+    totals, _ = jax.lax.scan(add, start, parts)
+    return jnp.stack([total.sum((0, 1)) for total in totals]).reshape(kernel.shape)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

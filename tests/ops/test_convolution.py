@@ -7,12 +7,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, make_mesh
+from jaxreid.ops import convolution as module
 from jaxreid.ops.convolution import average_pool, convolve, max_pool
 
 KERNELS = {
     "pointwise": ((1, 1, 6, 5), 1),
     "strided pointwise": ((1, 1, 6, 5), 2),
     "depthwise": ((3, 3, 1, 6), 1),
+    "dense": ((3, 3, 6, 5), 1),
+    "strided dense": ((3, 3, 6, 5), 2),
+    "stem": ((7, 7, 6, 5), 2),
 }
 
 
@@ -49,6 +53,16 @@ def test_both_forms_of_the_maximum_are_equal(shape):
     assert results[0][0].shape[1:3] == ((shape[1] + 1) // 2, (shape[2] + 1) // 2)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_kernels_from_parts_of_a_batch_add_up(monkeypatch, stride):
+    x, k = inputs((6, 7, 5, 4), (3, 3, 4, 2))
+    ours = lambda x, k: convolve(x, k, stride=stride, native=False)  # noqa: E731
+    together = value_and_gradients(ours, x, k)
+    monkeypatch.setattr(module, "RUN", 10)  # two images of five columns, or three of three
+    for a, b in zip(together, value_and_gradients(ours, x, k), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
+
+
 def test_equal_maxima_share_the_gradient():
     x = jnp.ones((1, 4, 4, 1))
     gradient = jax.grad(lambda x: max_pool(x, native=False).sum())(x)
@@ -60,9 +74,10 @@ def test_mean_of_two_by_two_leaves_out_an_odd_row():
     np.testing.assert_allclose(average_pool(x)[0, :, :, 0], [[3, 5]])
 
 
-def test_depthwise_gradient_is_summed_over_devices():
+@pytest.mark.parametrize("kernel", [(3, 3, 1, 6), (3, 3, 6, 5)], ids=["depthwise", "dense"])
+def test_gradients_of_kernels_are_summed_over_devices(kernel):
     mesh = make_mesh(jax.devices()[:4])
-    x, k = inputs((8, 5, 4, 6), (3, 3, 1, 6))
+    x, k = inputs((8, 5, 4, 6), kernel)
 
     def loss(k, x, native):
         return jax.lax.psum(jnp.sum(jnp.sin(convolve(x, k, native=native))), AXIS)
