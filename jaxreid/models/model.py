@@ -165,6 +165,21 @@ def apply_training(
     return result, updates.get("batch_stats", variables["batch_stats"])
 
 
+def recomputed(model: Model, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    """Extract features as `Model.encode_with_before`, with less memory for the gradient.
+
+    Only results of convolutions and products are kept; what follows them is computed again.
+    """
+
+    def is_product(operation: Any, *_: Any, **__: Any) -> bool:
+        return operation.name in ("conv_general_dilated", "dot_general")
+
+    def encode(model: Model, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return model.encode_with_before(image, train=train)
+
+    return nn.remat(encode, policy=is_product)(model, image)
+
+
 def make_model(
     *,
     backbone: dict[str, Any],

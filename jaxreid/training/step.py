@@ -8,14 +8,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, gather_rows, shardings
-from jaxreid.models.model import Model, apply_training
+from jaxreid.models.model import Model, apply_training, recomputed
 from jaxreid.training import first_phase
 from jaxreid.training.objectives import Batch, Objective
 from jaxreid.training.schedules import Schedule
@@ -64,7 +63,7 @@ def train_step(
         image = augment(image, batch["augmentation"])
 
     def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        encode = functools.partial(_encode_again if remat else _encode, bound)
+        encode = functools.partial(recomputed, bound) if remat else bound.encode_with_before
         own, before = first_phase.features(encode, image, frozen=frozen)
         feature = gather_rows(own)
         # Without a BN neck, both are the same array, which need not be gathered twice.
@@ -112,19 +111,6 @@ def train_step(
         memory=memory,
     )
     return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "rate": rate, **stats}
-
-
-def _encode(model: Model, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-    return model.encode_with_before(image, train=train)
-
-
-def _encode_again(model: Model, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-    encode = functools.partial(_encode, train=train)
-    return nn.remat(encode, policy=_is_product)(model, image)
-
-
-def _is_product(operation: Any, *_: Any, **__: Any) -> bool:
-    return operation.name in ("conv_general_dilated", "dot_general")
 
 
 def make_train_step(
