@@ -43,6 +43,7 @@ class Killed(BaseException):
 
 @pytest.mark.end_to_end
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.full
 def test_a_training_is_the_hosts_and_goes_on_in_the_same_bits(tmp_path, monkeypatch):
     market_tree(tmp_path / "market1501")
     host, run = tmp_path / "host", tmp_path / "device"
