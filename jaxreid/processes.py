@@ -73,7 +73,7 @@ class _Watch:
                 if not silent:
                     return ""
             lost = ", ".join(map(str, silent))
-            self._client.key_value_set("jaxreid/lost", lost, allow_overwrite=True)
+            self._client.key_value_set("jaxreid/lost/processes", lost, allow_overwrite=True)
             self._wait_for_others()
             return lost
         return "0"
@@ -97,7 +97,7 @@ class _Watch:
         return {int(key.rpartition("/")[2]): beat for key, beat in beats}
 
     def _reported(self) -> str:
-        return dict(self._client.key_value_dir_get("jaxreid/")).get("jaxreid/lost", "")
+        return "".join(lost for _, lost in self._client.key_value_dir_get("jaxreid/lost/"))
 
     def _wait_for_others(self) -> None:
         if self._me == 0:

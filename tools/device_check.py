@@ -319,7 +319,6 @@ def torch_training(small: bool) -> Iterator[Row]:
 
     def pairwise(maps: Any) -> Any:
         x = torch.nn.functional.normalize(maps.flatten(2), dim=1)
-        score = x.new_zeros(0)
         correlation = torch.einsum("idr,jds->ijrs", x, x)
         score = correlation.amax(3).mean(2) + correlation.amax(2).mean(2)
         return torch.nn.functional.binary_cross_entropy_with_logits(score.float(), same)
@@ -400,6 +399,7 @@ def market(small: bool) -> Iterator[Row]:
     from jaxreid.data.split import Split
     from jaxreid.evaluation.retrieval import evaluate
     from jaxreid.evaluation.variants import PLAIN, Variant
+    from jaxreid.models.model import feature_shape
 
     queries, images = (20, 60) if small else (3368, 15913)
     generator = np.random.default_rng(0)
@@ -424,8 +424,6 @@ def market(small: bool) -> Iterator[Row]:
     for name, dtype, precision, variant in cases:
         tiles = {"query_tile": 8, "gallery_tile": 32} if small else {"query_tile": 128}
         scorer = scorer_of(name, small, dtype=dtype, precision=precision, **tiles)
-        from jaxreid.models.model import feature_shape
-
         shape = feature_shape(scorer.model, scorer.variables)
         features = maps(queries + images, int(np.prod(shape[:-1])), shape[-1], 0)
         features = features.reshape(-1, *shape).astype(jnp.dtype(dtype))

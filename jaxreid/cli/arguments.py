@@ -1,12 +1,10 @@
 """Command-line arguments of all verbs."""
 
 import argparse
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from jaxreid.cli import verbs
-from jaxreid.places import expanded
+from jaxreid.cli import values, verbs
 
 SPLITS = ("train", "query", "gallery", "test")
 
@@ -57,21 +55,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--chips",
-        type=_counts,
+        type=values.counts,
         default=(),
         metavar="N,N,...",
         help="numbers of chips of one KIND, in their usual shapes, instead of SHAPE",
     )
     verb.add_argument(
-        "--identities", type=_count, default=751, help="training identities (default: 751)"
+        "--identities", type=values.count, default=751, help="training identities (default: 751)"
     )
     verb.add_argument(
-        "--images", type=_count, default=12936, help="training images (default: 12936)"
+        "--images", type=values.count, default=12936, help="training images (default: 12936)"
     )
     verb.add_argument(
         "--batch-per-chip",
         "--batch_per_chip",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="images per device and step (default: batch_size over all devices, rounded up to a "
         "multiple of them)",
@@ -128,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_model(verb)
     _add_images(verb, "images", "image files or folders of images")
-    verb.add_argument("--out", type=_path, metavar="FILE.npz", help="file to write")
+    verb.add_argument("--out", type=values.path, metavar="FILE.npz", help="file to write")
     _add_json(verb)
 
     verb = _verb(
@@ -139,8 +137,8 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid compare runs/qaconv a.jpg b.jpg",
     )
     _add_model(verb)
-    verb.add_argument("a", type=_path, help="image file")
-    verb.add_argument("b", type=_path, help="image file")
+    verb.add_argument("a", type=values.path, help="image file")
+    verb.add_argument("b", type=values.path, help="image file")
     _add_json(verb)
 
     verb = _verb(
@@ -151,10 +149,12 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid rank runs/qaconv query.jpg photographs/ --top=5 --out=page.png",
     )
     _add_model(verb)
-    verb.add_argument("query", type=_path, help="image file")
+    verb.add_argument("query", type=values.path, help="image file")
     _add_images(verb, "gallery", "image files or folders of images")
-    verb.add_argument("--top", type=_count, default=10, help="length of the list (default: 10)")
-    verb.add_argument("--out", type=_path, metavar="FILE.png", help="picture to write")
+    verb.add_argument(
+        "--top", type=values.count, default=10, help="length of the list (default: 10)"
+    )
+    verb.add_argument("--out", type=values.path, metavar="FILE.png", help="picture to write")
     _add_json(verb)
 
     verb = _verb(
@@ -165,10 +165,10 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid explain runs/qaconv a.jpg b.jpg --out=why.png",
     )
     _add_model(verb)
-    verb.add_argument("a", type=_path, help="image file")
-    verb.add_argument("b", type=_path, help="image file")
+    verb.add_argument("a", type=values.path, help="image file")
+    verb.add_argument("b", type=values.path, help="image file")
     verb.add_argument(
-        "--out", type=_path, required=True, metavar="FILE.png", help="picture to write"
+        "--out", type=values.path, required=True, metavar="FILE.png", help="picture to write"
     )
     _add_json(verb)
 
@@ -180,7 +180,7 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid weights runs/qaconv qaconv.safetensors",
     )
     _add_model(verb)
-    verb.add_argument("out", type=_path, metavar="FILE.safetensors", help="file to write")
+    verb.add_argument("out", type=values.path, metavar="FILE.safetensors", help="file to write")
     _add_json(verb)
 
     verb = _verb(
@@ -248,18 +248,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     action.add_argument("name", help="DATASET or DATASET/DOMAIN")
     _add_data(action)
-    action.add_argument("--out", type=_path, help="PNG to write (default: NAME_SPLIT.png)")
+    action.add_argument("--out", type=values.path, help="PNG to write (default: NAME_SPLIT.png)")
     action.add_argument(
         "--split",
         default="train",
         choices=SPLITS,
         help="test shows query and gallery together, queries framed (default: train)",
     )
-    action.add_argument("--people", type=_count, default=16, help="rows (default: 16)")
-    action.add_argument("--first", type=_least(0), default=0, help="people to skip (default: 0)")
-    action.add_argument("--columns", type=_count, default=14, help="images per row (default: 14)")
+    action.add_argument("--people", type=values.count, default=16, help="rows (default: 16)")
     action.add_argument(
-        "--height", type=_count, default=160, help="image height in pixels (default: 160)"
+        "--first", type=values.at_least(0), default=0, help="people to skip (default: 0)"
+    )
+    action.add_argument(
+        "--columns", type=values.count, default=14, help="images per row (default: 14)"
+    )
+    action.add_argument(
+        "--height", type=values.count, default=160, help="image height in pixels (default: 160)"
     )
     _add_json(action)
 
@@ -299,7 +303,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_images(verb: argparse.ArgumentParser, name: str, title: str) -> None:
-    verb.add_argument(name, nargs="+", type=_path, help=title)
+    verb.add_argument(name, nargs="+", type=values.path, help=title)
 
 
 def _add_json(verb: argparse.ArgumentParser) -> None:
@@ -327,7 +331,7 @@ def _add_data(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("checkpoint", type=_path, help="file to read")
+    verb.add_argument("checkpoint", type=values.path, help="file to read")
     verb.add_argument(
         "--arch",
         required=True,
@@ -335,11 +339,11 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
         help="its backbone, such as resnet50_ibn_b; an unknown name lists the valid ones",
     )
     verb.add_argument(
-        "--out", required=True, type=_path, metavar="FILE.safetensors", help="file to write"
+        "--out", required=True, type=values.path, metavar="FILE.safetensors", help="file to write"
     )
     verb.add_argument(
         "--input-size",
-        type=_size,
+        type=values.size,
         metavar="HxW",
         help="input size in pixels (default: 384x128 for QAConv, 256x128 for OSNet, 224x224 for "
         "ImageNet weights of a ResNet)",
@@ -367,42 +371,3 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--source", default="", help="origin of the file, recorded in the output")
     verb.add_argument("--verbose", action="store_true", help="list every parameter name")
-
-
-def _path(text: str) -> pathlib.Path:
-    try:
-        return expanded(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _least(low: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.strip("+").isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {low}, got {text}"
-            )
-        return int(text)
-
-    return number
-
-
-_count = _least(1)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """Parse whole numbers with commas, such as "1,8,64"."""
-    return tuple(_count(part.strip()) for part in text.split(","))
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Parse height and width from text such as "384x128"."""
-    try:
-        height, width = (int(number) for number in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected HEIGHTxWIDTH such as 384x128, got {text!r}"
-        ) from None
-    if min(height, width) < 32:
-        raise argparse.ArgumentTypeError(f"expected height and width of at least 32, got {text}")
-    return height, width

@@ -10,6 +10,7 @@ import numpy as np
 from jaxreid.data.images import device
 from jaxreid.data.sampling.samplers import make_sampler
 from jaxreid.data.split import Split
+from jaxreid.mesh import platform
 
 
 class Feed:
@@ -113,4 +114,4 @@ class Feed:
 
 def is_on_device(where: str) -> bool:
     """Return whether a device augments; where is "host", "device" or "auto" (`augment.on`)."""
-    return where == "device" or (where == "auto" and jax.default_backend() != "cpu")
+    return where == "device" or (where == "auto" and platform() != "cpu")

@@ -33,7 +33,7 @@ _PREFETCH = 4
 
 
 class _Form(NamedTuple):
-    """What a pipeline makes of its files: the arguments of `_loader`.
+    """What a pipeline makes of its files.
 
     Attributes:
         plain: the files are plain (`formats.is_plain`), not of any format.
@@ -190,7 +190,7 @@ def train_batches(
     form = _Form(store.plain, height, width, interpolation, _frozen(augment), on_device)
     if on_device and store.size and store.size[0] * store.size[1] <= height * width:
         form = form._replace(decoded=store.size)
-    _loader(*form)  # reports bad arguments now
+    _loader(form)  # reports bad arguments now
     images = _iterate(store, form, index, place, key)
     return _train_iterator(images, labels.astype(np.int32)[index], augmented)
 
@@ -207,7 +207,7 @@ class _Pipeline:
     """
 
     def __init__(self, files: tf.Tensor, form: _Form, batch_size: int) -> None:
-        load, patched = _loader(*form), form.patched
+        load, patched = _loader(form), form.patched
         queue = tf.queue.FIFOQueue(2**31 - 1, [tf.int64] * 3, [[batch_size], [batch_size], []])
         more = tf.Variable(True)
 
@@ -264,49 +264,40 @@ def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -
 
 
 @functools.lru_cache(maxsize=16)
-def _loader(
-    plain: bool,
-    height: int,
-    width: int,
-    interpolation: str,
-    augment: tuple | None,
-    on_device: bool = False,
-    decoded: tuple[int, int] | None = None,
-):
+def _loader(form: _Form):
     """Build (file [], seed int64 [2]) -> dictionary of one image, traced once for all epochs.
 
     The dictionary has "image", uint8 [height, width, 3] or of the size `decoded`, and for the
-    device "augmentation", its parameters. For the arguments see `_Form`.
+    device "augmentation", its parameters.
 
     With patches, the function takes the file of the donor as a third argument and decodes it only
     if a patch is pasted.
     """
-    patched = _Form(plain, height, width, interpolation, augment).patched
-    settings = dict(augment or ())
-    decode = decoding.decode_plain if plain else decoding.decode
+    size, settings = (form.height, form.width), dict(form.augment or ())
+    decode = decoding.decode_plain if form.plain else decoding.decode
 
     def read(encoded):
-        if decoded:
-            return tf.ensure_shape(decode(encoded), [*decoded, 3])
-        return decoding.resize(decode(encoded), height, width, interpolation)
+        if form.decoded:
+            return tf.ensure_shape(decode(encoded), [*form.decoded, 3])
+        return decoding.resize(decode(encoded), *size, form.interpolation)
 
     def load(encoded, seed, *other):
         image = read(encoded)
-        if augment is None:
+        if form.augment is None:
             return {"image": image}
-        if not on_device:
-            donor = {"donor": lambda: read(*other)} if patched else {}
+        if not form.on_device:
+            donor = {"donor": lambda: read(*other)} if form.patched else {}
             return {"image": augmentation.augment(image, seed, **settings, **donor)}
-        plan = augmentation.plan(height, width, **settings)
-        parameters = augmentation.draw(seed, height, width, plan)
-        if patched:
+        plan = augmentation.plan(*size, **settings)
+        parameters = augmentation.draw(seed, *size, plan)
+        if form.patched:
             patch = parameters["patch"]
             none = tf.zeros(image.shape, tf.uint8)
             patch["donor"] = tf.cond(patch["pasted"], lambda: read(*other), lambda: none)
         return {"image": image, "augmentation": parameters}
 
     file = tf.TensorSpec([], tf.string)
-    donor = [file] if patched else []
+    donor = [file] if form.patched else []
     # Without autograph: there is nothing to convert, and error messages stay as raised.
     function = tf.function(load, autograph=False)
     return function.get_concrete_function(file, tf.TensorSpec([2], tf.int64), *donor)

@@ -4,20 +4,19 @@ The gallery is sharded over the devices, and queries are streamed past it.
 """
 
 import copy
-import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from jaxreid.data.images.pillow import image_batches
-from jaxreid.mesh import AXIS, check_divisible, shardings, to_devices, to_host
+from jaxreid.evaluation.compiled import make_encode, make_listed, make_nearest, make_score
+from jaxreid.mesh import check_divisible, to_devices, to_host
 from jaxreid.models.model import Model
 from jaxreid.names import check_name
 from jaxreid.runs.files import array_in_file
@@ -115,9 +114,10 @@ class Scorer:
         self._memory = memory * 1e9 or _memory_of_machine() / 2
         self._memory_dir = memory_dir
         self._encode = make_encode(model, mesh, flip=flip, precision=precision)
-        score = functools.partial(_score, model, precision)
-        self._score, self._nearest = _make_score(score, mesh), _make_nearest(score, mesh)
-        self._listed = _make_listed(score, mesh)
+        self._score, self._nearest, self._listed = (
+            make(model, mesh, precision=precision)
+            for make in (make_score, make_nearest, make_listed)
+        )
 
     def bind(self, variables: Any) -> "Scorer":
         """Return a copy with other variables and the same compiled functions."""
@@ -165,7 +165,7 @@ class Scorer:
 
         Raises:
             ValueError: there are fewer images, or features are not finite.
-            OSError: there is no room for the file of features.
+            OSError: the file of features does not fit on the disk.
         """
         features, done = None, 0
         for batch in _one_ahead(
@@ -299,85 +299,6 @@ class Scorer:
             target = scores[first : first + self._mesh.size]
             target[...] = to_host(block)[: len(target)]
         return scores
-
-
-def make_encode(
-    model: Model, mesh: Mesh, *, flip: bool = False, precision: str = "highest"
-) -> Callable[..., jax.Array]:
-    """Compile (variables, image [B, H, W, 3]) -> features [B, ...], both sharded over `AXIS`.
-
-    With `flip`, the neck averages the features of an image and of its mirror image, mirrored back
-    if they are maps. `precision` is as for `Scorer`.
-    """
-
-    def encode(variables: dict[str, Any], image: jax.Array) -> jax.Array:
-        extract = lambda x: model.apply(variables, x, method="encode").astype(jnp.float32)  # noqa: E731
-        with jax.default_matmul_precision(precision):
-            if not flip:
-                return extract(image)
-            feature, mirrored = extract(image), extract(image[:, :, ::-1])
-        mirrored = mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored
-        return model.neck.average(feature, mirrored)
-
-    return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
-
-
-def _score(
-    model: Model, precision: str, variables: Any, query: jax.Array, gallery: jax.Array
-) -> jax.Array:
-    """Score features to [Q, G] float32."""
-    with jax.default_matmul_precision(precision):
-        return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
-
-
-def make_score(model: Model, mesh: Mesh, *, precision: str = "highest") -> Callable[..., jax.Array]:
-    """Compile (variables, query [Q, ...], gallery [G, ...] sharded over `AXIS`) -> scores [Q, G].
-
-    Queries and scores are replicated on every device. `precision` is as for `Scorer`.
-    """
-    return _make_score(functools.partial(_score, model, precision), mesh)
-
-
-def _make_score(score: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
-    sharded = jax.shard_map(score, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(None, AXIS))
-    return jax.jit(sharded, out_shardings=shardings(mesh, P()))
-
-
-def _make_listed(score: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
-    """Compile (variables, query [D, ...], gallery [D, m, ...]) -> scores [D, m], all sharded."""
-
-    def listed(variables: Any, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        return score(variables, query, gallery[0])
-
-    specs = (P(), P(AXIS), P(AXIS))
-    sharded = jax.shard_map(listed, mesh=mesh, in_specs=specs, out_specs=P(AXIS))
-    return jax.jit(sharded, out_shardings=shardings(mesh, P()))
-
-
-def _make_nearest(
-    score: Callable[..., jax.Array], mesh: Mesh
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Compile (variables, query [Q, ...], gallery [G, ...], real, count) -> scores, indices.
-
-    The gallery tile is sharded. Each device returns the best `count` of the first `real` images in
-    its shard, as [Q, count]; the results [Q, k] join those of all devices. Other images have the
-    score -inf.
-    """
-
-    def nearest(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
-        scores = score(variables, query, gallery)
-        place = jax.lax.axis_index(AXIS) * len(gallery) + jnp.arange(len(gallery))
-        best, at = jax.lax.top_k(jnp.where(place < real, scores, -jnp.inf), count)
-        return best, place[at]
-
-    @functools.partial(jax.jit, static_argnums=4, out_shardings=shardings(mesh, P()))
-    def run(variables: Any, query: Any, gallery: Any, real: Any, count: int) -> Any:
-        each = functools.partial(nearest, count=min(count, len(gallery) // mesh.size))
-        specs = (P(), P(), P(AXIS), P())
-        sharded = jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=P(None, AXIS))
-        return sharded(variables, query, gallery, real)
-
-    return run
 
 
 def _advance(bar: Bar | None, count: int) -> None:

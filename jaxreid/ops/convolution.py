@@ -85,7 +85,7 @@ def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool_along(x: jax.Array, axis: int) -> jax.Array:
     """Return the maxima of 2 n - 1, 2 n and 2 n + 1 along an axis, for every even place 2 n."""
-    return jnp.maximum(jnp.maximum(*_pairs(x, axis)), _odd_before(x, axis))
+    return functools.reduce(jnp.maximum, _windows(x, axis))
 
 
 def _max_pool_forward(x: jax.Array, axis: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -98,8 +98,7 @@ def _max_pool_backward(
 ) -> tuple[jax.Array]:
     # Automatic differentiation would scatter into strided places of copies of the whole map.
     x, y = saved
-    (even, odd), before = _pairs(x, axis), _odd_before(x, axis)
-    equal = [part == y for part in (even, odd, before)]
+    equal = [place == y for place in _windows(x, axis)]
     share = gradient / jnp.maximum(sum(e.astype(y.dtype) for e in equal), 1)
     of_even, of_odd, of_before = (jnp.where(e, share, 0) for e in equal)
     end = [(0, int(a == axis)) for a in range(x.ndim)]
@@ -112,20 +111,17 @@ def _max_pool_backward(
 _max_pool_along.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Return even and odd places along an axis; -inf for an odd one that is missing."""
-    missing = [(0, x.shape[axis] % 2 if a == axis else 0) for a in range(x.ndim)]
-    x = jnp.pad(x, missing, constant_values=-jnp.inf)
-    x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    return x.take(0, axis + 1), x.take(1, axis + 1)
+def _windows(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the places 2 n, 2 n + 1 and 2 n - 1 along an axis, -inf beyond its ends."""
 
+    def padded(x: jax.Array, before: int, after: int) -> jax.Array:
+        pads = [(before, after) if a == axis else (0, 0) for a in range(x.ndim)]
+        return jnp.pad(x, pads, constant_values=-jnp.inf)
 
-def _odd_before(x: jax.Array, axis: int) -> jax.Array:
-    """Return the odd place before every even one; -inf before the first."""
-    _, odd = _pairs(x, axis)
-    start = [(int(a == axis), 0) for a in range(x.ndim)]
-    odd = jax.lax.slice_in_dim(odd, 0, odd.shape[axis] - 1, axis=axis)
-    return jnp.pad(odd, start, constant_values=-jnp.inf)
+    pairs = padded(x, 0, x.shape[axis] % 2)
+    pairs = pairs.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = pairs.take(0, axis + 1), pairs.take(1, axis + 1)
+    return even, odd, padded(jax.lax.slice_in_dim(odd, 0, -1, axis=axis), 1, 0)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -187,9 +183,8 @@ def _kernel_gradient(
         kernel: [k, k, I, O]; only its shape counts.
         stride: stride of the convolution.
     """
-    count, width, size = len(x), gradient.shape[2], kernel.shape[0]
-    part = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * width <= RUN))
-    if part == count:
+    size, part = kernel.shape[0], _part(len(x), RUN // gradient.shape[2])
+    if part == len(x):
         return _kernel_gradient_over_rows(x, gradient, size, stride)
 
     def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -197,6 +192,11 @@ def _kernel_gradient(
 
     parts = tuple(array.reshape(-1, part, *array.shape[1:]) for array in (x, gradient))
     return jax.lax.scan(add, zeros_like(kernel), parts)[0]
+
+
+def _part(count: int, most: int) -> int:
+    """Return the largest part of `count` images that divides them, of `most` images or of one."""
+    return max(n for n in range(1, max(1, most) + 1) if count % n == 0)
 
 
 def _kernel_gradient_over_rows(
@@ -259,8 +259,8 @@ def _depthwise_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Ar
     Some images at a time: what is added over them fits into registers and vectors, and XLA does not
     compute the gradient of the result, which is input to a loop, nine times.
     """
-    count, (_, h, w, _) = len(x), x.shape
-    part = max(n for n in range(1, TOGETHER + 1) if count % n == 0)
+    count, h, w, _ = x.shape
+    part = _part(count, TOGETHER)
     parts = tuple(a.reshape(-1, part, *a.shape[1:]) for a in (_pad(x), gradient))
 
     def add(
@@ -272,7 +272,7 @@ def _depthwise_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Ar
             totals[place] += sum(a * b for a, b in zip(shift, gradients, strict=True))
         return totals, None
 
-    start = [jnp.zeros_like(gradient[0]) + zeros_like(kernel[0, 0, 0])] * len(_OFFSETS)
+    start = [zeros_like(gradient[0])] * len(_OFFSETS)
     totals, _ = jax.lax.scan(add, start, parts)
     return jnp.stack([total.sum((0, 1)) for total in totals]).reshape(kernel.shape)
 

@@ -137,7 +137,7 @@ def _parse(text: str) -> Topology:
 
 
 def usual_shape(kind: str, chips: int) -> tuple[int, ...]:
-    """Return the shape of a slice of so many chips: near a square or a cube, longest last.
+    """Return the shape of a slice with this number of chips: near a square or a cube, longest last.
 
     Raises:
         ValueError: the number is not a power of 2.

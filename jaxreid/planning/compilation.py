@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxreid
-from jaxreid.evaluation.scoring import make_encode, make_score
-from jaxreid.mesh import AXIS, check_divisible, compile_for, make_mesh, shardings
+from jaxreid.evaluation.compiled import make_encode, make_score
+from jaxreid.mesh import AXIS, compile_for, make_mesh, shardings
 from jaxreid.models.model import feature_shape
 from jaxreid.names import check_name
 from jaxreid.planning.chips import Chip, Topology, devices_of
 from jaxreid.planning.hlo import Program
-from jaxreid.training.state import TrainState, state_specs, variables_of
+from jaxreid.training.state import TrainState, check_memory, state_specs, variables_of
 from jaxreid.training.task import Task, make_task
 
 # Settings of `make_task`.
@@ -121,10 +121,10 @@ def plan_recipe(
 
 def _programs(task: Task, config: Mapping[str, Any]) -> dict[str, tuple[Any, tuple[Any, ...], int]]:
     """Return by name function, abstract arguments, and the images or pairs of one call."""
-    model, mesh, memory = task.model, task.mesh, task.abstract.memory
-    if memory is not None:
-        check_divisible(len(memory.valid), mesh, "padded classes")
+    model, mesh = task.model, task.mesh
+    check_memory(task.abstract, mesh)
     settings = config["eval"]
+    precision = {"precision": settings["precision"]}
 
     def sharded(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return _placed(jax.ShapeDtypeStruct(shape, dtype), mesh, P(AXIS))
@@ -141,11 +141,12 @@ def _programs(task: Task, config: Mapping[str, Any]) -> dict[str, tuple[Any, tup
     shape, dtype = feature_shape(model, variables), jnp.dtype(settings["dtype"])
     query = _placed(jax.ShapeDtypeStruct((rows, *shape), dtype), mesh, P())
     gallery = sharded((columns, *shape), dtype)
-    encode = make_encode(model, mesh, flip=settings["flip"])
+    encode = make_encode(model, mesh, flip=settings["flip"], **precision)
+    score = make_score(model, mesh, **precision)
     return {
         "train": (task.make_step(), (state, batch), count),
         "encode": (encode, (variables, images(encoded)), encoded),
-        "score": (make_score(model, mesh), (variables, query, gallery), rows * columns),
+        "score": (score, (variables, query, gallery), rows * columns),
     }
 
 

@@ -146,8 +146,7 @@ def create_state(
             `weights`.
     """
     abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
-    if abstract.memory is not None:
-        _check_memory(abstract.memory.valid.shape[0], mesh)
+    check_memory(abstract, mesh)
     out_shardings = shardings(mesh, state_specs(abstract))
     create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
     options = None
@@ -157,8 +156,9 @@ def create_state(
     return jax.jit(create, out_shardings=out_shardings, compiler_options=options)(weights or {})
 
 
-def _check_memory(rows: int, mesh: Mesh) -> None:
-    """Raise ValueError if the rows of the class memory do not divide evenly over the devices."""
+def check_memory(abstract: TrainState, mesh: Mesh) -> None:
+    """Raise ValueError if a class memory does not divide evenly over the devices."""
+    rows = 0 if abstract.memory is None else len(abstract.memory.valid)
     if rows % mesh.size:
         fitting = max(size for size in range(1, mesh.size) if rows % size == 0)
         raise ValueError(

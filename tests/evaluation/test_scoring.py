@@ -10,6 +10,7 @@ from people import MODEL
 from selection import deep
 
 from jaxreid.evaluation import scoring as module
+from jaxreid.evaluation.compiled import make_encode, make_score
 from jaxreid.evaluation.scoring import Gallery, Scorer
 from jaxreid.mesh import make_mesh, to_host
 from jaxreid.models.matchers import make_matcher
@@ -101,8 +102,8 @@ def test_features_beyond_the_memory_are_in_a_file_and_equal(variables, dtype, tm
 @pytest.mark.parametrize("precision", ["highest", "default"])
 def test_products_have_the_precision_that_is_set(variables, precision):
     mesh, model = make_mesh(jax.devices()[:1]), make_model(**MODEL)
-    encode = module.make_encode(model, mesh, precision=precision)
-    score = module.make_score(model, mesh, precision=precision)
+    encode = make_encode(model, mesh, precision=precision)
+    score = make_score(model, mesh, precision=precision)
     images, features = jnp.zeros((2, 32, 16, 3), jnp.uint8), jnp.zeros((2, 8, 4, 4))
     with jax.default_matmul_precision("default"):
         for program in (

@@ -3,13 +3,10 @@
 import copy
 import json
 
-import flax.linen as nn
-import jax.numpy as jnp
 import pytest
+from one_layer import ONE_LAYER
 
 from jaxreid import cli, configs
-from jaxreid.models.backbones.backbone import Backbone
-from jaxreid.models.layers import BatchNorm, Conv
 from jaxreid.planning import compilation
 from jaxreid.planning.chips import CHIPS, parse_topologies, prepare
 from jaxreid.planning.compilation import out_of_memory, plan_recipe, roofline
@@ -19,21 +16,9 @@ from jaxreid.runs.settings import resolved
 IDENTITIES = 1000  # 1024 with the padding
 
 
-class OneLayer(Backbone):
-    """A convolution and a batch normalisation, soon compiled."""
-
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        x = Conv(4, 3, stride=4, dtype=self.dtype)(x)
-        return nn.relu(BatchNorm(train, self.axis_name)(x))
-
-
 def plan(text, **changes):
     config = configs.get("qaconv:market1501,debug").to_dict()
-    config["model"] |= {"backbone": {"name": f"{__name__}:OneLayer"}, "height": 32, "width": 16}
+    config["model"] |= {"backbone": ONE_LAYER, "height": 32, "width": 16}
     config |= {"batch_size": 8} | changes
     (topology,) = parse_topologies(text)
     prepare([topology])

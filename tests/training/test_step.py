@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_layer import ONE_LAYER
 from selection import deep
 
-from jaxreid.evaluation.scoring import make_encode, make_score
+from jaxreid.evaluation.compiled import make_encode, make_score
 from jaxreid.mesh import AXIS, make_mesh, to_devices, to_host
 from jaxreid.models.backbones.backbone import Backbone
-from jaxreid.models.layers import BatchNorm, Conv
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.model import Model, make_model
 from jaxreid.models.necks import make_neck
@@ -23,21 +23,6 @@ from jaxreid.training.step import make_train_step
 CLASSES = 21  # neither a multiple of the devices nor of the memory's padding
 BATCH = 8
 STEPS = 3
-
-
-class OneLayer(Backbone):
-    """A convolution and a batch normalisation: what can differ between devices, soon compiled."""
-
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        x = Conv(4, 3, stride=4, dtype=self.dtype)(x)
-        return nn.relu(BatchNorm(train, self.axis_name)(x))
-
-
-ONE_LAYER = {"name": f"{__name__}:OneLayer"}
 
 
 def tiny_model(axis_name=None, head="v2.1", **options):

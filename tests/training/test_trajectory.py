@@ -25,7 +25,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from selection import deep
 
-from jaxreid.evaluation.scoring import make_encode
+from jaxreid.evaluation.compiled import make_encode
 from jaxreid.mesh import AXIS, make_mesh, to_host
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.training.objectives import make_objective

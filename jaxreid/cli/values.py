@@ -1,0 +1,49 @@
+"""Values of command-line arguments: `type` of `add_argument`."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+
+from jaxreid.places import expanded
+
+
+def path(text: str) -> pathlib.Path:
+    """Parse a path, which may begin with a home directory."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `low` on."""
+
+    def number(text: str) -> int:
+        if not text.strip("+").isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {low}, got {text}"
+            )
+        return int(text)
+
+    return number
+
+
+count = at_least(1)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Parse whole numbers with commas, such as "1,8,64"."""
+    return tuple(count(part.strip()) for part in text.split(","))
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse height and width from text such as "384x128"."""
+    try:
+        height, width = (int(number) for number in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH such as 384x128, got {text!r}"
+        ) from None
+    if min(height, width) < 32:
+        raise argparse.ArgumentTypeError(f"expected height and width of at least 32, got {text}")
+    return height, width
