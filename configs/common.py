@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxreid.configs import protocols
 from jaxreid.names import nearest
 
 DOMAINS = ("plaza", "station", "mall", "campus")  # of synthetic_people
 
-# The first word of a recipe's argument selects (training sets, test sets), named as in TFDS.
-DATA = {
-    "synthetic": (
-        ("synthetic_people/plaza",),
-        tuple(f"synthetic_people/{domain}" for domain in DOMAINS),
-    ),
-    "market1501": (("market1501",), ("market1501",)),
-}
+SYNTHETIC = (
+    ("synthetic_people/plaza",),
+    tuple(f"synthetic_people/{domain}" for domain in DOMAINS),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Argument:
     """The parsed argument of a recipe.
 
     Attributes:
-        dataset: a key of `DATA`.
+        dataset: "synthetic", or a word of `protocols`: a data set or sets to train and to test on.
         options: selected options; "synthetic" implies "small" if the recipe has it.
         values: values of the NAME=VALUE options, by name.
         backbone: name of a backbone; "" for the recipe's default.
@@ -55,6 +52,8 @@ def parse(
 ) -> Argument:
     """Parse the argument of a recipe: `dataset[,option...]`, options in any order.
 
+    A protocol may stand for the data set (`protocols`): "market1501->msmt17", "p1", ...
+
     Args:
         arg: the argument; "" means "synthetic".
         options: valid options.
@@ -66,11 +65,8 @@ def parse(
         ValueError: unknown data set or option, or mutually exclusive options.
     """
     dataset, *requested = [part.strip() for part in (arg or "synthetic").split(",")]
-    if dataset not in DATA:
-        raise ValueError(
-            f"unknown data set {dataset!r} in the recipe's argument, which is dataset[,option...]; "
-            f"valid: {', '.join(nearest(dataset, DATA))}."
-        )
+    dataset = dataset.removeprefix("protocol=")
+    sets_of(dataset)
     requested = [option for option in requested if option]
     named = [option for option in requested if backbones and option.startswith(tuple(backbones))]
     valid = [*options, *(f"{name}=..." for name in values)]
@@ -89,6 +85,23 @@ def parse(
     small = {"small"} if dataset == "synthetic" and "small" in options else set()
     chosen = frozenset(small.union(requested) & set(options))
     return Argument(dataset, chosen, pairs, named[0] if named else "")
+
+
+def sets_of(dataset: str) -> protocols.Sets:
+    """Return the training and test sets of the first word of a recipe's argument.
+
+    Raises:
+        ValueError: unknown data set or protocol.
+    """
+    found = SYNTHETIC if dataset == "synthetic" else protocols.find(dataset)
+    if found is None:
+        valid = ["synthetic", *protocols.WHOLE, *protocols.NAMES]
+        raise ValueError(
+            f"unknown data set {dataset!r} in the recipe's argument, which is dataset[,option...]; "
+            f"valid: {', '.join(nearest(dataset, valid))}, or SET->SET to train and to test on "
+            "any others."
+        )
+    return found
 
 
 def _value(option: str) -> tuple[str, str]:
@@ -116,8 +129,8 @@ def base(dataset: str) -> ConfigDict:
     config.init_expects = ""
 
     data = config.data = ConfigDict()
-    data.train, data.test = DATA[dataset]  # one or more data sets, named as in TFDS
-    data.dir = placeholder(str)  # folder of a data set that is read from files; several with commas
+    data.train, data.test = sets_of(dataset)  # one or more data sets: SET[:PLACE][?OPTION=VALUE]
+    data.dir = placeholder(str)  # where data sets named without a place are; None: $JAXREID_DATA
     data.prepared_dir = placeholder(str)  # folder of prepared copies; None: TFDS default
     data.identities = 0  # for quick experiments: identities kept per split; 0: all
 

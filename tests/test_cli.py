@@ -125,6 +125,19 @@ def test_data_sets_are_listed_measured_and_drawn(tmp_path, capsys):
     assert "skips all 3 people" in said(capsys, *sheet, "--first=9", status=1).err
 
 
+def test_a_folder_is_checked_and_drawn(tmp_path, capsys):
+    root, out = tmp_path / "market1501", tmp_path / "sheet.png"
+    market_tree(root, train=3, test=2)
+    text = said(capsys, "data", "check", root, "--out", out).out
+    assert "read as market1501" in text
+    assert "Problems: 0." in text
+    assert out.exists()
+    (next((root / "query").iterdir())).write_bytes(b"broken")
+    report = json.loads(said(capsys, "data", "check", f"market1501:{root}", "--json", status=1).out)
+    assert report["problems"] == 1
+    assert report["findings"][0]["title"].startswith("broken images")
+
+
 def test_recipes_are_listed_and_explained(capsys):
     assert "gmn" in json.loads(said(capsys, "recipes", "--json").out)
     assert "architecture=FILE" in said(capsys, "recipes", "osnet").out
@@ -145,7 +158,7 @@ def test_every_verb_explains_itself_with_an_example(capsys):
     ]
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),
-        *(["data", a] for a in ("info", "sheet", "build")),
+        *(["data", a] for a in ("info", "check", "sheet", "build", "clean")),
     ]:
         with pytest.raises(SystemExit) as end:
             cli.main([*words, "--help"])
@@ -172,7 +185,7 @@ MISTAKES = [
     (["plan", "qaconv", "--topology=v5e:4", "--chips=1,0"], 2, "at least 1, got 0"),
     (["plan", "qaconv", "--topology=cpu:1", "--config.batchsize=4"], 1, "batch_size"),
     (["evalute", "run"], 2, "invalid choice: 'evalute'"),
-    (["data"], 2, "expected info, sheet, build or clean"),
+    (["data"], 2, "expected info, check, sheet, build or clean"),
     ([], 2, "expected a verb"),
 ]  # fmt: skip
 

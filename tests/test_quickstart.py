@@ -12,7 +12,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("one_device")
 NOTEBOOK = REPOSITORY / "docs" / "quickstart.ipynb"
-TEST = "synthetic_people/mall-train_ids=1-test_ids=4-images_per_id=4-distractors=2"
+TEST = "synthetic_people/mall?train_ids=1&test_ids=4&images_per_id=4&distractors=2"
 
 
 @pytest.fixture

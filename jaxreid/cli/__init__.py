@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program name; None for `sys.argv`.
 
     Returns:
-        Exit status: 0 success, 1 failure, 130 interrupted. `train` and usage errors end the process
-        instead: `train` additionally with 75 for a stopped run that can be resumed, usage errors
-        with 2.
+        Exit status: 0 success, 1 failure or problems found, 130 interrupted. `train` and usage
+        errors end the process instead: `train` additionally with 75 for a stopped run that can be
+        resumed, usage errors with 2.
     """
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
@@ -50,4 +50,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"error: {error}\n(--traceback shows the stack trace)", file=sys.stderr)
         return 1
-    return 0
+    return getattr(args, "status", 0)

@@ -197,9 +197,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_convert(verb)
     _add_json(verb)
 
-    verb = commands.add_parser("data", help="data sets: info, sheet, build, clean")
+    verb = commands.add_parser("data", help="data sets: info, check, sheet, build, clean")
     verb.set_defaults(
-        run=lambda args: args.parser.error("expected info, sheet, build or clean"), parser=verb
+        run=lambda args: args.parser.error("expected info, check, sheet, build or clean"),
+        parser=verb,
     )
     actions = verb.add_subparsers(metavar="ACTION")
     action = _verb(
@@ -209,19 +210,36 @@ def make_parser() -> argparse.ArgumentParser:
         "list data sets or show the sizes of one",
         "jaxreid data info synthetic_people/plaza",
     )
-    action.add_argument("name", nargs="?", help="DATASET or DATASET/DOMAIN (default: list all)")
+    action.add_argument("name", nargs="?", help=f"{values.DATASET} (default: list all)")
     _add_data(action)
+    _add_json(action)
+    action = _verb(
+        actions,
+        "check",
+        verbs.data_check,
+        "inspect a folder or table of images",
+        "jaxreid data check /data/mine --out=sheet.png",
+        "Says which layout it is, or what the nearest one lacks; counts people, cameras and times; "
+        "finds broken images, copies and look-alikes within and across splits, odd shapes, and "
+        "people seen by one camera or in training and test. The exit status is 1 if a problem is "
+        "found.",
+    )
+    action.add_argument(
+        "place", help="folder or table, or a data set with its place: folder:DIR?pattern={pid}_*"
+    )
+    action.add_argument("--out", type=values.path, metavar="FILE.png", help="contact sheet to draw")
     _add_json(action)
     action = _verb(
         actions,
         "build",
         verbs.data_info,
         "prepare a data set ahead of a run",
-        "jaxreid data build market1501 --dir=/data/market1501",
-        "Runs prepare missing data sets automatically. This verb does so in advance and checks "
-        "that the folder is complete and its images are readable.",
+        "jaxreid data build market1501:/data/market1501",
+        "Runs check and prepare data sets automatically. This verb does so in advance: it checks "
+        "that the folder is complete and its images are readable, draws people, and with "
+        "--prepared-dir copies images there, for file systems on which many files are slow.",
     )
-    action.add_argument("name", help="DATASET or DATASET/DOMAIN")
+    action.add_argument("name", help=values.DATASET)
     _add_data(action)
     _add_json(action)
     action = _verb(
@@ -229,11 +247,11 @@ def make_parser() -> argparse.ArgumentParser:
         "clean",
         verbs.data_clean,
         "list and remove old prepared copies",
-        "jaxreid data clean market1501 --dir=/data/market1501 --remove",
+        "jaxreid data clean market1501:/data/market1501 --remove",
         "A changed folder or option gets a copy of its own. This verb lists the copies of a data "
         "set but the one that its folder and options use now, and all copies without a name.",
     )
-    action.add_argument("name", nargs="?", help="DATASET or DATASET/DOMAIN (default: list all)")
+    action.add_argument("name", nargs="?", help=f"{values.DATASET} (default: list all)")
     _add_data(action)
     action.add_argument("--remove", action="store_true", help="remove the listed copies of NAME")
     _add_json(action)
@@ -242,11 +260,10 @@ def make_parser() -> argparse.ArgumentParser:
         "sheet",
         verbs.data_sheet,
         "draw a contact sheet with one row per person",
-        "jaxreid data sheet market1501 --dir=/data/market1501 --split=gallery --people=12",
-        "Images of a person are ordered by camera and time. On first use, the data set is "
-        "prepared, which takes a while.",
+        "jaxreid data sheet market1501:/data/market1501 --split=gallery --people=12",
+        "Images of a person are ordered by camera and time.",
     )
-    action.add_argument("name", help="DATASET or DATASET/DOMAIN")
+    action.add_argument("name", help=values.DATASET)
     _add_data(action)
     action.add_argument("--out", type=values.path, help="PNG to write (default: NAME_SPLIT.png)")
     action.add_argument(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from jaxreid.places import expanded
 
+DATASET = "DATASET[/DOMAIN][:PLACE][?OPTION=VALUE]"
+
 
 def path(text: str) -> pathlib.Path:
     """Parse a path, which may begin with a home directory."""

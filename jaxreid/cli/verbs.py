@@ -5,6 +5,7 @@ import ast
 import io
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -171,20 +172,11 @@ def data_info(args: argparse.Namespace) -> dict[str, Any]:
 
 def data_sheet(args: argparse.Namespace) -> dict[str, Any]:
     """Draw a contact sheet."""
-    from jaxreid.pictures.canvas import save
-    from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
-
-    out = args.out or pathlib.Path(f"{args.name.replace('/', '_')}_{args.split}.png")
+    out = args.out or pathlib.Path(re.sub(r"\W+", "_", f"{args.name}_{args.split}") + ".png")
     _check_out(out, ".png")
-    splits = _splits(args)
-    people = people_of(splits, args.split)
-    chosen = people[args.first : args.first + args.people]
-    if not chosen:
-        raise ValueError(f"--first={args.first} skips all {len(people)} people of {args.split}.")
-    title = sheet_title(args.name, splits, args.split)
-    save(sheet_picture(title, chosen, columns=args.columns, height=args.height), out)
-    print(f"wrote {out} ({len(chosen)} of {len(people)} people)")
-    return {"dataset": args.name, "split": args.split, "people": len(chosen), "out": str(out)}
+    form = {name: getattr(args, name) for name in ("first", "people", "columns", "height")}
+    count = _draw_sheet(out, args.name, _splits(args), args.split, **form)
+    return {"dataset": args.name, "split": args.split, "people": count, "out": str(out)}
 
 
 def data_clean(args: argparse.Namespace) -> dict[str, Any]:
@@ -210,6 +202,22 @@ def data_clean(args: argparse.Namespace) -> dict[str, Any]:
         print("Remove them with --remove; a copy is made again where its images still are.")
     listed = [{"path": str(copy.path), "megabytes": copy.megabytes} for copy in copies]
     return {"copies": listed, "removed": bool(args.remove)}
+
+
+def data_check(args: argparse.Namespace) -> dict[str, Any]:
+    """Inspect a folder or table; the exit status is 1 where there are problems."""
+    from jaxreid.data import sets
+    from jaxreid.data.sets.inspection import inspect
+
+    _check_out(args.out, ".png")
+    report = inspect(args.place)
+    print("\n".join(report.lines()))
+    if args.out is not None and report.layout:
+        name = args.place if ":" in args.place else f"{report.layout}:{report.path}"
+        splits = sets.load(name)
+        _draw_sheet(args.out, report.layout, splits, next(iter(splits)))
+    args.status = int(report.problems > 0)
+    return report.as_dict()
 
 
 def recipes(args: argparse.Namespace) -> dict[str, Any]:
@@ -255,7 +263,7 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """List image files; a folder stands for its images, sorted by name."""
-    from jaxreid.data.sets.folder import list_images
+    from jaxreid.data.sets.files import list_images
 
     images = []
     for path in paths:
@@ -286,6 +294,33 @@ def _check_out(path: pathlib.Path | None, suffix: str) -> None:
         raise FileNotFoundError(f"no folder {folder} to write {path.name} to.")
     if path.is_dir() or not os.access(folder, os.W_OK):
         raise OSError(f"cannot write {path}.")
+
+
+def _draw_sheet(
+    out: pathlib.Path,
+    name: str,
+    splits: Any,
+    split: str,
+    *,
+    first: int = 0,
+    people: int = 16,
+    columns: int = 14,
+    height: int = 160,
+) -> int:
+    """Draw people of a split; return their number."""
+    from jaxreid.pictures.canvas import save
+    from jaxreid.pictures.contact_sheet import people_of, sheet_picture, sheet_title
+
+    if split not in splits and split != "test":
+        raise ValueError(f"{name} has no {split} split; it has {', '.join(splits)}.")
+    everybody = people_of(splits, split)
+    chosen = everybody[first : first + people]
+    if not chosen:
+        raise ValueError(f"--first={first} skips all {len(everybody)} people of {split}.")
+    title = sheet_title(name, splits, split)
+    save(sheet_picture(title, chosen, columns=columns, height=height), out)
+    print(f"wrote {out} ({len(chosen)} of {len(everybody)} people)")
+    return len(chosen)
 
 
 def _splits(args: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""Batches of decoded images from files in memory, in an order computed by NumPy.
+"""Batches of decoded images, in an order computed by NumPy.
 
 tf.data only decodes, resizes and augments the images of a given order, so the pipeline has no state
 to save: a run resumes at the next step of the same order. If a device augments, the images stay as
@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from jaxreid.data.images import augmentation, decoding
 from jaxreid.data.images.formats import is_plain, open_image
+from jaxreid.data.images.on_disk import ImageFiles
 from jaxreid.data.images.parameters import draw_donor
 from jaxreid.data.images.pillow import process_slice, read_image
 from jaxreid.data.sets.prepared import leave_accelerators
@@ -30,6 +31,12 @@ leave_accelerators(tf)
 
 # Batches prepared in advance.
 _PREFETCH = 4
+# A file cannot be decoded, or read.
+_FAILED = (
+    tf.errors.InvalidArgumentError,
+    *(tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.UnknownError),
+    *(tf.errors.DataLossError, tf.errors.FailedPreconditionError),
+)
 
 
 class _Form(NamedTuple):
@@ -43,6 +50,7 @@ class _Form(NamedTuple):
         augment: keywords of the augmentation, frozen, or None.
         on_device: the device augments.
         decoded: (height, width) of all files, for the device to resize; None: they are resized.
+        on_disk: files are given by their paths.
     """
 
     plain: bool
@@ -52,6 +60,7 @@ class _Form(NamedTuple):
     augment: tuple | None
     on_device: bool = False
     decoded: tuple[int, int] | None = None
+    on_disk: bool = False
 
     @property
     def patched(self) -> bool:
@@ -60,18 +69,19 @@ class _Form(NamedTuple):
 
 
 class ImageStore:
-    """Encoded image files of one split, held in memory once and shared by all iterators.
+    """Encoded image files of one split, held in memory once or on disk, shared by all iterators.
 
     It also keeps the pipelines of finished epochs, for the next ones.
 
     Attributes:
-        files: tf.string [N], contents of the files.
+        files: tf.string [N], contents of the files, or their paths.
+        on_disk: whether they are paths.
         names: N file names for error messages.
         plain: whether all files are plain (`formats.is_plain`), which TensorFlow decodes itself.
     """
 
     def __init__(self, images: Sequence[bytes], names: Sequence[str]):
-        """Copy N image files into one tensor; `images` can be freed afterwards.
+        """Copy N image files, or the paths of `ImageFiles`, into one tensor.
 
         Raises:
             ValueError: no images, or different numbers of names and images.
@@ -82,10 +92,14 @@ class ImageStore:
             )
         if not len(images):
             raise ValueError("no images: expected at least one for an image store")
+        self.names, self.on_disk = list(names), isinstance(images, ImageFiles)
+        self._images = images if self.on_disk else None
+        if isinstance(images, ImageFiles):
+            held, self.plain = list(map(os.fsencode, images.paths)), bool(images.plain.all())
+        else:
+            held, self.plain = list(images), all(map(is_plain, images))
         # Not a NumPy byte string array, which would strip trailing zero bytes.
-        self.files = tf.constant(list(images), tf.string)
-        self.names = list(names)
-        self.plain = all(map(is_plain, images))
+        self.files = tf.constant(held, tf.string)
         self._idle: dict[tuple[_Form, int], _Pipeline] = {}
 
     def __len__(self) -> int:
@@ -94,8 +108,13 @@ class ImageStore:
     @functools.cached_property
     def size(self) -> tuple[int, int] | None:
         """Height and width of all images, or None if they differ or are not plain."""
+        if not self.plain:
+            return None
+        if self._images is not None:
+            same = (self._images.size == self._images.size[0]).all()
+            return tuple(self._images.size[0].tolist()) if same else None
         sizes = set()
-        for file in self.files if self.plain else ():
+        for file in self.files:
             try:
                 width, height = open_image(file.numpy()).size
             except (OSError, ValueError):
@@ -103,7 +122,15 @@ class ImageStore:
             sizes.add((height, width))
             if len(sizes) > 1:
                 return None
-        return sizes.pop() if sizes else None
+        return sizes.pop()
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image.
+
+        Raises:
+            OSError: its file cannot be read.
+        """
+        return self.files[index].numpy() if self._images is None else self._images[index]
 
     @contextlib.contextmanager
     def pipeline(self, form: _Form, batch_size: int) -> Iterator["_Pipeline"]:
@@ -188,6 +215,7 @@ def train_batches(
     key = derived_seed(seed, epoch, Stream.AUGMENTATION).view(np.int64)
     on_device = on_device and augment is not None
     form = _Form(store.plain, height, width, interpolation, _frozen(augment), on_device)
+    form = form._replace(on_disk=store.on_disk)
     if on_device and store.size and store.size[0] * store.size[1] <= height * width:
         form = form._replace(decoded=store.size)
     _loader(form)  # reports bad arguments now
@@ -255,7 +283,7 @@ def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable) -> N
             next(iterator)
         except StopIteration:
             return
-        except tf.errors.InvalidArgumentError:  # a file that cannot be decoded
+        except _FAILED:
             continue
 
 
@@ -277,6 +305,8 @@ def _loader(form: _Form):
     decode = decoding.decode_plain if form.plain else decoding.decode
 
     def read(encoded):
+        if form.on_disk:
+            encoded = tf.io.read_file(encoded)
         if form.decoded:
             return tf.ensure_shape(decode(encoded), [*form.decoded, 3])
         return decoding.resize(decode(encoded), *size, form.interpolation)
@@ -332,7 +362,7 @@ def _iterate(
             for batch in pipeline.batches(index, place, key):
                 yield batch
                 done += 1
-    except tf.errors.InvalidArgumentError as error:
+    except _FAILED as error:
         # tf.data does not know file names, but batches arrive in order: search the files of this
         # batch.
         donors = [int(_donor(key, at, len(store))) for at in place[done]] if form.patched else []
@@ -345,12 +375,13 @@ def _find_broken(store: ImageStore, index: Iterable[int]) -> str | None:
     for i in index:
         if i < 0:
             continue
-        encoded, name = store.files[int(i)], store.names[int(i)]
+        name = store.names[int(i)]
         try:
-            read_image(encoded.numpy(), name)
+            encoded = store.read(int(i))
+            read_image(encoded, name)
             if store.plain:
-                decoding.decode_plain(encoded)
-        except ValueError as error:
+                decoding.decode_plain(tf.constant(encoded))
+        except (ValueError, OSError) as error:
             return str(error)
         except tf.errors.InvalidArgumentError as error:
             # Drop TensorFlow's node names: "{{function_node ...}} reason [Op:...]".

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from jaxreid.data.images.on_disk import ImageFiles, chained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Split:
     """One split of a data set in memory: N images sorted by name, or several splits after `join`.
 
     Attributes:
-        image: N encoded images (a format of `images.formats`), the published bytes.
+        image: N encoded images (a format of `images.formats`), the published bytes: a list, or
+            `ImageFiles`, which are read when they are asked for.
         name: N unique file names.
         pid: [N] int32, published person ids; equal ids in two sources are two people.
         camid: [N] int32, cameras from 0, numbered per source.
@@ -36,7 +39,7 @@ class Split:
         origins: data set of each source, by index; () if unknown.
     """
 
-    image: list[bytes]
+    image: Sequence[bytes]
     name: list[str]
     pid: np.ndarray
     camid: np.ndarray
@@ -71,6 +74,8 @@ class Split:
     @functools.cached_property
     def digests(self) -> np.ndarray:
         """Digests of the bytes of each image, [N] uint64."""
+        if isinstance(self.image, ImageFiles):
+            return self.image.digests
         digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in self.image)
         return np.frombuffer(digests, "<u8")
 
@@ -99,7 +104,7 @@ class Split:
     def take(self, chosen: np.ndarray) -> "Split":
         """Return the images at the indices `chosen` (int [M]), in their order."""
         return Split(
-            image=[self.image[i] for i in chosen],
+            image=_chosen(self.image, chosen),
             name=[self.name[i] for i in chosen],
             pid=self.pid[chosen],
             camid=self.camid[chosen],
@@ -144,7 +149,7 @@ def join(splits: Mapping[str, Split]) -> Split:
             raise ValueError(f"{name} is already joined: join all splits at once.")
     parts = splits.values()
     return Split(
-        image=[image for split in parts for image in split.image],
+        image=chained([split.image for split in parts]),
         name=[f"{name}/{file}" for name, split in splits.items() for file in split.name],
         pid=np.concatenate([split.pid for split in parts]),
         camid=np.concatenate([split.camid for split in parts]),
@@ -154,3 +159,7 @@ def join(splits: Mapping[str, Split]) -> Split:
             split.origins[0] if split.origins else Origin(name) for name, split in splits.items()
         ),
     )
+
+
+def _chosen(images: Sequence[bytes], chosen: np.ndarray) -> Sequence[bytes]:
+    return images.take(chosen) if isinstance(images, ImageFiles) else [images[i] for i in chosen]

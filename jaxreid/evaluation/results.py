@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.split import Split
+from jaxreid.evaluation.means import METRICS, family, means_of
 from jaxreid.evaluation.ranking import (
     QueryRanks,
     junk_groups,
@@ -32,7 +33,6 @@ LISTED = 10
 RANKS = (1, 5, 10, 20)
 # Ranks of the curve in the files.
 CMC = 50
-COLUMNS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Result:
         return dataclasses.replace(self, metrics=self.metrics | more)
 
     def __str__(self) -> str:
-        values = (f"{key} {100 * self.metrics[key]:.1f}" for key in COLUMNS)
+        values = (f"{key} {100 * self.metrics[key]:.1f}" for key in METRICS)
         return f"{self.variant.name}: {', '.join(values)} percent"
 
 
@@ -182,20 +182,37 @@ def results_of(
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Format rows of `results_of` as a table, in percent."""
+    """Format rows of `results_of` and their means as a table, in percent.
+
+    Of a set with several splits it holds the means and standard deviations alone.
+    """
+    means = means_of(results)
+    averaged = {mean["set"] for mean in means}
     fingerprints: dict[str, set[str | None]] = {}
     for row in results:
         fingerprints.setdefault(row["set"], set()).add(row.get("fingerprint"))
     rows = []
     for row in results:
         name = row["set"]
+        if family(name) in averaged - {name}:
+            continue
         # Other images under the same name.
         if len(fingerprints[name]) > 1:
             name += f" [{row.get('fingerprint') or 'unknown'}]"
         if row["variant"] != "plain":
             name += f" {row['variant']}"
-        rows.append((name, row["model"], *(f"{100 * row[key]:.1f}" for key in COLUMNS)))
-    return table(("test set", "model", *COLUMNS), rows)
+        rows.append((name, row["model"], *(f"{100 * row[key]:.1f}" for key in METRICS)))
+    for mean in means:
+        if mean["set"]:
+            name = f"{mean['set']}, {mean['splits']} splits"
+            cells = (f"{100 * mean[k]:.1f} ± {100 * mean['std'][k]:.1f}" for k in METRICS)
+        else:
+            name = f"mean of {mean['sets']} test sets"
+            cells = (f"{100 * mean[key]:.1f}" for key in METRICS)
+        if mean["variant"] != "plain":
+            name += f" {mean['variant']}"
+        rows.append((name, mean["model"], *cells))
+    return table(("test set", "model", *METRICS), rows)
 
 
 def shortlist_sentence(name: str, results: Mapping[str, Result]) -> str | None:

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxreid.data.images.on_disk import chained
 from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
+from jaxreid.evaluation.means import means_of
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
 from jaxreid.evaluation.ranking.protocol import RULES
@@ -103,7 +105,7 @@ class Evaluation:
                 "are in the gallery as the same file under another camera and find themselves. "
                 "Remove the doubles, or use --config.eval.junk=same-image for copies of one name."
             )
-        names, images = [*query.name, *gallery.name], [*query.image, *gallery.image]
+        names, images = [*query.name, *gallery.name], chained([query.image, gallery.image])
         with progress(f"{name} features".strip(), total=len(images)) as bar:
             features = scorer.encode(images, names, bar)
         protocol = {"junk": rule, "average_precision": self.average_precision}
@@ -156,7 +158,7 @@ class Evaluation:
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
             rows = results_of([*writer.events, *events], initial=initial)
-            write_json(workdir / "results.json", {"results": rows})
+            write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
             first = {name: next(iter(results.values())) for name, results in evaluated.items()}
             write_queries(workdir / "queries.jsonl", tests, first)
             write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)

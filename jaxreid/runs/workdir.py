@@ -182,7 +182,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
             "first one, or evaluate a weights file in a --workdir of its own."
         )
     changes = _differences(previous["config"], config) if previous else []
-    strict = [change for change in changes if not _is_free(change[0])]
+    strict = [change for change in changes if not _is_free(*change)]
     held = holds_checkpoint(path)
     if strict and held:
         # A remedy replaces the setting of the run: from now on, this is how it is repeated.
@@ -306,8 +306,19 @@ def _git_revision() -> str | None:
         return None
 
 
-def _is_free(key: str) -> bool:
+def _is_free(key: str, old: Any, new: Any) -> bool:
+    if key == "data.train":  # the images may have moved
+        return _without_places(old) == _without_places(new)
     return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def _without_places(names: Any) -> list[str]:
+    """Return names of data sets without their places: "market1501" for "market1501:/data/market".
+
+    What is read there is compared by its digest.
+    """
+    names = [names] if isinstance(names, str) else names
+    return [re.sub(r"^([^:?]*):[^?]*", r"\1", name) for name in names or ()]
 
 
 def _cures(change: tuple[str, Any, Any]) -> bool:

@@ -92,6 +92,23 @@ def test_a_run_may_lower_its_rate_only_after_values_that_are_not_finite(tmp_path
         open_workdir(workdir, changed(lr=0.001), mode="train")
 
 
+def test_training_images_may_move_but_not_become_others(tmp_path):
+    workdir = str(tmp_path / "run")
+
+    def opened(*train):
+        return open_workdir(workdir, CONFIG | {"data": {"train": train}}, mode="train")
+
+    path = opened("market1501:/a?combine_all=True", "people:strangers")
+    (path / "checkpoints" / "7").mkdir(parents=True)
+    moved = ("market1501:/b?combine_all=True", "people:strangers")
+    opened(*moved)
+    record = json.loads((path / "config.json").read_text())
+    assert record["runs"][-1]["changed"] == {"data.train": list(moved)}
+    for other in (("market1501:/a", "people:strangers"), ("market1501:/a?combine_all=True",)):
+        with pytest.raises(ValueError, match="data.train: "):
+            opened(*other)
+
+
 def test_more_epochs_are_a_run_of_their_own(tmp_path):
     path = open_workdir(str(tmp_path), CONFIG, mode="train")
     (path / "checkpoints" / "7").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Data sets by name, loaded as arrays; prepared once by TFDS where it is installed.
 
-    market = load("market1501", dir="/data/market1501")
+    market = load("market1501", "/data/market1501")
+    campus = load("cuhk01:/data/campus?split=3")
     plaza = load("synthetic_people/plaza")
 
 A data set is a function in the table `SETS`, or registered from outside:
@@ -8,11 +9,11 @@ A data set is a function in the table `SETS`, or registered from outside:
     @SETS.register("mine")
     def mine(folder, *, night=False) -> dict[str, Split]: ...
 
-Options are passed as keywords. An argument `folder` receives the user's folder, and an argument
-`domain` the part of the name after a slash. The function returns its splits, or a `Source`, which
-is prepared once and read from the copy `<prepared_dir>/<name>/<config>/<version>`. That path
-depends on the folder's files, so a subset or a changed folder gets its own copy. Without TFDS a
-source is read directly, with the same result. The network is never used.
+Options are passed as keywords. An argument `folder` receives the user's folder or file, and an
+argument `domain` the part of the name after a slash. The function returns its splits, or a
+`Source`, which is prepared once and read from the copy `<prepared_dir>/<name>/<config>/<version>`.
+That path depends on the folder's files, so a subset or a changed folder gets its own copy. Without
+TFDS a source is read directly, with the same result. The network is never used.
 
 TensorFlow is imported inside `load`, after all checks that do not need it.
 """
@@ -21,13 +22,13 @@ import inspect
 import logging
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxreid.data.sets.consistency import check_galleries, join_training
+from jaxreid.data.sets.naming import Named, parse_name, parse_options, spread
 from jaxreid.data.sets.prepared import PreparedCopy, find_copies
 from jaxreid.data.sets.reading import Found
 from jaxreid.data.sets.source import Record, Source
@@ -52,15 +53,20 @@ logger = logging.getLogger(__name__)
 SETS = Table(
     "dataset",
     {
-        "market1501": "jaxreid.data.sets.market1501:find",
-        "synthetic_people": "jaxreid.data.sets.synthetic_people:find",
+        name: f"jaxreid.data.sets.{name}:find"
+        for name in (
+            *("synthetic_people", "folder", "table"),
+            *("market1501", "msmt17", "cuhk03_np", "cuhk03", "dukemtmcreid"),
+            *("randperson", "clonedperson", "cuhksysu"),
+            *("cuhk01", "cuhk02", "viper", "grid", "prid2011", "ilids", "sensereid"),
+        )
     },
 )
 
 # Arguments of a data set's function that are not options.
 _CONTEXT = ("folder", "domain")
-# Separator in front of each option that follows a name.
-_OPTION = re.compile(r"-(?=[^-=]*=)")
+# Folder of data sets whose place is not given.
+ROOT_VARIABLE = "JAXREID_DATA"
 
 
 def available() -> list[str]:
@@ -68,35 +74,21 @@ def available() -> list[str]:
     return sorted(SETS.names)
 
 
-def parse_options(pairs: Iterable[str]) -> dict[str, int | str]:
-    """Parse options of a data set such as `seed=3`; whole numbers become int.
-
-    Raises:
-        ValueError: an option is not NAME=VALUE.
-    """
-    options: dict[str, int | str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise ValueError(f"option {pair!r} of a data set: write NAME=VALUE.")
-        options[key] = int(value) if re.fullmatch("-?[0-9]+", value) else value
-    return options
-
-
 def load(
     name: str,
-    *,
     dir: str | os.PathLike | None = None,
+    *,
     prepared_dir: str | os.PathLike | None = None,
     **options: Any,
 ) -> dict[str, Split]:
     """Load a data set, preparing it on first use.
 
     Args:
-        name: `<data set>` or `<data set>/<domain>`, as in TFDS, or `package.module:function`.
-            Options may follow, as in `synthetic_people/plaza-train_ids=1000-seed=3` or
-            `market1501-time_rule=corrected`.
-        dir: folder of a data set that is read from files.
+        name: `<data set>` or `<data set>/<domain>`, as in TFDS, or `package.module:function`. Place
+            and options may follow, as in `msmt17:/data/msmt?combine_all=True` or
+            `synthetic_people/plaza?train_ids=1000&seed=3`.
+        dir: folder or file of a data set that is read from files, if the name has no place; by
+            default $JAXREID_DATA. A folder with the data set in a usual subfolder will do.
         prepared_dir: folder of prepared copies; None for the default of TFDS ($TFDS_DATA_DIR or
             ~/tensorflow_datasets). Needs no write access once the copy exists.
         **options: options of the data set, for example `time_rule` of market1501.
@@ -110,12 +102,7 @@ def load(
             apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
-    if len(folders := _folders(dir)) > 1:
-        raise ValueError(
-            f"dir is {os.fspath(dir or '')!r}, {len(folders)} folders; expected one: load them one "
-            "by one. Only data.dir of a run may name several."
-        )
-    return _find(name, folders[0], prepared_dir, options).read()
+    return _find(_placed(name, dir), None, prepared_dir, options).read()
 
 
 def load_sets(
@@ -131,15 +118,15 @@ def load_sets(
     Args:
         train: names of the training sets, which are joined (`split.join`); a single name may be a
             plain string. None for no training.
-        test: names of the test sets.
-        dir: folder of the data sets that are read from files. Several folders, separated by
-            commas, are as many data sets, named `market1501[1]`, `market1501[2]`, ...
+        test: names of the test sets. A range stands for several, as in `viper?split=0..9`.
+        dir: folder of the data sets that are read from files and named without a place.
         prepared_dir: folder of prepared copies, as in `load`.
         identities: keep only this many people of each set, for quick trials; 0 keeps all.
 
     Returns:
         The training split, or None without training; and the splits "query" and "gallery" of each
-        test set by name.
+        test set, by its name without the place. Sets that differ in their places alone are numbered
+        `market1501[1]`, `market1501[2]`, ...
 
     Raises:
         FileNotFoundError: see `load`.
@@ -148,18 +135,18 @@ def load_sets(
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
-    folders = _folders(dir)
-    sources = _in_folders(_training_sets(train), folders)
-    names = _in_folders(test, folders)
-    test = list(names)
+    sources = _training_sets(train)
+    targets = [one for name in test for one in spread(_named(name))]
+    keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
-    resolved = {
-        key: _find(name, folder, prepared_dir, {})
-        for key, (name, folder) in (sources | names).items()
-    }
+    resolved = {key: _find(named, dir, prepared_dir, {}) for key, named in keys.items()}
     splits = {name: each.read() for name, each in resolved.items()}
-    parts = {name: _part(splits, name, "train") for name in sources}
-    tests = {name: {s: _part(splits, name, s) for s in ("query", "gallery")} for name in test}
+    parts = {k: _part(splits, k, "train") for k, named in keys.items() if named in sources}
+    tests = {
+        k: {s: _part(splits, k, s) for s in ("query", "gallery")}
+        for k, named in keys.items()
+        if named in targets
+    }
     if identities:
         parts = {name: _first_people(split, split, identities) for name, split in parts.items()}
         for test_set in tests.values():
@@ -192,7 +179,7 @@ def prepared_copies(
     copies = find_copies(_local_dir(prepared_dir))
     if name is None:
         return copies
-    content = _find(name, dir, prepared_dir, options).content
+    content = _find(_placed(name, dir), None, prepared_dir, options).content
     if not isinstance(content, Source):
         return []
     return [
@@ -203,8 +190,21 @@ def prepared_copies(
     ]
 
 
-def _training_sets(train: Sequence[str] | str | None) -> list[str]:
-    """Return the names of the training sets; [] without training."""
+def _named(name: str) -> Named:
+    return parse_name(name, SETS.names)
+
+
+def _placed(name: str, dir: str | os.PathLike | None) -> Named:
+    named = _named(name)
+    if dir is None:
+        return named
+    if named.place:
+        raise ValueError(f"{name!r} names a place, and dir is {os.fspath(dir)!r}; expected one.")
+    return named._replace(place=os.fspath(dir))
+
+
+def _training_sets(train: Sequence[str] | str | None) -> list[Named]:
+    """Return the training sets; [] without training."""
     if train is None:
         return []
     names = [train] if isinstance(train, str) else list(train)
@@ -213,41 +213,30 @@ def _training_sets(train: Sequence[str] | str | None) -> list[str]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"data.train names {name!r} more than once; expected it once.")
-    return names
+    return [_named(name) for name in names]
 
 
-def _folders(dir: str | os.PathLike | None) -> list[str | os.PathLike | None]:
-    """Return the folders that `data.dir` names."""
-    if dir is None or "," not in os.fspath(dir) or expanded(dir).is_dir():
-        return [dir]
-    return [part.strip() for part in os.fspath(dir).split(",") if part.strip()] or [dir]
-
-
-def _in_folders(
-    names: Iterable[str], folders: Sequence[str | os.PathLike | None]
-) -> dict[str, tuple[str, str | os.PathLike | None]]:
-    """Return name and folder of each data set by a name of its own, one per folder."""
-    found: dict[str, tuple[str, str | os.PathLike | None]] = {}
-    for name in names:
-        if not _reads_folder(name):
-            found[name] = name, None
-        elif len(folders) == 1:
-            found[name] = name, folders[0]
-        else:
-            found |= {f"{name}[{i}]": (name, folder) for i, folder in enumerate(folders, 1)}
-    return found
+def _keys(sets: Iterable[Named]) -> dict[str, Named]:
+    """Return data sets by a name of their own, in which a place counts as a number."""
+    alike: dict[str, list[Named]] = {}
+    for named in sets:
+        alike.setdefault(named.key, []).append(named)
+    return {
+        key if len(those) == 1 else f"{key}[{i}]": named
+        for key, those in alike.items()
+        for i, named in enumerate(those, 1)
+    }
 
 
 def _find(
-    name: str,
+    named: Named,
     folder: str | os.PathLike | None,
     prepared_dir: str | os.PathLike | None,
     options: Mapping[str, Any],
 ) -> Found:
     """Resolve a name, with every check that does not need images."""
-    title, *pairs = _OPTION.split(name)
-    options = dict(options) | parse_options(pairs)
-    base, slash, domain = title.partition("/")
+    title, base = named.title, named.base
+    options = dict(named.options) | dict(options)
     function, implied = _function(base)
     keywords = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in keywords.values()):
@@ -256,26 +245,27 @@ def _find(
             check_name(option, valid, f"option of {title}")
     arguments = implied | options
     if "domain" in keywords:
-        arguments |= {"domain": domain} if slash or _is_required(keywords["domain"]) else {}
-    elif slash:
+        if named.domain is not None or _is_required(keywords["domain"]):
+            arguments["domain"] = named.domain or ""
+    elif named.domain is not None:
         raise ValueError(f"data set {title!r}: {base} has no domains; write {base!r}.")
-    if folder is not None:
-        if "folder" not in keywords:
+    if "folder" in keywords:
+        place = named.place or folder or os.environ.get(ROOT_VARIABLE)
+        if place:
+            arguments["folder"] = place
+        elif _is_required(keywords["folder"]):
+            about = (inspect.getdoc(function) or "").partition("\n")[0]
             raise ValueError(
-                f"data set {title!r} does not read a folder: leave out data.dir (dir= in Python, "
-                "--dir of the tools)."
+                f"data set {title!r} is read from a folder, but none is given: name it as in "
+                f"'{title}:FOLDER', or set data.dir (dir= in Python, --dir of the verbs) or "
+                f"{ROOT_VARIABLE}. {about}".rstrip()
             )
-        arguments["folder"] = folder
-    elif "folder" in keywords and _is_required(keywords["folder"]):
-        about = (inspect.getdoc(function) or "").partition("\n")[0]
-        raise ValueError(
-            f"data set {title!r} is read from a folder, but none is given: set data.dir (dir= in "
-            f"Python, --dir of the tools). {about}".rstrip()
-        )
+    elif named.place:
+        raise ValueError(f"data set {title!r} does not read a folder: write {named.key!r}.")
     for key, parameter in keywords.items():
         if key not in arguments and _is_required(parameter):
             raise ValueError(
-                f"data set {title!r} needs the option {key}: write {name}-{key}=VALUE."
+                f"data set {title!r} needs the option {key}: write {title}?{key}=VALUE."
             )
     root = _local_dir(prepared_dir)
     content = function(**arguments)
@@ -289,7 +279,7 @@ def _find(
             f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
             "of Split by name (train, query, gallery)."
         )
-    return Found(name, title, content, root)
+    return Found(title, content, root, copied=prepared_dir is not None)
 
 
 def _function(base: str) -> tuple[Any, dict[str, Any]]:
@@ -297,11 +287,6 @@ def _function(base: str) -> tuple[Any, dict[str, Any]]:
     if ":" not in base:
         check_name(base, SETS.names, "data set")
     return SETS.find(base)
-
-
-def _reads_folder(name: str) -> bool:
-    base = _OPTION.split(name)[0].partition("/")[0]
-    return "folder" in inspect.signature(_function(base)[0]).parameters
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

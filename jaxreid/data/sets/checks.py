@@ -2,17 +2,22 @@
 
 import collections
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxreid.data.sets.folder import check_image, some
+from jaxreid.data.sets.digests import in_threads
+from jaxreid.data.sets.files import check_image, some
 from jaxreid.data.sets.source import Record
 from jaxreid.data.split import Split
 
 logger = logging.getLogger(__name__)
 
 _LISTED = 10
+# Files per task of a thread.
+_TASK = 16
 # Pixels; fewer show nobody.
 _LEAST_SIDE = 16
 
@@ -34,6 +39,25 @@ class ImageCheck:
         self._problems: list[str] = []
         self._kinds: dict[str, list[str]] = collections.defaultdict(list)
         self._small: list[str] = []
+
+    def examine(
+        self, paths: Sequence[pathlib.Path], names: Sequence[str], each: Callable[[], Any]
+    ) -> Iterator[tuple[str, int, int] | None]:
+        """Yield how an image file is not plain, its height and width; None if it is broken.
+
+        `each` is called after every file.
+        """
+
+        def look(part: Sequence[pathlib.Path]) -> list:
+            return [self._decoded(path, "") for path in part]
+
+        for found, name in zip(in_threads(look, paths, _TASK), names, strict=True):
+            each()
+            if self._noted(found, name):
+                _, kind, (height, width) = found
+                yield kind, height, width
+            else:
+                yield None
 
     def read(self, records: Iterable[Record]) -> Iterator[tuple[Record, bytes]]:
         """Yield the records whose image is whole, with the bytes of the file."""
@@ -76,14 +100,25 @@ class ImageCheck:
             )
 
     def _checked(self, image, name: str, shown: str) -> bytes | None:
-        self._count += 1
+        found = self._decoded(image, shown, keep=True)
+        return found[0] if self._noted(found, name) else None
+
+    def _decoded(self, image, shown: str, keep: bool = False) -> tuple | ValueError:
         try:
             data, kind, size = check_image(image, shown, self._agrees)
         except ValueError as error:
-            self._problems.append(str(error))
-            return None
+            return error
+        return data if keep else None, kind, size
+
+    def _noted(self, found: tuple | ValueError, name: str) -> bool:
+        """Note what was found of an image; return whether it is whole."""
+        self._count += 1
+        if isinstance(found, ValueError):
+            self._problems.append(str(found))
+            return False
+        _, kind, size = found
         if kind:
             self._kinds[kind].append(name)
         if min(size) < _LEAST_SIDE:
             self._small.append(name)
-        return data
+        return True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxreid.data.sets.folder import some
+from jaxreid.data.sets.files import some
 from jaxreid.data.split import Split, join
 
 logger = logging.getLogger(__name__)

@@ -1,195 +1,220 @@
-"""Data sets in folders: finding the folder, listing its images, reporting missing ones.
+"""Your own images in folders: one sub-folder per person, or names that say who is on an image.
 
-Listing does not read images, so a wrong folder is reported at once.
+    alice/0001.jpg              a person's folder
+    alice/cam1/0001.jpg         with a folder per camera
+    0001_c1_000451.jpg          pattern={pid}_c{camid}_{time}
+    train/..., query/..., gallery/...     already divided, each in one of these forms
+
+People may have names of any characters.
 """
 
+import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from jaxreid.data.images.formats import SUFFIXES
-from jaxreid.data.images.pillow import check_file
-from jaxreid.data.sets.digests import digests_of
-from jaxreid.data.sets.source import Record, Source, short_digest
+from jaxreid.data.sets.division import SPLITS, Photo, own_source
+from jaxreid.data.sets.files import SYSTEM_FOLDERS, list_images, some
+from jaxreid.data.sets.source import Source
+from jaxreid.names import check_name
 from jaxreid.places import expanded
 
-# Files and folders beside images that systems and data sets leave behind.
-_LEFT_BEHIND = (".txt", ".md", ".csv", ".json", ".xml", ".mat", ".db", ".ini", ".html", ".log")
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-UNPACK_AGAIN = "Unpack the data set's archive again, or give another folder."
+# Person, camera and time; names are "" where unknown.
+_Label = tuple[str, str, float]
+_UNKNOWN: _Label = "", "", math.nan
+_PLACEHOLDERS = {
+    "pid": "[^/]+?",
+    "camid": "[^/]+?",
+    "time": r"[0-9]+(\.[0-9]+)?",
+    "frame": "[0-9]+",
+}
+_FORMS = (
+    "Expected a sub-folder per person, as in alice/0001.jpg, or alice/cam1/0001.jpg with cameras; "
+    "or say how the names are built, as in folder:DIR?pattern={pid}_c{camid}_*. Images of people "
+    "who are not known are read with split=none."
+)
 
 
-def folder_source(
-    name: str,
-    root: pathlib.Path,
-    splits: Mapping[str, Sequence[Record]],
+def find(
+    folder: str | os.PathLike,
     *,
-    published: Mapping[str, tuple[int, int]],
-    options: Mapping[str, str],
-    notices: Sequence[str] = (),
-    description: str = "",
-    citation: str = "",
+    pattern: str = "",
+    split: str | None = None,
+    seed: int = 0,
+    fps: float = 25,
+    combine_all: bool = False,
 ) -> Source:
-    """Return the source of image files below a folder.
+    """Find the images in a folder of your own, one sub-folder per person.
 
-    The fingerprint changes with any path below the folder, byte of a file or option.
-
-    The images of all records are paths below `root`. `published` gives (ids, images) of each split
-    of the complete data set, `options` everything else that the records depend on, and `notices`
-    further warnings.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    paths = [record.image for records in splits.values() for record in records]
-    lines = [
-        f"{path.relative_to(root).as_posix()} {digest}"
-        for path, digest in zip(paths, digests_of(paths, root), strict=True)
-    ]
-    fingerprint = short_digest([*(f"{key}={value}" for key, value in options.items()), *lines])
-    missing = _difference(name, root, splits, published)
-    return Source(
-        name=name,
-        config="-".join([*options.values(), fingerprint]),
-        fingerprint=fingerprint,
-        splits=splits,
-        notices=(*([missing] if missing else []), *notices),
-        description=description,
-        citation=citation,
-    )
-
-
-def find_root(
-    folder: str | os.PathLike, title: str, candidates: Sequence[str], parts: Iterable[str]
-) -> pathlib.Path:
-    """Return the folder that holds all parts of a data set, which are folders themselves.
-
-    `candidates` are paths below the user's folder to search, the first being ".".
-
-    Raises:
-        FileNotFoundError: the folder does not exist, or a part is missing; the message lists the
-            content of the folder.
-    """
-    folder, parts = expanded(folder), list(parts)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {str(folder)!r} (from {os.getcwd()}); expected the folder of {title} that "
-            f"holds {', '.join(parts)}, or its parent folder."
-        )
-    best, missing = folder, parts
-    for candidate in candidates:
-        root = folder / candidate
-        absent = [part for part in parts if not (root / part).is_dir()]
-        if not absent:
-            return root
-        if len(absent) < len(missing):
-            best, missing = root, absent
-    held = sorted(entry.name for entry in os.scandir(best))
-    listing = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "") if held else "nothing"
-    raise FileNotFoundError(
-        f"{best} is not a complete {title}: {', '.join(missing)} missing; it holds {listing}. "
-        f"Expected the folders {', '.join(parts)}, in the given folder or in one of its "
-        f"subfolders {', '.join(candidates[1:])}. {UNPACK_AGAIN}"
-    )
-
-
-def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
-    """List the image files of a folder, and say what else is in it.
-
-    Returns:
-        Files by suffix (`formats.SUFFIXES`), sorted by code point, independent of locale and file
-        system; and a sentence about files and folders that are left out, "" without any.
-    """
-    kept, files, folders = [], [], {}
-    with os.scandir(folder) as entries:
-        # macOS leaves files such as "._0001_c1s1_..." in archives.
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
-                continue
-            if entry.is_dir():
-                if count := _count_images(entry.path):
-                    folders[entry.name] = count
-            elif entry.name.lower().endswith(SUFFIXES):
-                kept.append(entry)
-            elif not entry.name.lower().endswith(_LEFT_BEHIND):
-                files.append(entry.name)
-    parts = []
-    if folders:
-        parts.append(
-            "images in subfolders are not read, move them up: "
-            f"{sum(folders.values())} ({some(folders)})"
-        )
-    if files:
-        parts.append(
-            "files of other formats are not read, convert images to JPEG or PNG: "
-            f"{len(files)} ({some(files)})"
-        )
-    return kept, f"{folder}: {'; '.join(parts)}." if parts else ""
-
-
-def some(names: Iterable[str], count: int = 3) -> str:
-    """Return the first names, for messages."""
-    names = list(names)
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def check_image(
-    image: str | os.PathLike | bytes,
-    name: str = "",
-    agrees: Callable[[bytes, np.ndarray], bool] | None = None,
-) -> tuple[bytes, str, tuple[int, int]]:
-    """Decode a whole image, so that a broken one is found now and not during a run.
+    Sub-folders train (or bounding_box_train), query and gallery (or bounding_box_test), any of
+    them, are the splits; queries are drawn from a folder test that stands without them. All other
+    folders are divided by `split`.
 
     Args:
-        image: path of an image file, or its bytes.
-        name: name for the message; by default the path.
-        agrees: whether another decoder gives the same pixels for a plain file.
+        folder: holds a sub-folder per person, or files that `pattern` explains. A person's folder
+            may hold a folder per camera; otherwise, cameras are unknown.
+        pattern: how file names are built, without their suffix; with a slash, how paths are.
+            {pid} is the person (without it, the person is the sub-folder), {camid} the camera,
+            {time} seconds, {frame} a number of frames; * is anything.
+        split: "people": half of the people train, and the others are tested: one query of each
+            person and camera, if it has more than one image, and the other images in the gallery.
+            "camera": all people are tested, queries are from the first camera, nobody trains.
+            "none": all images are in the gallery, and people may be unknown (pid -1). None: as the
+            sub-folders say, or else "people".
+        seed: which people and queries are drawn.
+        fps: frames per second, for {frame}.
+        combine_all: train on the people of all splits.
 
     Returns:
-        The bytes of the file, how it is not plain (`formats.peculiarity`), and its height and
-        width.
+        Splits train, query and gallery, as far as there are any. People are numbered from 1 and
+        cameras from 0 in the order of their names; -1 is a person or a camera that is not known.
+        Images of the person "-1" are junk and dropped. A notice says how the images were
+        divided.
 
     Raises:
-        ValueError: the file cannot be read, is not an image, or is truncated.
+        FileNotFoundError: the folder does not exist.
+        ValueError: an image is in the folder of no person or unlike the pattern, the images cannot
+            be divided, or an option is wrong.
     """
-    try:
-        data = image if isinstance(image, bytes) else pathlib.Path(image).read_bytes()
-        pixels, kind = check_file(data)
-        if not kind and agrees is not None and not agrees(data, pixels):
-            raise ValueError("damaged, so that decoders differ")
-        return data, kind, pixels.shape[:2]
-    except OSError as error:
-        raise ValueError(f"{name or image}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    root = expanded(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(root)!r} (from {os.getcwd()}); expected the folder of your images."
+        )
+    parts = [path for path in _subfolders(root) if path.name.lower() in SPLITS]
+    read = _by_pattern(pattern, fps) if pattern else _by_folder
+    photos, wrong, left_out = [], [], []
+    for part in parts or [root]:
+        files, sentences = images_below(part)
+        left_out += sentences
+        for path in files:
+            relative = path.relative_to(part)
+            label = read(relative)
+            if label is None and split == "none" and not pattern:
+                label = _UNKNOWN
+            if label is None:
+                wrong.append(path.relative_to(root).as_posix())
+            else:
+                name = part.name.lower() if parts else ""
+                photos.append(Photo(path, relative.as_posix(), *label, split=name))
+    notices = left_out[:1]
+    if left_out[1:]:
+        notices[0] += f" The same in {len(left_out) - 1} other folders."
+    if wrong:
+        about = f"unlike the pattern {pattern}" if pattern else "in the folder of no person"
         raise ValueError(
-            f"{name or image}: broken image ({error}). Unpack the data set's archive again, "
-            "download it again if the image is broken in it, or remove the file."
-        ) from error
+            f"{root}: images {about}: {len(wrong)} of {len(wrong) + len(photos)} ({some(wrong)}). "
+            + _FORMS
+        )
+    if not photos:
+        raise ValueError(f"{root} holds no images (.jpg, ...). {' '.join([*notices, _FORMS])}")
+    if beside := _beside(root, parts):
+        notices.append(
+            f"{root}: read are {', '.join(path.name for path in parts)} alone, and not the images "
+            f"beside them: {len(beside)} ({some(beside)})."
+        )
+    return own_source(
+        "folder",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        notices=notices,
+        description=__doc__,
+    )
 
 
-def _count_images(folder: str) -> int:
-    walk = (files for _, _, files in os.walk(folder))
-    return sum(name.lower().endswith(SUFFIXES) for files in walk for name in files)
-
-
-def _difference(
-    name: str,
-    root: pathlib.Path,
-    splits: Mapping[str, Sequence[Record]],
-    published: Mapping[str, tuple[int, int]],
-) -> str | None:
-    """Describe in one line how sizes differ from the published ones; None if they do not."""
-    sizes = {s: (len({r.pid for r in records}), len(records)) for s, records in splits.items()}
-    if sizes == published:
+def _by_folder(path: pathlib.Path) -> _Label | None:
+    """Return the label of an image by its relative path; None if the path is of another form."""
+    folders = path.parts[:-1]
+    if len(folders) not in (1, 2):
         return None
-    differences = ", ".join(
-        f"{split} {e[0]:,} ids / {e[1]:,} images, found {f[0]:,} / {f[1]:,}"
-        for (split, e), f in zip(published.items(), sizes.values(), strict=True)
-        if f != e
-    )
-    return (
-        f"{name} in {root}: expected {differences}. This is not the complete data set: "
-        "results on it are not comparable with published ones."
-    )
+    person, camera = (*folders, "")[:2]
+    return person, camera, math.nan
+
+
+def _by_pattern(pattern: str, fps: float) -> Callable[[pathlib.Path], _Label | None]:
+    """Return a function as `_by_folder` that follows a pattern."""
+    compiled, rate = _compiled(pattern), _rate(fps)
+    names_people = "pid" in compiled.groupindex
+
+    def read(path: pathlib.Path) -> _Label | None:
+        match = compiled.fullmatch(path.with_suffix("").as_posix() if "/" in pattern else path.stem)
+        label = _UNKNOWN if names_people else _by_folder(path)
+        if match is None or label is None:
+            return None
+        (person, camera, time), fields = label, match.groupdict()
+        if "time" in fields:
+            time = float(fields["time"])
+        elif "frame" in fields:
+            time = int(fields["frame"]) / rate
+        return fields.get("pid", person), fields.get("camid", camera), time
+
+    return read
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    expression, names = "", []
+    for piece in re.split(r"(\{.*?\}|\*)", pattern):
+        if piece.startswith("{") and piece.endswith("}"):
+            name = check_name(piece[1:-1], _PLACEHOLDERS, "placeholder")
+            names.append(name)
+            if names.count(name) > 1 or {"time", "frame"} <= set(names):
+                raise ValueError(
+                    f"pattern {pattern!r} says {name} twice; expected each of "
+                    "{pid}, {camid}, and {time} or {frame}, once at most."
+                )
+            expression += f"(?P<{name}>{_PLACEHOLDERS[name]})"
+        else:
+            expression += ".*" if piece == "*" else re.escape(piece)
+    if "/" in pattern and "pid" not in names:
+        raise ValueError(f"pattern {pattern!r} has a slash; expected {{pid}} in it.")
+    return re.compile(expression, re.DOTALL)
+
+
+def _rate(fps: float) -> float:
+    try:
+        rate = float(fps)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"fps is {fps!r}; expected frames per second, such as 25.")
+    return rate
+
+
+def _beside(root: pathlib.Path, parts: Sequence[pathlib.Path]) -> list[str]:
+    """Return the images in none of the splits; none if there are no splits."""
+    if not parts:
+        return []
+    images = [pathlib.Path(entry.path) for entry in list_images(root)[0]]
+    images += [i for path in _subfolders(root) if path not in parts for i in images_below(path)[0]]
+    return [image.relative_to(root).as_posix() for image in images]
+
+
+def images_below(
+    folder: pathlib.Path, above: tuple[str, ...] = ()
+) -> tuple[list[pathlib.Path], list[str]]:
+    """Return the images at any depth, and sentences about files of other formats."""
+    entries, sentence = list_images(folder)
+    images, below = [pathlib.Path(entry.path) for entry in entries], _subfolders(folder)
+    sentences = [sentence] if sentence and not below else []
+    above = (*above, os.path.realpath(folder))
+    for path in below:
+        # A link may lead to a folder above.
+        if os.path.realpath(path) not in above:
+            more = images_below(path, above)
+            images += more[0]
+            sentences += more[1]
+    return images, sentences
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return [
+        folder / name
+        for name in sorted(names)
+        if not name.startswith(".") and name not in SYSTEM_FOLDERS
+    ]

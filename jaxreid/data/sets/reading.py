@@ -1,15 +1,20 @@
-"""Reading a data set that has been found: from its prepared copy, or directly."""
+"""Reading a data set that has been found: where its files are, from a copy, or directly."""
 
 import dataclasses
+import importlib.util
+import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
+from jaxreid.data.images.on_disk import ImageFiles
 from jaxreid.data.sets.checks import ImageCheck
+from jaxreid.data.sets.digests import Memory
 from jaxreid.data.sets.prepared import import_tensorflow, read_prepared
-from jaxreid.data.sets.source import Record, Source, short_digest, split_of
+from jaxreid.data.sets.source import Record, Source, columns_of, short_digest, split_of
 from jaxreid.data.split import Origin, Split
 
 
@@ -18,16 +23,16 @@ class Found:
     """Data set that has passed all checks that do not need its images.
 
     Attributes:
-        name: name as given, with options.
         title: data set and domain, without options.
         content: result of its function.
         root: folder of prepared copies.
+        copied: whether files are read from a prepared copy, too, and not where they are.
     """
 
-    name: str
     title: str
     content: Source | Mapping[str, Split]
     root: pathlib.Path
+    copied: bool = False
 
     def read(self) -> dict[str, Split]:
         """Return the splits, each with its origin."""
@@ -43,20 +48,74 @@ class Found:
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
 
     def _read_source(self, source: Source) -> dict[str, Split]:
+        if source.digests is not None and not (self.copied and _has_tensorflow()):
+            return self._read_in_place(source, source.digests)
         try:
             import_tensorflow()
         except ImportError:
             return self._read_directly(source)
         return read_prepared(source, self.root, self.title)
 
+    def _read_in_place(self, source: Source, digests: Mapping) -> dict[str, Split]:
+        """Return splits of files; each file is decoded once, and then known by its digest."""
+        records = {split: list(held) for split, held in source.splits.items()}
+        # TensorFlow's decoder looks at plain images only, and where it is installed.
+        memory, least = Memory("images", source.name), int(_has_tensorflow())
+        known = {d: f for d, f in memory.known.items() if len(f) == 4 and f[3] >= least}
+        new = {r.image: r.name for held in records.values() for r in held}
+        new = {path: name for path, name in new.items() if digests[path] not in known}
+        if new:
+            check = ImageCheck(self.title, _agrees() if least else None)
+            with self._progress("checking", len(new)) as bar:
+                found = check.examine(list(new), list(new.values()), bar.update)
+                try:
+                    for path, facts in zip(new, found, strict=True):
+                        if facts is not None:
+                            known[digests[path]] = [*facts, least or int(bool(facts[0]))]
+                finally:
+                    memory.keep(memory.known | known)
+            check.finish()
+        return {split: _split_of_files(held, digests, known) for split, held in records.items()}
+
     def _read_directly(self, source: Source) -> dict[str, Split]:
-        if not sys.stderr.isatty():
-            print(f"reading {self.title} ({len(source):,} images)", file=sys.stderr, flush=True)
-        size, check = {"total": len(source), "unit": "img"}, ImageCheck(self.title)
-        with tqdm(desc=f"reading {self.title}", **size, disable=None, leave=False) as bar:
+        check = ImageCheck(self.title)
+        with self._progress("reading", len(source)) as bar:
             splits = {s: split_of(check.read(_counted(r, bar))) for s, r in source.splits.items()}
         check.finish()
         return splits
+
+    def _progress(self, verb: str, total: int) -> tqdm:
+        if not sys.stderr.isatty():
+            print(f"{verb} {self.title} ({total:,} images)", file=sys.stderr, flush=True)
+        what = {"desc": f"{verb} {self.title}", "total": total, "unit": "img"}
+        return tqdm(**what, disable=None, leave=False)
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _agrees() -> Callable[[bytes, np.ndarray], bool]:
+    import_tensorflow()
+    from jaxreid.data.images.decoding import agrees
+
+    return agrees
+
+
+def _split_of_files(
+    records: Sequence[Record], digests: Mapping, facts: Mapping[str, Sequence]
+) -> Split:
+    records = sorted(records, key=lambda record: record.name)
+    digest = [digests[record.image] for record in records]
+    known = [facts[value] for value in digest]
+    files = ImageFiles(
+        [os.fspath(record.image) for record in records],
+        # As `Split.digests` computes them.
+        np.frombuffer(bytes.fromhex("".join(digest)), "<u8"),
+        np.array([not kind for kind, *_ in known], bool),
+        np.array([(height, width) for _, height, width, _ in known], np.int32).reshape(-1, 2),
+    )
+    return columns_of(files, records)
 
 
 def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:

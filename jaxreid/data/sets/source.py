@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class Record:
         ValueError: a number is out of its range.
     """
 
-    image: bytes | pathlib.Path = dataclasses.field(repr=False)
+    image: bytes | str | pathlib.Path = dataclasses.field(repr=False)
     name: str
     pid: int
     camid: int
@@ -66,6 +66,8 @@ class Source:
         config: folder of this prepared copy, different for other files or options.
         fingerprint: short digest of files and options, recorded with results.
         splits: records by split, usually train, query and gallery.
+        digests: of the files by path, where the images of all records are files; they are then
+            read where they are, unless a folder for prepared copies is given.
         notices: warnings for the user, such as missing images.
         description: paragraph for the prepared copy.
         citation: BibTeX for the prepared copy.
@@ -76,6 +78,7 @@ class Source:
     config: str
     fingerprint: str
     splits: Mapping[str, Records]
+    digests: Mapping[str | pathlib.Path, str] | None = None
     notices: tuple[str, ...] = ()
     description: str = ""
     citation: str = ""
@@ -96,11 +99,15 @@ def short_digest(lines: Iterable[str]) -> str:
 def split_of(records: Iterable[tuple[Record, bytes]]) -> Split:
     """Return records and the bytes of their images as a split, sorted by name."""
     pairs = sorted(records, key=lambda pair: pair[0].name)
-    ordered = [record for record, _ in pairs]
+    return columns_of([image for _, image in pairs], [record for record, _ in pairs])
+
+
+def columns_of(images: Sequence[bytes], records: Sequence[Record]) -> Split:
+    """Return images, and what their records say of them, as a split."""
     return Split(
-        image=[image for _, image in pairs],
-        name=[r.name for r in ordered],
-        pid=np.array([r.pid for r in ordered], np.int32),
-        camid=np.array([r.camid for r in ordered], np.int32),
-        time=np.array([r.time for r in ordered], np.float64),
+        image=images,
+        name=[r.name for r in records],
+        pid=np.array([r.pid for r in records], np.int32),
+        camid=np.array([r.camid for r in records], np.int32),
+        time=np.array([r.time for r in records], np.float64),
     )

@@ -52,7 +52,7 @@ def find(
     """Return the source of people drawn by code, in four domains of six cameras.
 
     Its prepared copy is named after the domain and all options that differ from their defaults:
-    `plaza-train_ids=1000-seed=3`.
+    `plaza?train_ids=1000&seed=3`.
 
     Args:
         domain: plaza, station, mall or campus.

@@ -133,7 +133,8 @@ def test_without_patches_no_donor_is_drawn(store, monkeypatch):
     monkeypatch.setattr(pipeline, "draw_donor", refuse)
     for augment in (OFF, OFF | {"patch": 0.0}, None):
         np.testing.assert_array_equal(images(store, augment), PIXELS[ORDER])
-        load = pipeline._loader(True, HEIGHT, WIDTH, "bicubic", pipeline._frozen(augment))
+        form = pipeline._Form(True, HEIGHT, WIDTH, "bicubic", pipeline._frozen(augment))
+        load = pipeline._loader(form)
         assert len(load.inputs) == 2
     with pytest.raises(AssertionError, match="switched off"):
         images(pipeline.ImageStore(FILES, NAMES), PATCH)

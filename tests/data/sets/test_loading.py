@@ -1,6 +1,7 @@
 """Loading data sets by name: contents, preparation that can be killed and shared, messages."""
 
 import pathlib
+import re
 import resource
 import signal
 import socket
@@ -177,11 +178,11 @@ def test_a_changed_folder_and_another_option_get_their_own_copies(tmp_path, capf
 
 def test_a_prepared_copy_may_be_read_only(tmp_path, capfd, monkeypatch):
     make_tree(tmp_path / "raw")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
-    load("market1501", dir=tmp_path / "raw")
+    args = {"dir": tmp_path / "raw", "prepared_dir": tmp_path / "prepared"}
+    load("market1501", **args)
     assert (tmp_path / "prepared" / "market1501").is_dir()
     monkeypatch.setattr(prepared, "hold", None)  # reading takes no lock and writes nothing
-    load("market1501", dir=tmp_path / "raw")
+    load("market1501", **args)
 
 
 def test_a_broken_image_stops_the_preparation(tmp_path, capfd):
@@ -285,14 +286,14 @@ def test_names_that_do_not_exist(tmp_path):
 def test_options_may_follow_the_name(tmp_path):
     make_tree(tmp_path / "raw")
     folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
-    named = load("market1501-time_rule=corrected", **folders)
+    named = load("market1501?time_rule=corrected", **folders)
     np.testing.assert_array_equal(
         named["train"].time, load("market1501", time_rule="corrected", **folders)["train"].time
     )
     with pytest.raises(ValueError, match="unknown option of market1501 'time'; valid: time_rule"):
-        load("market1501-time=corrected", **folders)
+        load("market1501?time=corrected", **folders)
     with pytest.raises(ValueError, match="unknown option of synthetic_people/plaza 'sed'"):
-        load("synthetic_people/plaza-sed=3", prepared_dir=tmp_path)
+        load("synthetic_people/plaza?sed=3", prepared_dir=tmp_path)
 
 
 def test_options_are_names_and_values():
@@ -326,8 +327,8 @@ def test_the_sets_of_a_run(tmp_path):
 
 def test_several_sets_to_learn_from(tmp_path, capfd):
     make_tree(tmp_path / "raw")
-    size = "train_ids=4-test_ids=2-images_per_id=4-distractors=1"
-    plaza, mall = (f"synthetic_people/{domain}-{size}" for domain in ("plaza", "mall"))
+    size = "train_ids=4&test_ids=2&images_per_id=4&distractors=1"
+    plaza, mall = (f"synthetic_people/{domain}?{size}" for domain in ("plaza", "mall"))
     folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
     names = (mall, "market1501", plaza)  # in the order given, not in that of the alphabet
     images, tests = load_sets(train=names, test=(plaza,), **folders)
@@ -346,7 +347,7 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
     assert as_text.summary == alone[2].summary
     assert as_text.name == alone[2].name
     assert images.summary["digest"] not in [split.summary["digest"] for split in alone]
-    with pytest.raises(ValueError, match=f"data.train names '{plaza}' more than once"):
+    with pytest.raises(ValueError, match=re.escape(f"data.train names '{plaza}' more than once")):
         load_sets(train=(plaza, mall, plaza), test=(plaza,), **folders)
     with pytest.raises(ValueError, match=r"data.train is \(\); expected a tuple of one or more"):
         load_sets(train=(), test=(plaza,), **folders)
@@ -357,7 +358,7 @@ def test_several_sets_to_learn_from(tmp_path, capfd):
 def test_training_sets_of_the_same_images_are_refused(tmp_path, capfd):
     make_tree(tmp_path / "raw")
     folders = {"dir": tmp_path / "raw", "prepared_dir": tmp_path}
-    names = ("market1501", "market1501-time_rule=corrected")
+    names = ("market1501", "market1501?time_rule=corrected")
     with pytest.raises(ValueError, match="share 5 of 5 images .*Name one of the sets"):
         load_sets(train=names, test=("market1501",), **folders)
 
@@ -370,16 +371,61 @@ def test_two_folders_are_two_sets(monkeypatch, caplog):
         (lambda folder: dict.fromkeys(("train", "query", "gallery"), made[folder]), {}),
     )
     monkeypatch.setattr(sets.Found, "read", lambda found: dict(found.content))
-    images, tests = load_sets(train="mine", test=("mine",), dir="a, b")
+    both = ("mine:a", "mine:b")
+    images, tests = load_sets(train=both, test=both)
     assert images.num_classes == 4
     assert images.name[::2] == ["mine[1]/a.jpg", "mine[2]/c.jpg"]
     assert list(tests) == ["mine[1]", "mine[2]"]
+    images, tests = load_sets(train="mine:a", test=("mine:b",))
+    assert (images.name[0], list(tests)) == ("a.jpg", ["mine[2]"])
     made["b"] = make_split([1, 2, 3], "abe")
-    assert load_sets(train="mine", test=("mine",), dir="a,b")[0].num_classes == 5
+    assert load_sets(train=both, test=("mine",), dir="a")[0].num_classes == 5
     assert "mine[1] and mine[2] share 2 of 2 images (a.jpg)" in caplog.records[-1].getMessage()
     made["b"] = made["a"]
     with pytest.raises(ValueError, match=r"mine\[1\] and mine\[2\] share 2 of 2 images"):
-        load_sets(train="mine", test=("mine",), dir="a,b")
+        load_sets(train=both, test=both)
+
+
+def test_a_place_comes_from_the_name_the_setting_or_the_environment(monkeypatch):
+    places = []
+    alike = make_split([1, 2], "ab")
+
+    def mine(folder):
+        places.append(folder)
+        return {"query": alike, "gallery": alike}
+
+    monkeypatch.setitem(sets.SETS._entries, "mine", (mine, {}))
+    monkeypatch.setattr(sets.Found, "read", lambda found: dict(found.content))
+    monkeypatch.setenv("JAXREID_DATA", "variable")
+    load("mine")
+    load("mine", "argument")
+    load("mine:/name")
+    load_sets(train=None, test=("mine", "mine:~/here"), dir="setting")
+    assert places == ["variable", "argument", "/name", "setting", "~/here"]
+    with pytest.raises(ValueError, match="'mine:a' names a place, and dir is 'b'; expected one"):
+        load("mine:a", "b")
+    with pytest.raises(ValueError, match="plaza' does not read a folder: write 'synthetic_people"):
+        load("synthetic_people/plaza", "b")
+    monkeypatch.delenv("JAXREID_DATA")
+    with pytest.raises(ValueError, match="none is given: name it as in 'mine:FOLDER', or set"):
+        load("mine")
+
+
+def test_a_range_of_splits_is_several_test_sets(monkeypatch):
+    alike = make_split([1, 2], "ab")
+    given = []
+
+    def mine(split=0, seed=0):
+        given.append((split, seed))
+        return {"query": alike, "gallery": alike}
+
+    monkeypatch.setitem(sets.SETS._entries, "mine", (mine, {}))
+    monkeypatch.setattr(sets.Found, "read", lambda found: dict(found.content))
+    _, tests = load_sets(train=None, test=("mine?split=8..10&seed=3",))
+    assert list(tests) == [f"mine?split={i}&seed=3" for i in (8, 9, 10)]
+    assert given == [(8, 3), (9, 3), (10, 3)]
+    with pytest.raises(ValueError, match=r"mine\?split=3..1: the range 3..1 is empty; write 1..3"):
+        load_sets(train=None, test=("mine?split=3..1",))
 
 
 def test_nobody_to_tell_apart_is_refused(monkeypatch):
@@ -407,8 +453,6 @@ def test_one_file_with_two_labels_is_said(monkeypatch, caplog):
 def test_numbers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="pid holds 1 to 4294967297; expected 32-bit integers"):
         Split([b""] * 2, ["a", "b"], np.array([1, 2**32 + 1]), np.zeros(2, int), np.zeros(2))
-    with pytest.raises(ValueError, match="dir is 'a,b', 2 folders; expected one"):
-        load("market1501", dir="a,b")
 
 
 def test_a_disk_that_is_full_during_preparation_is_said(tmp_path):
@@ -483,7 +527,7 @@ def test_folders_and_options_that_make_no_sense(tmp_path, monkeypatch):
         load("market1501")
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         load("market1501", dir=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="does not read a folder: leave out data.dir"):
+    with pytest.raises(ValueError, match="does not read a folder: write .synthetic_people.plaza"):
         load("synthetic_people/plaza", dir=tmp_path)
     with pytest.raises(ValueError, match="unknown option of market1501 'time'; valid: time_rule"):
         load("market1501", dir=tmp_path / "raw", time="qaconv")

@@ -1,13 +1,14 @@
 """Market-1501's layout: names, junk, distractors, cameras, times."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreid.data.sets.folder import check_image
+from jaxreid.data.sets.files import check_image
 from jaxreid.data.sets.market1501 import find
 
 TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c2s1_000776_01.jpg", "0007_c3s2_000100_02.jpg"]
@@ -103,7 +104,8 @@ def test_a_session_without_images_takes_no_time(tmp_path):
 def test_usual_folders_are_found(tmp_path, inside):
     make_tree(tmp_path / inside)
     for folder in (tmp_path, str(tmp_path / inside)):
-        assert find(folder).splits["query"][0].image.parent == tmp_path / inside / "query"
+        image = find(folder).splits["query"][0].image
+        assert pathlib.Path(image).parent == tmp_path / inside / "query"
 
 
 def test_only_the_bare_name_is_parsed(tmp_path):
@@ -253,6 +255,29 @@ def test_broken_images_are_named(tmp_path):
     for path in (cut, text, tmp_path / "empty.jpg"):
         with pytest.raises(ValueError, match=f"{path.name}: broken image .*Unpack"):
             check_image(path)
+
+
+def test_distractors_join_the_gallery_without_times_and_are_not_learned(tmp_path):
+    tree = make_tree(tmp_path)
+    # A name of the gallery, too, and a late frame, which moves no time of the others.
+    names = ["-1_c1s1_000001_00.jpg", "0000_c2s9_999999_00.jpg", GALLERY[1]]
+    make_tree(tree, {"images": names})
+    plain = find(tree)
+    source = find(tree, distractors_500k=True)
+    gallery = source.splits["gallery"]
+    assert gallery[:4] == plain.splits["gallery"]
+    assert fields(gallery[4:]) == [(f"images/{names[1]}", 0, 1), (f"images/{GALLERY[1]}", 0, 3)]
+    assert np.isnan([i.time for i in gallery[4:]]).all()
+    assert {s: source.splits[s] for s in ("train", "query")} == {
+        s: plain.splits[s] for s in ("train", "query")
+    }
+    assert source.fingerprint != plain.fingerprint
+    assert "gallery 751 ids / 515,913 images, found 3 / 6" in source.notices[0]
+    combined = find(tree, distractors_500k=True, combine_all=True).splits["train"]
+    assert fields(combined) == fields(find(tree, combine_all=True).splits["train"])
+    shutil.rmtree(tree / "images")
+    with pytest.raises(FileNotFoundError, match="complete Market-1501: images missing; it holds"):
+        find(tree, distractors_500k=True)
 
 
 @pytest.mark.golden

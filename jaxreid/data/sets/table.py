@@ -1,0 +1,248 @@
+"""Your own images in a table: CSV, Parquet or JSON lines, one row per image.
+
+    path,person,camera,time,split
+    photos/0001.jpg,alice,door,0.5,train
+
+People and cameras are words or integers. Only path and person are needed.
+"""
+
+import csv
+import datetime
+import io
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxreid.data.sets.division import SPLITS, Photo, own_source
+from jaxreid.data.sets.files import some
+from jaxreid.data.sets.source import Source
+from jaxreid.names import check_name
+from jaxreid.places import expanded
+
+_COLUMNS = {
+    "path": ("path", "file", "image"),
+    "person": ("person", "pid", "person_id", "identity"),
+    "camera": ("camera", "camid", "camera_id"),
+    "time": ("time", "timestamp"),
+    "split": ("split", "subset"),
+}
+
+
+def find(
+    folder: str | os.PathLike,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    combine_all: bool = False,
+) -> Source:
+    """Find your own images through a table, whose paths are relative to its folder.
+
+    Integers stay as they are; words are numbered in their order, numbers in them
+    by value. An empty cell is a person, camera or time that is not known. Times are seconds, or
+    dates in ISO 8601 (UTC without a zone).
+
+    Args:
+        folder: the file (.csv, .tsv, .parquet, .jsonl). Columns, in any order and case: path (file,
+            image), person (pid, person_id, identity), camera (camid, camera_id), time (timestamp),
+            split (subset: train, query, gallery; or train and test).
+        split: how images are divided that have no split, as in `folder`: people, camera or none.
+            With none, the column person is not needed.
+        seed: which people and queries are drawn.
+        combine_all: train on the people of all splits.
+
+    Returns:
+        Splits train, query and gallery, as far as there are any. Images without a person (pid -1)
+        are in the gallery; those of person -1 are junk and dropped.
+
+    Raises:
+        FileNotFoundError: the table or images of it do not exist; the message counts them.
+        ValueError: the table is empty, of another format, lacks a column, or names an image twice;
+            a cell cannot be read; or the images cannot be divided.
+    """
+    path = expanded(folder)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {str(path)!r} (from {os.getcwd()}); expected a table "
+            f"({', '.join(_READERS)}) with the columns {', '.join(_COLUMNS)}."
+        )
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"{path} has no rows; expected one per image.")
+    columns, notices = _columns(path, rows, need_person=split != "none")
+    root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
+    photos = []
+    for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
+        cells = {kind: row[column] for kind, column in columns.items()}
+        try:
+            photos.append(
+                Photo(
+                    image,
+                    image.relative_to(root).as_posix(),
+                    person=_text(cells.get("person")),
+                    camera=_camera(cells.get("camera")),
+                    time=_seconds(cells.get("time")),
+                    split=_split(cells.get("split")),
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+    return own_source(
+        "table",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        keep_numbers=True,
+        notices=notices,
+        description=__doc__,
+    )
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read a table; its rows have the same keys."""
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"{path} is not a table; expected a file {', '.join(_READERS)}.")
+    rows = _READERS[suffix](path)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def _lines(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def _read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
+    text = _lines(path)
+    header = text.partition("\n")[0]
+    # Spreadsheets write semicolons where the comma is decimal.
+    separator = max(",;\t", key=header.count)
+    rows = []
+    for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=separator), 1):
+        if None in row:
+            raise ValueError(
+                f"{path}, row {number}: more cells than columns ({header.strip()}). Put quotes "
+                f"around a cell that holds {separator!r}."
+            )
+        rows.append(row)
+    return rows
+
+
+def _read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(_lines(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f'{path}, line {number}: expected an object, {{"path": ...}}.')
+        rows.append(row)
+    return rows
+
+
+def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or save the table as CSV."
+        ) from error
+    try:
+        return parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+_READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+}
+
+
+def _columns(
+    path: pathlib.Path, rows: Sequence[Mapping[str, Any]], need_person: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return the column of each kind, and a notice about columns that are not read."""
+    kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
+    columns: dict[str, str] = {}
+    others = []
+    for column in rows[0]:
+        kind = kinds.get(str(column).strip().lower())
+        if kind in columns:
+            raise ValueError(
+                f"{path} has two columns for the {kind}: {columns[kind]}, {column}. Remove one."
+            )
+        if kind:
+            columns[kind] = column
+        else:
+            others.append(str(column))
+    needed = ("path", "person") if need_person else ("path",)
+    if missing := [kind for kind in needed if kind not in columns]:
+        accepted = "; ".join(f"{kind} ({', '.join(_COLUMNS[kind][1:])})" for kind in missing)
+        raise ValueError(f"{path} has the columns {', '.join(rows[0])}; expected {accepted}.")
+    unread = f"{path}: columns that are not read: {', '.join(others)}."
+    return columns, [unread] if others else []
+
+
+def _images(path: pathlib.Path, names: Sequence[str]) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """Return a folder that holds all images, the table's if it does, and their paths."""
+    if "" in names:
+        raise ValueError(f"{path}, row {names.index('') + 1}: no path of an image.")
+    base = pathlib.Path(os.path.normpath(path.parent))
+    images = [pathlib.Path(os.path.normpath(base / expanded(name))) for name in names]
+    if missing := [name for name, image in zip(names, images, strict=True) if not image.is_file()]:
+        raise FileNotFoundError(
+            f"{path}: missing images: {len(missing)} of {len(names)} ({some(missing)}). Expected "
+            f"paths relative to {base}, or absolute ones."
+        )
+    if all(image.is_relative_to(base) for image in images):
+        return base, images
+    images = [image.absolute() for image in images]
+    return pathlib.Path(os.path.commonpath([image.parent for image in images])), images
+
+
+def _text(value: Any) -> str:
+    """Return a cell as text; whole numbers that became decimal ones beside empty cells too."""
+    if value is None or value != value:  # NaN
+        return ""
+    text = str(value).strip()
+    return text.partition(".")[0] if re.fullmatch(r"-?[0-9]+\.0+", text) else text
+
+
+def _camera(value: Any) -> str:
+    text = _text(value)
+    return "" if text == "-1" else text
+
+
+def _seconds(value: Any) -> float:
+    text = _text(value)
+    if not text:
+        return math.nan
+    if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", text, re.IGNORECASE):
+        return float(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"time is {text!r}; expected seconds, or a date such as 2024-01-31T09:30:12."
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _split(value: Any) -> str:
+    text = _text(value).lower()
+    return check_name(text, SPLITS, "split") if text else ""
