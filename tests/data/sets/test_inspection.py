@@ -41,9 +41,9 @@ def test_a_clean_folder_has_sizes_and_no_findings(tmp_path):
     assert (report.layout, report.problems, report.findings) == ("folder", 0, ())
     assert report.lines() == [
         f"{tmp_path}: read as folder.",
-        "train: 8 images of 2 people (4 to 4, median 4 images each); cameras: 2; times: unknown.",
-        "query: 8 images of 2 people (4 to 4, median 4 images each); cameras: 2; times: unknown.",
-        "gallery: 8 images of 2 people (4 to 4, median 4 images each); cameras: 2; times: unknown.",
+        "train: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
+        "query: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
+        "gallery: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
         "Problems: 0.",
     ]
 
