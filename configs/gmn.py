@@ -4,8 +4,9 @@
     python -m jaxreid.main --config=gmn:market1501 --config.data.dir=... \
         --config.init_from=resnet50.safetensors --workdir=...
 
-The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default) or
-`market1501`. Options:
+The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default),
+another one (`market1501`, `msmt17`, ...), or what to train and to test on, as in
+`market1501->msmt17` (protocols.py). Options:
 
     target=NAME      test domain of `synthetic` (default: station); training uses the other three
     baseline         identity and triplet loss only; embeddings compared by cosine

@@ -4,8 +4,9 @@
     python -m jaxreid.main --config=osnet:market1501,ain --config.data.dir=... \
         --config.init_from=osnet_ain_x1_0.safetensors --workdir=...
 
-The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default) or
-`market1501`. Options:
+The argument is `dataset[,option...]`, where the data set is `synthetic` (embedded, the default),
+another one (`market1501`, `msmt17`, ...), or what to train and to test on, as in
+`market1501->msmt17` (protocols.py). Options:
 
     x0_75, x0_5, x0_25   width of the network
     ibn, ain             OSNet-IBN or OSNet-AIN (instance normalisation); ain also selects the

@@ -1,13 +1,16 @@
 """Protocols: the training and test sets of a recipe's argument, as papers name them.
 
-    market1501->msmt17            trained on one data set, tested on another
-    market1501+cuhk03_np->viper?split=0..9      on several
-    p1    all images of Market-1501, CUHK02, CUHK03 and CUHK-SYSU -> PRID, GRID, VIPeR, iLIDS
-    p2->market1501    leave one out: the training parts of the others of Market-1501, CUHK03, MSMT17,
-                      and CUHK-SYSU
-    p3->market1501    the same with all images of the others
-    p1_duke, p2_duke->..., p3_duke->...    with DukeMTMC-reID, in p2 and p3 instead of CUHK-SYSU, for
-                                           those who hold it; it was withdrawn by its authors
+Trained on one data set or several, and tested on others: `market1501->msmt17`,
+`market1501+cuhk03_np->viper?split=0..9`. And three protocols of domain generalisation:
+
+    p1             all images of Market-1501, CUHK02, CUHK03 and CUHK-SYSU, tested on
+                   PRID 2011, GRID, VIPeR and i-LIDS
+    p2->SET        leave one out: training parts of the others of Market-1501, CUHK03, MSMT17, and
+                   CUHK-SYSU
+    p3->SET        all images of those
+
+`p1_duke`, `p2_duke->SET` and `p3_duke->SET` are those of older papers, with DukeMTMC-reID, in p2
+and p3 instead of CUHK-SYSU, for those who hold it: its authors withdrew it.
 """
 
 SMALL = tuple(f"{name}?split=0..9" for name in ("prid2011", "grid", "viper", "ilids"))

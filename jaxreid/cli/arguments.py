@@ -1,6 +1,7 @@
 """Command-line arguments of all verbs."""
 
 import argparse
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -283,6 +284,33 @@ def make_parser() -> argparse.ArgumentParser:
         "--height", type=values.count, default=160, help="image height in pixels (default: 160)"
     )
     _add_json(action)
+
+    verb = _verb(
+        commands,
+        "reproduce",
+        verbs.reproduce,
+        "list published results beside those found, and run them",
+        "jaxreid reproduce qaconv_gs --data=/data --weights=resnet50_ibn_b.safetensors --run",
+        "Lists the trainings of a published table, mAP / rank-1, and the command of each. With "
+        "--data, it says which data sets are there; with --run, it trains those, one after the "
+        "other, and goes on where it was stopped. Further --config. settings are passed on.",
+    )
+    verb.add_argument("table", nargs="?", help="table (default: list all)")
+    verb.add_argument("--data", metavar="DIR", help="folder of the data sets, in usual subfolders")
+    verb.add_argument("--weights", metavar="FILE", help="ImageNet weights of the backbone")
+    verb.add_argument(
+        "--cell", action="append", default=[], metavar="NAME", help="training; repeatable"
+    )
+    verb.add_argument(
+        "--out",
+        type=values.path,
+        default=pathlib.Path("runs"),
+        metavar="DIR",
+        help="folder of the work directories (default: runs)",
+    )
+    verb.add_argument("--run", action="store_true", dest="run_them", help="train what is there")
+    _add_json(verb)
+    verb.set_defaults(passes_on=True)
 
     verb = _verb(
         commands,

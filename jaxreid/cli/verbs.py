@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -218,6 +219,38 @@ def data_check(args: argparse.Namespace) -> dict[str, Any]:
         _draw_sheet(args.out, report.layout, splits, next(iter(splits)))
     args.status = int(report.problems > 0)
     return report.as_dict()
+
+
+def reproduce(args: argparse.Namespace) -> dict[str, Any]:
+    """List published results with their commands, and run those whose data are there."""
+    from jaxreid.cli import reproduction
+    from jaxreid.cli.published import TABLES
+
+    if args.table is None:
+        for name, held in TABLES.items():
+            print(f"{name:<14}{len(held.trainings):>2} trainings   {held.source}")
+        print("\njaxreid reproduce TABLE lists them; with --data=DIR, which data sets are there.")
+        return {name: held.source for name, held in TABLES.items()}
+    if args.run_them and not (args.data and args.weights):
+        raise ValueError(
+            "--run needs --data=DIR, the folder of the data sets, and --weights=FILE, ImageNet "
+            "weights of the backbone (jaxreid convert)."
+        )
+    cells = reproduction.cells_of(args.table, args.data, args.cell)
+    data, weights = args.data or "DATA", args.weights or "WEIGHTS.safetensors"
+    failed = 0
+    if args.run_them:
+        for cell, status in reproduction.run_cells(cells, args.out, data, weights, args.rest):
+            failed += status != 0
+            print(f"{cell.name}: {'done' if status == 0 else f'ended with status {status}'}")
+    print(f"{TABLES[args.table].source}\n\n{reproduction.text_of(cells, args.out)}\n")
+    for cell in cells:
+        for sentence in cell.missing:
+            print(f"{cell.name}: not there: {sentence}")
+        if not args.run_them and (cell.tests or not args.data):
+            print(" ".join(map(shlex.quote, cell.command(args.out, data, weights, args.rest))))
+    args.status = int(failed > 0)
+    return {"table": args.table, "cells": reproduction.as_dict(cells, args.out)}
 
 
 def recipes(args: argparse.Namespace) -> dict[str, Any]:

@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "Split",
     "available",
+    "check_there",
     "load",
     "load_sets",
     "parse_options",
@@ -154,6 +155,14 @@ def load_sets(
             test_set.update({k: _first_people(s, query, identities) for k, s in test_set.items()})
     check_galleries(tests, identities)
     return join_training(parts) if parts else None, tests
+
+
+def check_there(name: str, dir: str | os.PathLike) -> None:
+    """Raise the error of `load` if a data set is not in a folder, without opening an image.
+
+    Of a range of splits, the first is looked for.
+    """
+    _find(spread(_named(name))[0], dir, None, {})
 
 
 def prepared_copies(

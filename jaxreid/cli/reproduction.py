@@ -1,0 +1,164 @@
+"""Published tables beside what this library finds: cells, commands, and the runs of those here."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxreid.cli.published import TABLES, WITHDRAWN, Table, Training
+from jaxreid.names import check_name
+from jaxreid.runs.log import table
+
+
+class Cell(NamedTuple):
+    """One training of a table, as far as its data are there.
+
+    Attributes:
+        name: table and training, as in "qaconv_gs/M".
+        training: what was published.
+        argument: of the recipe.
+        missing: sentences about data sets that are not there.
+        tests: test sets to evaluate.
+    """
+
+    name: str
+    training: Training
+    recipe: str
+    argument: str
+    missing: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    @property
+    def workdir(self) -> str:
+        """Name of its work directory."""
+        kept = (c if c.isalnum() or c in "._" else "_" for c in self.name.replace("->", "_to_"))
+        return "".join(kept)
+
+    def command(self, out: str, data: str, weights: str, rest: Sequence[str]) -> list[str]:
+        """Return the words of `jaxreid train` that run it."""
+        settings = [f"--config.data.dir={data}", f"--config.init_from={weights}"]
+        return [
+            *("jaxreid", "train", f"{self.recipe}:{self.argument}"),
+            *(f"--workdir={out}/{self.workdir}", *settings, *self.training.settings, *rest),
+        ]
+
+
+def cells_of(name: str, data: str | None, chosen: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells of a table.
+
+    Args:
+        name: of the table.
+        data: folder of the data sets, in their usual folders; None to leave it open what is there.
+        chosen: names of trainings; () for all.
+
+    Raises:
+        ValueError: an unknown table or training.
+    """
+    held: Table = TABLES[check_name(name, TABLES, "table")]
+    for training in chosen:
+        check_name(training, held.trainings, f"training of {name}")
+    return [
+        _cell(f"{name}/{key}", held.recipe, training, data)
+        for key, training in held.trainings.items()
+        if not chosen or key in chosen
+    ]
+
+
+def run_cells(
+    cells: Sequence[Cell], out: pathlib.Path, data: str, weights: str, rest: Sequence[str]
+) -> Iterator[tuple[Cell, int]]:
+    """Train the cells whose data are there, one after the other; yield each with its exit status.
+
+    A run that was stopped goes on, one that is finished ends at once.
+    """
+    for cell in cells:
+        if cell.tests:
+            words = cell.command(str(out), data, weights, rest)
+            print(" ".join(words), file=sys.stderr, flush=True)
+            status = subprocess.run([sys.executable, "-m", *_module(words)], check=False)
+            yield cell, status.returncode
+
+
+def found_in(cell: Cell, out: pathlib.Path) -> Mapping[str, tuple[float, float]]:
+    """Return mAP and rank-1 in percent by test set, as far as the run of a cell has them."""
+    from jaxreid.evaluation.means import family
+
+    try:
+        written = json.loads((out / cell.workdir / "results.json").read_text())
+        rows = [
+            *(row for row in written["results"] if row["model"] == "trained"),
+            *(row for row in written.get("means", []) if row["set"] and row["model"] == "trained"),
+        ]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {
+        family(row["set"]): (100 * row["mAP"], 100 * row["rank1"])
+        for row in rows
+        if row["variant"] == "plain"
+    }
+
+
+def text_of(cells: Sequence[Cell], out: pathlib.Path) -> str:
+    """Format published values beside those found, as a table with mAP / rank-1 in percent."""
+    from jaxreid.evaluation.means import family
+
+    rows = []
+    for cell in cells:
+        found = found_in(cell, out)
+        for name, (precision, rank1) in cell.training.values.items():
+            set_name = name.replace("split=0..9", "").rstrip("?")
+            ours = found.get(family(set_name))
+            here = f"{ours[0]:.1f} / {ours[1]:.1f}" if ours else ""
+            rows.append((cell.name, set_name, f"{precision:.1f} / {rank1:.1f}", here))
+    return table(("training", "test set", "published", "found"), rows)
+
+
+def as_dict(cells: Sequence[Cell], out: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the cells for JSON."""
+    return [
+        {
+            "name": cell.name,
+            "recipe": f"{cell.recipe}:{cell.argument}",
+            "settings": list(cell.training.settings),
+            "missing": list(cell.missing),
+            "published": {k: list(v) for k, v in cell.training.values.items()},
+            "found": {k: list(v) for k, v in found_in(cell, out).items()},
+        }
+        for cell in cells
+    ]
+
+
+def _cell(name: str, recipe: str, training: Training, data: str | None) -> Cell:
+    from jaxreid.configs import protocols
+
+    word, options = training.word, training.options
+    train = protocols.find(word)[0] if word else training.train
+    missing = {set_name: _lack(set_name, data) for set_name in (*train, *training.values)}
+    there = [test for test in training.values if not missing[test]]
+    tests = () if any(missing[set_name] for set_name in train) else tuple(there)
+    if not (word and len(tests) == len(training.values)):
+        word = "+".join(train) + "->" + "+".join(tests or training.values)
+    argument = ",".join(filter(None, [word, options]))
+    lacks = tuple(sentence for sentence in missing.values() if sentence)
+    return Cell(name, training, recipe, argument, lacks, tests)
+
+
+def _lack(name: str, data: str | None) -> str:
+    """Return why a data set cannot be read; "" if it can, or if nobody asks."""
+    if data is None:
+        return ""
+    from jaxreid.data import sets
+
+    try:
+        sets.check_there(name, dir=data)
+    except (ValueError, OSError) as error:
+        withdrawn = " (withdrawn by its authors)" if name in WITHDRAWN else ""
+        return f"{name}{withdrawn}: {error}"
+    return ""
+
+
+def _module(words: Sequence[str]) -> list[str]:
+    """Return the words of a command `jaxreid ...` for this interpreter."""
+    return ["jaxreid.cli", *words[1:]]
