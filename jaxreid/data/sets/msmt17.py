@@ -7,7 +7,7 @@ and gallery. Version 1, and version 2 with blurred faces, are distributed by the
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jaxreid.data.images.formats import SUFFIXES
 from jaxreid.data.sets.files import UNPACK_AGAIN, find_root, folder_source, some
@@ -119,7 +119,7 @@ def _find_version(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, str]]:
 def _listed(root: pathlib.Path, part: str, lists: Sequence[str]) -> tuple[Record, ...]:
     """Return the records of lists, whose paths are relative to a part of the data set."""
     records: dict[str, Record] = {}
-    missing = []
+    missing, there = [], _files_below(root / part)
     for path in (root / f"list_{name}.txt" for name in lists):
         if not path.is_file():
             raise FileNotFoundError(
@@ -135,7 +135,8 @@ def _listed(root: pathlib.Path, part: str, lists: Sequence[str]) -> tuple[Record
                     f"{path}, line {number}: {line!r}; expected the path of an image and its "
                     f"person, such as {_EXAMPLE!r}. Copy the list from the archive again."
                 )
-            name, image = match["name"], _existing(root / part / match["name"])
+            name = match["name"]
+            image = name if name in there else _other_suffix(name, there)
             if name in records:
                 raise ValueError(
                     f"{path}, line {number}: {name} is listed twice; expected every image once. "
@@ -145,7 +146,8 @@ def _listed(root: pathlib.Path, part: str, lists: Sequence[str]) -> tuple[Record
                 missing.append(name)
                 continue
             pid, camid = int(match["pid"]), int(match["camera"]) - 1
-            records[name] = Record(image=image, name=name, pid=pid, camid=camid)
+            file = os.path.join(root, part, image)
+            records[name] = Record(image=file, name=name, pid=pid, camid=camid)
     files = " and ".join(f"list_{name}.txt" for name in lists)
     if missing:
         total = len(records) + len(missing)
@@ -158,7 +160,17 @@ def _listed(root: pathlib.Path, part: str, lists: Sequence[str]) -> tuple[Record
     return tuple(records.values())
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path | None:
-    """Return the path, or that of the same image with another suffix."""
-    paths = (path, *(path.with_suffix(suffix) for suffix in SUFFIXES))
-    return next((path for path in paths if path.is_file()), None)
+def _files_below(folder: pathlib.Path) -> set[str]:
+    """Return the files of a folder by their paths in it; asking for each takes much longer."""
+    start = len(os.path.join(folder, ""))
+    return {
+        f"{inside[start:]}/{name}".lstrip("/").replace(os.sep, "/")
+        for inside, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    }
+
+
+def _other_suffix(name: str, there: Collection[str]) -> str | None:
+    """Return the same image with another suffix."""
+    stem = name.rpartition(".")[0]
+    return next((stem + suffix for suffix in SUFFIXES if stem + suffix in there), None)
