@@ -1,5 +1,6 @@
 """Published tables beside what this library finds: cells, commands, and the runs of those here."""
 
+import importlib
 import json
 import pathlib
 import subprocess
@@ -131,8 +132,8 @@ def as_dict(cells: Sequence[Cell], out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _cell(name: str, recipe: str, training: Training, data: str | None) -> Cell:
-    from jaxreid.configs import protocols
-
+    # From the folder of recipes, which type checkers do not see.
+    protocols = importlib.import_module("jaxreid.configs.protocols")
     word, options = training.word, training.options
     train = protocols.find(word)[0] if word else training.train
     missing = {set_name: _lack(set_name, data) for set_name in (*train, *training.values)}
