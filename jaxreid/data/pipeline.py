@@ -275,16 +275,18 @@ _second = tf.autograph.experimental.do_not_convert(lambda _, second: second)
 
 def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable) -> None:
     """End a pipeline after what is on its way; TensorFlow warns if it is still waiting."""
-    with tf.init_scope():  # also where garbage is collected while a function is traced
+    # Garbage is also collected while a function is traced. An operation would become part of the
+    # function, which would then wait for this pipeline whenever it runs.
+    with tf.init_scope():
         more.assign(False)
         queue.enqueue([tf.zeros(shape, tf.int64) for shape in queue.shapes])
-    while True:
-        try:
-            next(iterator)
-        except StopIteration:
-            return
-        except _FAILED:
-            continue
+        while True:
+            try:
+                next(iterator)
+            except StopIteration:
+                return
+            except _FAILED:
+                continue
 
 
 def _donor(key: np.int64 | tf.Tensor, place: np.int64 | tf.Tensor, count: int) -> tf.Tensor:

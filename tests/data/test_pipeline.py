@@ -159,6 +159,20 @@ def test_iterators_can_be_left_early_and_leak_no_threads(store):
     assert counts[-1] <= counts[1], counts
 
 
+def test_a_pipeline_that_ends_while_a_function_is_traced_leaves_nothing_in_it(store):
+    left = [train(store, np.tile(ORDER, (40, 1)), augment=None)]
+    next(left[0])
+
+    @tf.function
+    def traced():
+        left.clear()
+        gc.collect(1)
+        return tf.constant(1)
+
+    operations = traced.get_concrete_function().graph.get_operations()
+    assert {operation.type for operation in operations} <= {"Const", "Identity"}
+
+
 def test_epochs_share_a_pipeline_unless_one_is_left_early(store, whole, monkeypatch):
     made, new = [], pipeline._Pipeline
     monkeypatch.setattr(pipeline, "_Pipeline", lambda *a: made.append(a) or new(*a))

@@ -17,6 +17,7 @@ def test_events_are_written_after_the_files_that_they_stand_for(tmp_path, monkey
     monkeypatch.setattr(Evaluation, "_held", lambda *_: False)
     monkeypatch.setattr(run, "digest_of", lambda _: "0")
     monkeypatch.setattr(run, "results_of", lambda events, **_: list(events))
+    monkeypatch.setattr(run, "means_of", lambda _: [])
     for name in ("write_queries", "write_ranking"):
         monkeypatch.setattr(run, name, lambda *_, **__: None)
     written = []
