@@ -68,8 +68,11 @@ def run(card, weights, tx, objective, held, images, devices, batch_size):
     model = make_model(**card, axis_name=AXIS)
     step = make_train_step(mesh, state, precision="highest", model=model, **parts)
     sharding, found = NamedSharding(mesh, P(AXIS)), []
-    for batch in images:
-        state, metrics = step(state, jax.device_put(batch, sharding))
+    placed = [jax.device_put(batch, sharding) for batch in images]
+    # Ten steps of a network in its real size take longer than optimising them.
+    step = step.lower(state, placed[0]).compile({"xla_backend_optimization_level": 2})
+    for batch in placed:
+        state, metrics = step(state, batch)
         found.append({key: float(value) for key, value in metrics.items()})
 
     def probe(pixels):
