@@ -210,6 +210,16 @@ def test_every_write_of_a_run_may_fail_and_the_run_goes_on(place, error, monkeyp
         assert_same_end(workdir, whole)
 
 
+def test_a_slow_disk_changes_no_bit(place, monkeypatch):
+    slow, whole = place / "slow", place / "not slow"
+    assert program(command(place, whole, *FEW)).returncode == 0
+    count, put = failing_at(monkeypatch, 0, errno.EIO), files.put
+    monkeypatch.setattr(files, "put", lambda *a: time.sleep(0.2) or put(*a))
+    assert program(command(place, slow, *FEW)).returncode == 0
+    assert count[0] > 10
+    assert_same_end(slow, whole)
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system in memory, and a function that gives it a size in KiB."""

@@ -37,10 +37,7 @@ def people_of(splits: Mapping[str, Split], split: str) -> list[tuple[str, list[S
     result = []
     for pid in sorted(people, key=lambda pid: (pid <= 0, pid)):
         seen = sorted(people[pid], key=lambda item: (item[0], np.nan_to_num(item[1]), item[2]))
-        shots = [
-            (image, f"c{camid + 1}" + ("" if np.isnan(time) else f" {_clock(time)}"), framed)
-            for camid, time, image, framed in seen
-        ]
+        shots = [(image, _caption(camid, time), framed) for camid, time, image, framed in seen]
         result.append((f"pid {pid}" if pid > 0 else "others", shots))
     return result
 
@@ -51,8 +48,13 @@ def sheet_title(name: str, splits: Mapping[str, Split], split: str) -> str:
     for part, s in splits.items():
         known, others = len(np.unique(s.pid[s.pid > 0])), int((s.pid == 0).sum())
         distractors = f" ({others:,} of others)" if others else ""
-        cameras = len(np.unique(s.camid))
-        sizes.append(f"{part}: {len(s):,} images{distractors}, {known:,} people, {cameras} cameras")
+        cameras = len(np.unique(s.camid[s.camid >= 0]))
+        counts = [
+            _counted(len(s), "image", "images") + distractors,
+            _counted(known, "person", "people"),
+            _counted(cameras, "camera", "cameras"),
+        ]
+        sizes.append(f"{part}: {', '.join(counts)}")
     return f"{name}, {split}\n" + "    ".join(sizes)
 
 
@@ -73,7 +75,7 @@ def sheet_picture(
     rows = grid(len(people), 1, step, (0, HEADING))
     for (label, shots), (_, top) in zip(people, rows, strict=True):
         canvas.text((8, top + 4), label, 14)
-        count = f"{len(shots)} images" if len(shots) > 1 else "1 image"
+        count = _counted(len(shots), "image", "images")
         canvas.text((8, top + 24), count, 11, colour=DARK.faint)
         if len(shots) > columns:
             shots = [shots[i * len(shots) // columns] for i in range(columns)]
@@ -84,6 +86,15 @@ def sheet_picture(
                 canvas.rectangle((*corner, x + width, y), outline=QUERY, width=2)
             canvas.text((x + 1, y + 1), caption, 11, colour=DARK.faint, width=step[0] - 2)
     return canvas.picture()
+
+
+def _caption(camid: int, time: float) -> str:
+    camera = f"c{camid + 1}" if camid >= 0 else ""
+    return camera if np.isnan(time) else f"{camera} {_clock(time)}".strip()
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _clock(seconds: float) -> str:
