@@ -95,6 +95,11 @@ def sets_of(dataset: str) -> protocols.Sets:
     """
     found = SYNTHETIC if dataset == "synthetic" else protocols.find(dataset)
     if found is None:
+        if dataset.endswith("-"):
+            raise ValueError(
+                f"{dataset!r} ends where a shell takes > as a redirection; put quotes around the "
+                "word, as in 'qaconv:market1501->msmt17', and remove the file that was made."
+            )
         valid = ["synthetic", *protocols.WHOLE, *protocols.NAMES]
         raise ValueError(
             f"unknown data set {dataset!r} in the recipe's argument, which is dataset[,option...]; "
@@ -262,7 +267,8 @@ def few(config: ConfigDict) -> None:
     """Shrink data, images and training to a run of seconds; it learns little."""
     config.init_expects = ""
     config.data.identities = 12
-    config.data.test = config.data.test[:1]
+    if config.data.test == SYNTHETIC[1]:
+        config.data.test = config.data.test[:1]
     config.model.update(height=64, width=32)
     config.batch_size = 16
     config.epochs = 3

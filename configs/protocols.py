@@ -13,6 +13,8 @@ Trained on one data set or several, and tested on others: `market1501->msmt17`,
 and p3 instead of CUHK-SYSU, for those who hold it: its authors withdrew it.
 """
 
+import re
+
 SMALL = tuple(f"{name}?split=0..9" for name in ("prid2011", "grid", "viper", "ilids"))
 LARGE = ("market1501", "cuhk03_np", "msmt17")
 DUKE = "dukemtmcreid"
@@ -29,7 +31,7 @@ def find(word: str) -> Sets | None:
     Raises:
         ValueError: a protocol that lacks its target, or has one that it cannot have.
     """
-    source, arrow, target = word.partition("->")
+    source, arrow, target = (part.strip() for part in word.partition("->"))
     if source in ("p1", "p1_duke"):
         if arrow:
             raise ValueError(f"{word!r}: {source} has its own test sets; write {source!r}.")
@@ -38,19 +40,24 @@ def find(word: str) -> Sets | None:
     if source in ("p2", "p2_duke", "p3", "p3_duke"):
         with_duke = source.endswith("_duke")
         targets = WHOLE if with_duke else LARGE
-        if target not in targets:
+        if _base(target) not in targets:
             raise ValueError(
                 f"{word!r}: expected one of {', '.join(f'{source}->{name}' for name in targets)}."
             )
-        others = tuple(name for name in targets if name != target)
+        others = tuple(name for name in targets if name != _base(target))
         others += () if with_duke else ("cuhksysu",)
         return (_whole(others) if source.startswith("p3") else others), (target,)
     if not arrow:
-        return ((word,), (word,)) if word in WHOLE else None
-    train, test = (tuple(part.split("+")) for part in (source, target))
+        return ((word,), (word,)) if _base(word) in WHOLE else None
+    train, test = (tuple(map(str.strip, part.split("+"))) for part in (source, target))
     if not all((*train, *test)):
         raise ValueError(f"{word!r}: expected SET[+SET...]->SET[+SET...].")
     return train, test
+
+
+def _base(name: str) -> str:
+    """Return the name of a data set without its place and options."""
+    return re.split("[:?]", name, maxsplit=1)[0]
 
 
 def _whole(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -197,7 +197,8 @@ def required_by(thing: Any) -> list[str]:
     return [n for n in keywords_of(thing) if parameters[n].default is inspect.Parameter.empty]
 
 
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+# Types of options, in words.
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 
 
 def _check_types(thing: Any, options: Mapping[str, Any], kind: str) -> None:
@@ -209,10 +210,10 @@ def _check_types(thing: Any, options: Mapping[str, Any], kind: str) -> None:
         expected = annotated[name]
         if get_origin(expected) is tuple or expected is tuple:
             fits, words = isinstance(value, tuple), "a tuple, as in (1, 2)"
-        elif expected in _KINDS:
+        elif expected in KINDS:
             accepted = int | float if expected is float else expected
             fits = isinstance(value, accepted) and isinstance(value, bool) == (expected is bool)
-            words = _KINDS[expected]
+            words = KINDS[expected]
         else:
             continue
         if not fits:

@@ -40,6 +40,14 @@ def test_what_is_not_there_is_said_and_not_tested(tmp_path):
     assert duke.missing[0].startswith(f"{WITHDRAWN[0]} (withdrawn by its authors): ")
 
 
+def test_a_protocol_without_one_of_its_sets_names_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "_lack", lambda name, _: "no" * name.startswith("ilids"))
+    (cell,) = cells_of("gmn", str(tmp_path), ["p1"])
+    assert cell.missing == ("no",)
+    assert configs.get(f"gmn:{cell.argument}").data.test == cell.tests
+    assert "ilids" not in cell.argument
+
+
 def test_trainings_run_one_after_the_other_and_are_compared(tmp_path, monkeypatch, capsys):
     market_tree(tmp_path / "market1501")
     ran = []
@@ -87,8 +95,9 @@ def test_means_over_splits_are_what_is_compared(tmp_path):
     ("words", "message"),
     [
         (["qaconv_gz"], "unknown table 'qaconv_gz'; valid: qaconv_gs"),
-        (["qaconv_gs", "--cell=X"], "unknown training of qaconv_gs 'X'; valid: "),
+        (["qaconv_gs", "X"], "unknown training of qaconv_gs 'X'; valid: "),
         (["qaconv_gs", "--run"], "--run needs --data=DIR"),
+        (["qaconv_gs", "--wieghts=x"], "unknown arguments: --wieghts=x; expected --data"),
     ],
 )
 def test_mistakes_are_explained(words, message, capsys):

@@ -103,9 +103,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model(verb)
     verb.add_argument(
         "--test",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="NAME",
-        help="test set, as DATASET or DATASET/DOMAIN (default: those of the run); repeatable",
+        help=f"test sets, as {values.DATASET} (default: those of the run)",
     )
     verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
     verb.add_argument("--tlift", action="store_true", help="also report TLift")
@@ -296,11 +297,9 @@ def make_parser() -> argparse.ArgumentParser:
         "other, and goes on where it was stopped. Further --config. settings are passed on.",
     )
     verb.add_argument("table", nargs="?", help="table (default: list all)")
+    verb.add_argument("cells", nargs="*", metavar="TRAINING", help="trainings (default: all)")
     verb.add_argument("--data", metavar="DIR", help="folder of the data sets, in usual subfolders")
     verb.add_argument("--weights", metavar="FILE", help="ImageNet weights of the backbone")
-    verb.add_argument(
-        "--cell", action="append", default=[], metavar="NAME", help="training; repeatable"
-    )
     verb.add_argument(
         "--out",
         type=values.path,

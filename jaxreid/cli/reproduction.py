@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def run_cells(
     for cell in cells:
         if cell.tests:
             words = cell.command(str(out), data, weights, rest)
-            print(" ".join(words), file=sys.stderr, flush=True)
+            print(shlex.join(words), file=sys.stderr, flush=True)
             status = subprocess.run([sys.executable, "-m", *_module(words)], check=False)
             yield cell, status.returncode
 
@@ -135,12 +136,12 @@ def _cell(name: str, recipe: str, training: Training, data: str | None) -> Cell:
     # From the folder of recipes, which type checkers do not see.
     protocols = importlib.import_module("jaxreid.configs.protocols")
     word, options = training.word, training.options
-    train = protocols.find(word)[0] if word else training.train
-    missing = {set_name: _lack(set_name, data) for set_name in (*train, *training.values)}
-    there = [test for test in training.values if not missing[test]]
-    tests = () if any(missing[set_name] for set_name in train) else tuple(there)
-    if not (word and len(tests) == len(training.values)):
-        word = "+".join(train) + "->" + "+".join(tests or training.values)
+    train, tested = protocols.find(word) if word else (training.train, tuple(training.values))
+    missing = {set_name: _lack(set_name, data) for set_name in (*train, *tested)}
+    there = tuple(test for test in tested if not missing[test])
+    tests = () if any(missing[set_name] for set_name in train) else there
+    if not (word and len(tests) == len(tested)):
+        word = "+".join(train) + "->" + "+".join(tests or tested)
     argument = ",".join(filter(None, [word, options]))
     lacks = tuple(sentence for sentence in missing.values() if sentence)
     return Cell(name, training, recipe, argument, lacks, tests)

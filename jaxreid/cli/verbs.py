@@ -158,9 +158,9 @@ def data_info(args: argparse.Namespace) -> dict[str, Any]:
         return {"datasets": sets.available()}
     sizes = {
         part: {
-            "identities": split.num_classes,
+            "identities": len({int(pid) for pid in split.pid} - {-1}),
             "images": len(split),
-            "cameras": len({int(camid) for camid in split.camid}),
+            "cameras": len({int(camid) for camid in split.camid} - {-1}),
         }
         for part, split in _splits(args).items()
     }
@@ -236,7 +236,12 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
             "--run needs --data=DIR, the folder of the data sets, and --weights=FILE, ImageNet "
             "weights of the backbone (jaxreid convert)."
         )
-    cells = reproduction.cells_of(args.table, args.data, args.cell)
+    if wrong := [word for word in args.rest if not word.startswith("--config.")]:
+        raise ValueError(
+            f"unknown arguments: {' '.join(wrong)}; expected --data, --weights, --out, --run, and "
+            "settings to pass on (--config.SETTING=VALUE)."
+        )
+    cells = reproduction.cells_of(args.table, args.data, args.cells)
     data, weights = args.data or "DATA", args.weights or "WEIGHTS.safetensors"
     failed = 0
     if args.run_them:
@@ -244,11 +249,11 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
             failed += status != 0
             print(f"{cell.name}: {'done' if status == 0 else f'ended with status {status}'}")
     print(f"{TABLES[args.table].source}\n\n{reproduction.text_of(cells, args.out)}\n")
+    for sentence in dict.fromkeys(sentence for cell in cells for sentence in cell.missing):
+        print(f"not there: {sentence}")
     for cell in cells:
-        for sentence in cell.missing:
-            print(f"{cell.name}: not there: {sentence}")
         if not args.run_them and (cell.tests or not args.data):
-            print(" ".join(map(shlex.quote, cell.command(args.out, data, weights, args.rest))))
+            print(shlex.join(cell.command(str(args.out), data, weights, args.rest)))
     args.status = int(failed > 0)
     return {"table": args.table, "cells": reproduction.as_dict(cells, args.out)}
 

@@ -17,10 +17,12 @@ class Origin:
     Attributes:
         name: data set and domain, without options.
         fingerprint: short digest of files and options; "" if unknown.
+        place: folder or file that they were read from; "" for none. Not compared.
     """
 
     name: str
     fingerprint: str = ""
+    place: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

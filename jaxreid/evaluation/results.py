@@ -187,18 +187,21 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     Of a set with several splits it holds the means and standard deviations alone.
     """
     means = means_of(results)
-    averaged = {mean["set"] for mean in means}
+    averaged = {(mean["set"], mean["place"], mean["step"]) for mean in means if mean["set"]}
     fingerprints: dict[str, set[str | None]] = {}
+    places: dict[str, set[str]] = {}
     for row in results:
         fingerprints.setdefault(row["set"], set()).add(row.get("fingerprint"))
+        places.setdefault(row["set"], set()).add(row.get("place", ""))
     rows = []
     for row in results:
         name = row["set"]
-        if family(name) in averaged - {name}:
+        if (family(name), row.get("place", ""), row.get("step", 0)) in averaged:
             continue
         # Other images under the same name.
         if len(fingerprints[name]) > 1:
-            name += f" [{row.get('fingerprint') or 'unknown'}]"
+            place = row.get("place", "") if len(places[name]) > 1 else ""
+            name += f" [{place or row.get('fingerprint') or 'unknown'}]"
         if row["variant"] != "plain":
             name += f" {row['variant']}"
         rows.append((name, row["model"], *(f"{100 * row[key]:.1f}" for key in METRICS)))

@@ -111,6 +111,8 @@ class Evaluation:
         protocol = {"junk": rule, "average_precision": self.average_precision}
         results = evaluate(scorer, features, query, gallery, variants, **protocol, title=name)
         protocol["fingerprint"] = fingerprint(query, gallery)
+        if query.origins and query.origins[0].place:
+            protocol["place"] = query.origins[0].place
         protocol["precision"] = scorer.precision
         protocol["seconds"] = round(time.perf_counter() - start, 2)
         if (peak := _peak_memory()) is not None:

@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -308,17 +308,18 @@ def _git_revision() -> str | None:
 
 def _is_free(key: str, old: Any, new: Any) -> bool:
     if key == "data.train":  # the images may have moved
-        return _without_places(old) == _without_places(new)
+        return without_places(old) == without_places(new)
     return any(key == free or key.startswith(free + ".") for free in FREE)
 
 
-def _without_places(names: Any) -> list[str]:
+def without_places(names: str | Sequence[str] | None) -> str | list[str] | None:
     """Return names of data sets without their places: "market1501" for "market1501:/data/market".
 
     What is read there is compared by its digest.
     """
-    names = [names] if isinstance(names, str) else names
-    return [re.sub(r"^([^:?]*):[^?]*", r"\1", name) for name in names or ()]
+    if names is None or isinstance(names, str):
+        return names and re.sub(r"^([^:?]*):[^?]*", r"\1", names)
+    return [without_places(name) for name in names]
 
 
 def _cures(change: tuple[str, Any, Any]) -> bool:

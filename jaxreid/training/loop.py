@@ -18,7 +18,13 @@ from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.profile import Profile
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
-from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, note_not_finite, open_workdir
+from jaxreid.runs.workdir import (
+    hold_workdir,
+    holds_checkpoint,
+    note_not_finite,
+    open_workdir,
+    without_places,
+)
 from jaxreid.training.class_graph import nearest_classes
 from jaxreid.training.search import record
 from jaxreid.training.state import (
@@ -147,7 +153,7 @@ def fit(
         messages.insert(0, start_message(init_expects, model["backbone"]["name"]))
     make_step = functools.partial(task.make_step, augment=feed.augment)
     update_of = task.first_phase.step_of(make_step)
-    trained_on = {"name": data["train"], "content": images.content} | images.summary
+    trained_on = {"name": without_places(data["train"]), "content": images.content} | images.summary
     card = {"model": model, "trained_on": trained_on}
     initial = "loaded" if init_from else "untrained"
     with (

@@ -12,6 +12,7 @@ def changed(**data):
 
 def test_changed_data_and_models_are_said_in_a_sentence():
     assert difference(CARD, CARD) == ""
+    assert difference(CARD, changed(name="market1501 elsewhere")) == ""  # they have moved
     assert difference(CARD, changed(identities=6, images=20, digest="b")) == (
         "the training data have changed: 4 people and 16 images of market1501 in the checkpoint, "
         "6 people and 20 images of market1501 now"

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.sets.consistency import check_galleries, join_training
-from jaxreid.data.sets.naming import Named, parse_name, parse_options, spread
+from jaxreid.data.sets.naming import Named, checked, parse_name, parse_options, spread
 from jaxreid.data.sets.prepared import PreparedCopy, find_copies
 from jaxreid.data.sets.reading import Found
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
-from jaxreid.names import Table, check_name
+from jaxreid.names import Table, check_name, nearest
 from jaxreid.places import expanded
 
 __all__ = [
@@ -64,6 +64,7 @@ SETS = Table(
     },
 )
 
+_OWN = ("folder", "table")
 # Arguments of a data set's function that are not options.
 _CONTEXT = ("folder", "domain")
 # Folder of data sets whose place is not given.
@@ -162,7 +163,7 @@ def check_there(name: str, dir: str | os.PathLike) -> None:
 
     Of a range of splits, the first is looked for.
     """
-    _find(spread(_named(name))[0], dir, None, {})
+    _find(spread(_named(name))[0], dir, None, {}, quiet=True)
 
 
 def prepared_copies(
@@ -242,8 +243,10 @@ def _find(
     folder: str | os.PathLike | None,
     prepared_dir: str | os.PathLike | None,
     options: Mapping[str, Any],
+    *,
+    quiet: bool = False,
 ) -> Found:
-    """Resolve a name, with every check that does not need images."""
+    """Resolve a name, with every check that does not need images; log notices unless `quiet`."""
     title, base = named.title, named.base
     options = dict(named.options) | dict(options)
     function, implied = _function(base)
@@ -259,7 +262,9 @@ def _find(
     elif named.domain is not None:
         raise ValueError(f"data set {title!r}: {base} has no domains; write {base!r}.")
     if "folder" in keywords:
-        place = named.place or folder or os.environ.get(ROOT_VARIABLE)
+        # A folder of your own is not what holds the sets of papers.
+        root = None if base in _OWN else os.environ.get(ROOT_VARIABLE)
+        place = named.place or folder or root
         if place:
             arguments["folder"] = place
         elif _is_required(keywords["folder"]):
@@ -276,10 +281,15 @@ def _find(
             raise ValueError(
                 f"data set {title!r} needs the option {key}: write {title}?{key}=VALUE."
             )
-    root = _local_dir(prepared_dir)
+        if key in options:
+            try:
+                arguments[key] = checked(key, options[key], parameter.annotation)
+            except ValueError as error:
+                raise ValueError(f"data set {title!r}: {error}") from error
+    copies = _local_dir(prepared_dir)
     content = function(**arguments)
     if isinstance(content, Source):
-        for notice in content.notices:
+        for notice in () if quiet else content.notices:
             logger.warning(notice)
     elif not isinstance(content, Mapping) or not all(
         isinstance(split, Split) for split in content.values()
@@ -288,14 +298,21 @@ def _find(
             f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
             "of Split by name (train, query, gallery)."
         )
-    return Found(title, content, root, copied=prepared_dir is not None)
+    place = os.path.abspath(expanded(arguments["folder"])) if arguments.get("folder") else ""
+    return Found(title, content, copies, copied=prepared_dir is not None, place=place)
 
 
 def _function(base: str) -> tuple[Any, dict[str, Any]]:
     """Return the function of a data set, and the options implied by its name."""
     if ":" not in base:
         check_name(base, SETS.names, "data set")
-    return SETS.find(base)
+    try:
+        return SETS.find(base)
+    except ValueError as error:
+        name, _, place = base.partition(":")
+        # A misspelt name with a place of one word looks like a module and its function.
+        near = nearest(name, SETS.names)[0]
+        raise ValueError(f"{error} Or did you mean {near}:{place}?") from error
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

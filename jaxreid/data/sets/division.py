@@ -86,6 +86,8 @@ def own_source(
     photos = [photo for photo in photos if photo.person != _JUNK]
     if not photos:
         raise ValueError(f"{where} holds no images of people; expected one or more.")
+    if keep_numbers:
+        photos = _by_value(photos)
     splits, how = _divided(where, photos, split, seed)
     people = _numbers((photo.person for photo in photos), keep_numbers, first=1)
     cameras = _numbers((photo.camera for photo in photos), keep_numbers, first=0)
@@ -235,6 +237,19 @@ def _queries(where: str, photos: Sequence[Photo], seed: int) -> tuple[list[Photo
         )
     query = [photo for photo in photos if photo.name in drawn]
     return query, [photo for photo in photos if photo.name not in drawn]
+
+
+def _by_value(photos: Sequence[Photo]) -> list[Photo]:
+    """Return photos in which a number has one form: 1 and 0001 are the same person."""
+
+    def same(names: Iterable[str]) -> dict[str, str]:
+        known = set(names) - {""}
+        whole = all(map(_INTEGER.fullmatch, known))
+        return {name: str(int(name)) if whole else name for name in known} | {"": ""}
+
+    people = same(photo.person for photo in photos)
+    cameras = same(photo.camera for photo in photos)
+    return [p._replace(person=people[p.person], camera=cameras[p.camera]) for p in photos]
 
 
 def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:

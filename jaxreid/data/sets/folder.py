@@ -14,6 +14,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
+from jaxreid.data.images.formats import SUFFIXES
 from jaxreid.data.sets.division import SPLITS, Photo, own_source
 from jaxreid.data.sets.files import SYSTEM_FOLDERS, list_images, some
 from jaxreid.data.sets.source import Source
@@ -78,6 +79,10 @@ def find(
             be divided, or an option is wrong.
     """
     root = expanded(folder)
+    if root.is_file():
+        raise FileNotFoundError(
+            f"{root} is a file; expected the folder of your images, or table:{root} for a table."
+        )
     if not root.is_dir():
         raise FileNotFoundError(
             f"no folder {str(root)!r} (from {os.getcwd()}); expected the folder of your images."
@@ -103,12 +108,20 @@ def find(
         notices[0] += f" The same in {len(left_out) - 1} other folders."
     if wrong:
         about = f"unlike the pattern {pattern}" if pattern else "in the folder of no person"
+        if pattern.lower().endswith(SUFFIXES):
+            about += " (write it without the suffix)"
         raise ValueError(
             f"{root}: images {about}: {len(wrong)} of {len(wrong) + len(photos)} ({some(wrong)}). "
             + _FORMS
         )
     if not photos:
         raise ValueError(f"{root} holds no images (.jpg, ...). {' '.join([*notices, _FORMS])}")
+    example = next((photo for photo in photos if photo.person), photos[0])
+    notices.append(
+        f"{root}: for example, {example.name} shows "
+        f"{f'person {example.person!r}' if example.person else 'a person who is not known'}, "
+        f"{f'camera {example.camera!r}' if example.camera else 'camera not known'}."
+    )
     if beside := _beside(root, parts):
         notices.append(
             f"{root}: read are {', '.join(path.name for path in parts)} alone, and not the images "

@@ -1,14 +1,23 @@
 """Names of data sets: `msmt17:/data/msmt?combine_all=True`, name, place and options."""
 
+import os
 import re
+import typing
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
+
+from jaxreid.names import KINDS
 
 # In front of the options, between them, and (as TFDS writes them) behind a name.
 _FIRST, _NEXT, _DASH = (re.compile(s + r"(?=[A-Za-z_]\w*=)") for s in (r"\?", "&", "-"))
 _FUNCTION = re.compile(r"[\w.]+:[A-Za-z_]\w*(/\w+)?")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
-_SPELLED = {"True": True, "False": False, "None": None}
+# "none" is a word: a way to divide images.
+_SPELLED = {"true": True, "True": True, "false": False, "False": False, "None": None}
+
+
+# Declared beside words: a path may be a word.
+_LOOSE = (type(None), os.PathLike)
 
 
 class Named(NamedTuple):
@@ -81,16 +90,54 @@ def spread(named: Named) -> list[Named]:
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parse options of a data set such as `seed=3`: whole numbers, True, False, None or words.
+    """Parse options of a data set such as `seed=3`: numbers, true, false, None or words.
 
     Raises:
-        ValueError: an option is not NAME=VALUE.
+        ValueError: an option is not NAME=VALUE, or given twice.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"option {pair!r} of a data set: write NAME=VALUE.")
-        number = re.fullmatch("-?[0-9]+", value)
-        options[key] = int(value) if number else _SPELLED.get(value, value)
+        if key in options:
+            raise ValueError(f"option {key} of a data set is given twice; expected it once.")
+        if _FIRST.search(value):
+            raise ValueError(f"option {pair!r} of a data set: write & between options, and not ?.")
+        options[key] = _value(value)
     return options
+
+
+def checked(key: str, value: Any, annotation: Any) -> Any:
+    """Return the value of an option as the type that a data set's function declares.
+
+    Raises:
+        ValueError: it is of another type; other declarations than of plain types accept all.
+    """
+    declared = typing.get_args(annotation) or (annotation,)
+    kinds = [kind for kind in declared if kind in KINDS]
+    if not kinds or len(kinds) < len([kind for kind in declared if kind not in _LOOSE]):
+        return value
+    if value is None and type(None) in declared:
+        return value
+    for kind in kinds:
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if str in kinds and isinstance(value, int | float | os.PathLike):
+        return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    if isinstance(value, str) and _RANGE.fullmatch(value):
+        raise ValueError(
+            f"{key}={value} names several test sets, in data.test; expected one value here."
+        )
+    expected = " or ".join(KINDS[kind] for kind in kinds)
+    raise ValueError(f"{key} is {value!r}; expected {expected}.")
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch("-?[0-9]+", text):
+        return int(text)
+    if re.fullmatch(r"-?[0-9]+\.[0-9]+", text):
+        return float(text)
+    return _SPELLED.get(text, text)

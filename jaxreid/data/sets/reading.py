@@ -27,12 +27,14 @@ class Found:
         content: result of its function.
         root: folder of prepared copies.
         copied: whether files are read from a prepared copy, too, and not where they are.
+        place: folder or file that it was found in; "" for none.
     """
 
     title: str
     content: Source | Mapping[str, Split]
     root: pathlib.Path
     copied: bool = False
+    place: str = ""
 
     def read(self) -> dict[str, Split]:
         """Return the splits, each with its origin."""
@@ -44,7 +46,7 @@ class Found:
             for split in splits.values():
                 check.look(split)
             check.finish()
-        origin = Origin(self.title, fingerprint)
+        origin = Origin(self.title, fingerprint, self.place)
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
 
     def _read_source(self, source: Source) -> dict[str, Split]:

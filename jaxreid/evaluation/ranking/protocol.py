@@ -24,10 +24,12 @@ def choose_rule(
     Returns:
         The rule, and a sentence with the reason; the sentence is empty for "camera".
     """
-    unknown = int((query_camid < 0).sum() + (gallery_camid < 0).sum())
-    if not unknown:
+    cameras = np.concatenate([query_camid, gallery_camid])
+    unknown = int((cameras < 0).sum())
+    alone = len(cameras) > 0 and (cameras == cameras[0]).all()
+    if not unknown and not alone:
         return "camera", ""
-    total = len(query_camid) + len(gallery_camid)
+    total = len(cameras)
     shared = len(set(query_name) & set(gallery_name))
     if shared:
         effect = f"{shared} queries are also in the gallery and do not match themselves"
@@ -39,7 +41,8 @@ def choose_rule(
         )
     return (
         rule,
-        f"no camera is known for {unknown} of {total} images: junk rule {rule!r}, {effect}.",
+        f"{f'no camera is known for {unknown} of' if unknown else 'one camera took all'} {total} "
+        f"images: junk rule {rule!r}, {effect}.",
     )
 
 

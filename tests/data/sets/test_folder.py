@@ -1,6 +1,7 @@
 """A user's images in folders: people, cameras, patterns, division into splits."""
 
 import math
+import re
 
 import pytest
 
@@ -103,7 +104,8 @@ def test_half_of_the_people_train_and_the_others_are_tested(tmp_path):
     tested = {(r.pid, r.camid) for r in query}
     assert len(tested) == 10
     assert tested == {(r.pid, r.camid) for r in gallery}
-    (notice,) = source.notices
+    notice, example = source.notices
+    assert re.search("for example, p[0-9]+/c[12]/[012].jpg shows person 'p[0-9]+', camera", example)
     assert "5 people with 30 images train; 5 others are tested, 10 queries and 20 gallery" in notice
     assert "seed 0" in notice
     assert notice in source.description
@@ -185,11 +187,13 @@ def test_folders_named_after_splits_are_the_splits(tmp_path):
         "query": [("a/1.jpg", 1, -1), ("c/1.jpg", 3, -1)],
         "gallery": [("a/c2/1.jpg", 1, 0)],
     }
-    assert source.notices == ()
+    assert source.notices == (
+        f"{tmp_path}: for example, a/c2/1.jpg shows person 'a', camera 'c2'.",
+    )
     everyone_trains = find(tmp_path, combine_all=True).splits["train"]
     assert [r.name for r in everyone_trains][:2] == ["train/b/1.jpg", "query/a/1.jpg"]
     make_tree(tmp_path, ["zoe/1.jpg", "2.jpg"])
-    assert "not the images beside them: 2 (2.jpg, zoe/1.jpg)" in find(tmp_path).notices[0]
+    assert "not the images beside them: 2 (2.jpg, zoe/1.jpg)" in find(tmp_path).notices[-1]
 
 
 def test_what_systems_leave_behind_is_ignored_and_links_are_followed(tmp_path):

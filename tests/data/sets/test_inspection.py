@@ -44,6 +44,7 @@ def test_a_clean_folder_has_sizes_and_no_findings(tmp_path):
         "train: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
         "query: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
         "gallery: 8 images of 2 people (4 images each); cameras: 2; times: unknown.",
+        f"Note: {tmp_path}: for example, c/c1/0.png shows person 'c', camera 'c1'.",
         "Problems: 0.",
     ]
 

@@ -1,8 +1,13 @@
 """Names of data sets, taken apart."""
 
+import inspect
+import os
+import pathlib
+import re
+
 import pytest
 
-from jaxreid.data.sets.naming import parse_name
+from jaxreid.data.sets.naming import checked, parse_name
 
 KNOWN = ("market1501", "synthetic_people", "folder")
 
@@ -41,6 +46,54 @@ def test_a_name_has_a_set_a_domain_a_place_and_options(name, base, domain, place
     named = parse_name(name, KNOWN)
     assert (named.base, named.domain, named.place) == (base, domain, place)
     assert dict(named.options) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder:/mine?seed=1&seed=2", "option seed of a data set is given twice"),
+        ("folder:/mine?seed=3?split=none", "write & between options, and not ?"),
+    ],
+)
+def test_options_that_are_not_pairs_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse_name(name, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "result"),
+    [
+        (True, bool, True),
+        (3, int, 3),
+        (3, float, 3.0),
+        (3, str, "3"),
+        (None, str | None, None),
+        ("1a", int | str, "1a"),
+        (pathlib.Path("a"), str | os.PathLike | None, "a"),
+        ({"a"}, dict, {"a"}),  # of other types than words can have
+        ("anything", inspect.Parameter.empty, "anything"),
+    ],
+)
+def test_an_option_has_the_declared_type(value, annotation, result):
+    found = checked("option", value, annotation)
+    assert (found, type(found)) == (result, type(result))
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "message"),
+    [
+        ("no", bool, "option is 'no'; expected True or False"),
+        (1, bool, "option is 1; expected True or False"),
+        (True, int, "option is True; expected a whole number"),
+        ("x", int, "option is 'x'; expected a whole number"),
+        (0.5, int, "option is 0.5; expected a whole number"),
+        ("fast", float, "option is 'fast'; expected a number"),
+        ("0..4", int, "option=0..4 names several test sets, in data.test; expected one value"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(value, annotation, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        checked("option", value, annotation)
 
 
 def test_the_name_in_results_has_no_place():

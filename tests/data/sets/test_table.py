@@ -82,6 +82,20 @@ def test_integers_are_kept_even_where_empty_cells_made_them_decimal(tmp_path, fo
     ]
 
 
+def test_a_number_is_the_same_person_however_it_is_written(tmp_path):
+    people = [f"{p:0{width}}" for p in range(1, 7) for width in (1, 4)]
+    cameras = ["1", "02"] * 6
+    names = [f"{i}.jpg" for i in range(12)]
+    for name in names:
+        (tmp_path / name).touch()
+    rows = [",".join(row) for row in zip(names, people, cameras, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,person,camera", *rows]))
+    source = find(tmp_path / "t.csv")
+    of = {split: {r.pid for r in records} for split, records in source.splits.items()}
+    assert not of["train"] & (of["query"] | of["gallery"])
+    assert {r.camid for records in source.splits.values() for r in records} == {1, 2}
+
+
 def test_minus_one_is_no_camera_among_words_either(tmp_path):
     table = make_table(tmp_path, "csv", {"path": PATHS, "camera": ["door", "-1", "hall"]})
     assert [r.camid for r in find(table, split="none").splits["gallery"]] == [0, -1, 1]
