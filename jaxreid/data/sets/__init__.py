@@ -104,7 +104,9 @@ def load(
             apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
-    return _find(_placed(name, dir), None, prepared_dir, options).read()
+    found = _find(_placed(name, dir), None, prepared_dir, options)
+    _warn([found])
+    return found.read()
 
 
 def load_sets(
@@ -142,6 +144,7 @@ def load_sets(
     keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
     resolved = {key: _find(named, dir, prepared_dir, {}) for key, named in keys.items()}
+    _warn(resolved.values())
     splits = {name: each.read() for name, each in resolved.items()}
     parts = {k: _part(splits, k, "train") for k, named in keys.items() if named in sources}
     tests = {
@@ -163,7 +166,7 @@ def check_there(name: str, dir: str | os.PathLike) -> None:
 
     Of a range of splits, the first is looked for.
     """
-    _find(spread(_named(name))[0], dir, None, {}, quiet=True)
+    _find(spread(_named(name))[0], dir, None, {})
 
 
 def prepared_copies(
@@ -243,10 +246,8 @@ def _find(
     folder: str | os.PathLike | None,
     prepared_dir: str | os.PathLike | None,
     options: Mapping[str, Any],
-    *,
-    quiet: bool = False,
 ) -> Found:
-    """Resolve a name, with every check that does not need images; log notices unless `quiet`."""
+    """Resolve a name, with every check that does not need images."""
     title, base = named.title, named.base
     options = dict(named.options) | dict(options)
     function, implied = _function(base)
@@ -288,18 +289,21 @@ def _find(
                 raise ValueError(f"data set {title!r}: {error}") from error
     copies = _local_dir(prepared_dir)
     content = function(**arguments)
-    if isinstance(content, Source):
-        for notice in () if quiet else content.notices:
-            logger.warning(notice)
-    elif not isinstance(content, Mapping) or not all(
-        isinstance(split, Split) for split in content.values()
-    ):
+    held = content.values() if isinstance(content, Mapping) else [None]
+    if not isinstance(content, Source) and not all(isinstance(split, Split) for split in held):
         raise ValueError(
             f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
             "of Split by name (train, query, gallery)."
         )
     place = os.path.abspath(expanded(arguments["folder"])) if arguments.get("folder") else ""
     return Found(title, content, copies, copied=prepared_dir is not None, place=place)
+
+
+def _warn(those: Iterable[Found]) -> None:
+    """Log the notices of data sets; several splits of one have the same."""
+    sources = [found.content for found in those if isinstance(found.content, Source)]
+    for notice in dict.fromkeys(notice for source in sources for notice in source.notices):
+        logger.warning(notice)
 
 
 def _function(base: str) -> tuple[Any, dict[str, Any]]:

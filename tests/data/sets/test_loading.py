@@ -411,6 +411,19 @@ def test_a_place_comes_from_the_name_the_setting_or_the_environment(monkeypatch)
         load("mine")
 
 
+def test_splits_of_a_set_warn_once(monkeypatch, caplog):
+    alike = make_split([1, 2], "ab")
+
+    def mine(split=0):
+        parts = {"name": "mine", "config": str(split), "fingerprint": str(split)}
+        return sets.Source(**parts, splits={}, notices=("all splits", f"split {split}"))
+
+    monkeypatch.setitem(sets.SETS._entries, "mine", (mine, {}))
+    monkeypatch.setattr(sets.Found, "read", lambda found: {"query": alike, "gallery": alike})
+    load_sets(train=None, test=("mine?split=0..1",))
+    assert [r.getMessage() for r in caplog.records] == ["all splits", "split 0", "split 1"]
+
+
 def test_a_range_of_splits_is_several_test_sets(monkeypatch):
     alike = make_split([1, 2], "ab")
     given = []
