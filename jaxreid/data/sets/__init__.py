@@ -22,7 +22,7 @@ import inspect
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -248,15 +248,34 @@ def _find(
     options: Mapping[str, Any],
 ) -> Found:
     """Resolve a name, with every check that does not need images."""
+    function, implied = _function(named.base)
+    given = implied | dict(named.options) | dict(options)
+    arguments = _arguments(named, function, folder, given)
+    copies = _local_dir(prepared_dir)
+    content = function(**arguments)
+    if not isinstance(content, Source) and not _is_splits(content):
+        raise ValueError(
+            f"data set {named.title!r} returned {type(content).__name__}; expected a Source, or a "
+            "dict of Split by name (train, query, gallery)."
+        )
+    place = os.path.abspath(expanded(arguments["folder"])) if arguments.get("folder") else ""
+    return Found(named.title, content, copies, copied=prepared_dir is not None, place=place)
+
+
+def _arguments(
+    named: Named,
+    function: Callable[..., Any],
+    folder: str | os.PathLike | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the keywords for the function of a data set: domain, folder and options."""
     title, base = named.title, named.base
-    options = dict(named.options) | dict(options)
-    function, implied = _function(base)
     keywords = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in keywords.values()):
         valid = [k for k in keywords if k not in _CONTEXT]
         for option in options:
             check_name(option, valid, f"option of {title}")
-    arguments = implied | options
+    arguments = dict(options)
     if "domain" in keywords:
         if named.domain is not None or _is_required(keywords["domain"]):
             arguments["domain"] = named.domain or ""
@@ -265,8 +284,7 @@ def _find(
     if "folder" in keywords:
         # A folder of your own is not what holds the sets of papers.
         root = None if base in _OWN else os.environ.get(ROOT_VARIABLE)
-        place = named.place or folder or root
-        if place:
+        if place := named.place or folder or root:
             arguments["folder"] = place
         elif _is_required(keywords["folder"]):
             about = (inspect.getdoc(function) or "").partition("\n")[0]
@@ -287,16 +305,11 @@ def _find(
                 arguments[key] = checked(key, options[key], parameter.annotation)
             except ValueError as error:
                 raise ValueError(f"data set {title!r}: {error}") from error
-    copies = _local_dir(prepared_dir)
-    content = function(**arguments)
-    held = content.values() if isinstance(content, Mapping) else [None]
-    if not isinstance(content, Source) and not all(isinstance(split, Split) for split in held):
-        raise ValueError(
-            f"data set {title!r} returned {type(content).__name__}; expected a Source, or a dict "
-            "of Split by name (train, query, gallery)."
-        )
-    place = os.path.abspath(expanded(arguments["folder"])) if arguments.get("folder") else ""
-    return Found(title, content, copies, copied=prepared_dir is not None, place=place)
+    return arguments
+
+
+def _is_splits(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(isinstance(s, Split) for s in content.values())
 
 
 def _warn(those: Iterable[Found]) -> None:
