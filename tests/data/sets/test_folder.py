@@ -202,7 +202,7 @@ def test_what_systems_leave_behind_is_ignored_and_links_are_followed(tmp_path):
     make_tree(tree, ["p1/c1/._0.jpg", "__MACOSX/p1/0.jpg", ".trash/p9/0.jpg", "p2/Thumbs.db"])
     make_tree(tree, ["@eaDir/0.jpg/thumb.jpg", "README.md"])
     (tree / "p1" / "c1" / "up").symlink_to(tree)
-    assert find(tree) == before
+    assert repr(find(tree)) == repr(before)  # times are NaN
     (tree / "p11").symlink_to(make_tree(tmp_path / "y", ["1.jpg"]))
     assert len(find(tree)) == len(before) + 1
 

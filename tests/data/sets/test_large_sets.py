@@ -206,7 +206,7 @@ def test_what_systems_leave_behind_and_junk_change_nothing(tmp_path, case):
         (part / "__MACOSX").mkdir()
         for name in ("._0001_c1_1.png", "Thumbs.db", ".DS_Store", "__MACOSX/._1.jpg", case.junk):
             (part / name).write_text("x")
-    assert case.find(root) == before
+    assert repr(case.find(root)) == repr(before)  # times are NaN
 
 
 @each_case
@@ -322,7 +322,7 @@ def test_msmt17_trains_on_the_lists_that_are_chosen(tmp_path):
 def test_msmt17_combines_all_lists_whatever_is_trained_on(tmp_path):
     root = copy_of(MSMT, tmp_path)
     sources = [msmt17.find(root, train_split=t, combine_all=True) for t in msmt17.TRAIN_SPLITS]
-    assert sources[0] == sources[1]
+    assert repr(sources[0]) == repr(sources[1])
     assert len(sources[0].splits["train"]) == 6
 
 

@@ -277,7 +277,7 @@ def test_every_split_has_its_own_prepared_copy(tmp_path, name):
     find = SETS.get(name, grid.find)
     sources = [find(root, split=split) for split in (0, 1, "all")]
     assert len({source.config for source in sources}) == 3
-    assert find(root, split=1) == sources[1]
+    assert repr(find(root, split=1)) == repr(sources[1])  # times are NaN
 
 
 def test_splits_of_other_sizes_than_published_are_noticed(tmp_path):
@@ -400,7 +400,7 @@ def test_usual_folders_are_found(tmp_path, name, inside):
         given = {tmp_path, tmp_path / inside}
     sources = [SETS[name](folder, split="all") for folder in given]
     for source in sources:
-        assert source.splits == sources[0].splits
+        assert repr(source.splits) == repr(sources[0].splits)
         assert len(source) == 24
 
 
@@ -411,7 +411,7 @@ def test_what_systems_leave_behind_is_ignored(tmp_path):
         for rubbish in ("._0001001.png", "Thumbs.db", ".DS_Store", "README.txt"):
             (folder / rubbish).write_text("x")
         (folder / "__MACOSX").mkdir()
-        assert find(tmp_path / name) == before
+        assert repr(find(tmp_path / name)) == repr(before)
     # a folder of such files alone is not the one with the images
     make_tree(tmp_path / "mixed", ["campus/._0001001.png", "cuhk01/0001001.png"])
     assert len(cuhk01.find(tmp_path / "mixed", split="all")) == 1
