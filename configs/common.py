@@ -136,7 +136,10 @@ def base(dataset: str) -> ConfigDict:
     data = config.data = ConfigDict()
     data.train, data.test = sets_of(dataset)  # one or more data sets: SET[:PLACE][?OPTION=VALUE]
     data.dir = placeholder(str)  # where data sets named without a place are; None: $JAXREID_DATA
-    data.prepared_dir = placeholder(str)  # folder of prepared copies; None: TFDS default
+    # folder of prepared copies, of folders too; None: folders are read where they are, and drawn
+    # people are kept in the default folder of TFDS
+    data.prepared_dir = placeholder(str)
+    data.skip_broken = False  # leave broken images out with a warning, instead of refusing them
     data.identities = 0  # for quick experiments: identities kept per split; 0: all
 
     model = config.model = ConfigDict()

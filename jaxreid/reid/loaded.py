@@ -251,7 +251,8 @@ class ReID:
         places = {"dir": dir, "prepared_dir": prepared_dir}
         places = {key: value or data.get(key) for key, value in places.items()}
         kept = data.get("identities", 0) if identities is None else identities
-        _, tests = load_sets(train=None, test=names, identities=kept, **places)
+        whole = {"skip_broken": data.get("skip_broken", False), "identities": kept}
+        _, tests = load_sets(train=None, test=names, **whole, **places)
         return self.evaluate_on(tests, workdir=workdir, **settings)
 
     def evaluate_on(

@@ -46,6 +46,7 @@ RULES = {
     "data.dir": Text("/data/market1501", none=True),
     "data.prepared_dir": Text("/data/tfds", none=True),
     "data.identities": COUNT,
+    "data.skip_broken": Flag(),
     "model.height": Number(1, LIMITS["model.height"], whole=True),
     "model.width": Number(1, LIMITS["model.width"], whole=True),
     "model.mean": Numbers(Number(), (0.485, 0.456, 0.406)),
@@ -131,6 +132,7 @@ OPTIONS = {
 OPTIONAL = {
     "init_expects": "",
     "remat": False,
+    "data.skip_broken": False,
     "augment.on": "auto",
     "eval.untrained": True,
     "eval.precision": "highest",

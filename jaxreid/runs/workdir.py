@@ -28,6 +28,7 @@ from jaxreid.runs.log import write_json
 FREE = (
     "data.dir",
     "data.prepared_dir",
+    "data.skip_broken",
     "data.test",
     "eval",
     "checkpoint",

@@ -18,6 +18,7 @@ TFDS a source is read directly, with the same result. The network is never used.
 TensorFlow is imported inside `load`, after all checks that do not need it.
 """
 
+import dataclasses
 import inspect
 import logging
 import os
@@ -81,6 +82,7 @@ def load(
     dir: str | os.PathLike | None = None,
     *,
     prepared_dir: str | os.PathLike | None = None,
+    skip_broken: bool = False,
     **options: Any,
 ) -> dict[str, Split]:
     """Load a data set, preparing it on first use.
@@ -93,6 +95,7 @@ def load(
             default $JAXREID_DATA. A folder with the data set in a usual subfolder will do.
         prepared_dir: folder of prepared copies; None for the default of TFDS ($TFDS_DATA_DIR or
             ~/tensorflow_datasets). Needs no write access once the copy exists.
+        skip_broken: leave broken images out with a warning, instead of refusing them.
         **options: options of the data set, for example `time_rule` of market1501.
 
     Returns:
@@ -106,7 +109,7 @@ def load(
     """
     found = _find(_placed(name, dir), None, prepared_dir, options)
     _warn([found])
-    return found.read()
+    return dataclasses.replace(found, skip_broken=skip_broken).read()
 
 
 def load_sets(
@@ -116,6 +119,7 @@ def load_sets(
     dir: str | os.PathLike | None = None,
     prepared_dir: str | os.PathLike | None = None,
     identities: int = 0,
+    skip_broken: bool = False,
 ) -> tuple[Split | None, dict[str, dict[str, Split]]]:
     """Load the training and test sets of one run.
 
@@ -126,6 +130,7 @@ def load_sets(
         dir: folder of the data sets that are read from files and named without a place.
         prepared_dir: folder of prepared copies, as in `load`.
         identities: keep only this many people of each set, for quick trials; 0 keeps all.
+        skip_broken: leave broken images out with a warning, instead of refusing them.
 
     Returns:
         The training split, or None without training; and the splits "query" and "gallery" of each
@@ -143,7 +148,10 @@ def load_sets(
     targets = [one for name in test for one in spread(_named(name))]
     keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
-    resolved = {key: _find(named, dir, prepared_dir, {}) for key, named in keys.items()}
+    resolved = {
+        key: dataclasses.replace(_find(named, dir, prepared_dir, {}), skip_broken=skip_broken)
+        for key, named in keys.items()
+    }
     _warn(resolved.values())
     splits = {name: each.read() for name, each in resolved.items()}
     parts = {k: _part(splits, k, "train") for k, named in keys.items() if named in sources}

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _LISTED = 10
 # Files per task of a thread.
 _TASK = 16
+_SKIP = "To leave broken images out: --config.data.skip_broken=True (skip_broken=True in Python)."
 # Pixels; fewer show nobody.
 _LEAST_SIDE = 16
 
@@ -29,12 +30,16 @@ class ImageCheck:
         title: data set, for messages.
         agrees: whether training's decoder gives the same pixels for a plain file, given its bytes
             and pixels; None where TensorFlow is not installed.
+        skip: leave broken images out with a warning, instead of refusing them.
     """
 
     def __init__(
-        self, title: str, agrees: Callable[[bytes, np.ndarray], bool] | None = None
+        self,
+        title: str,
+        agrees: Callable[[bytes, np.ndarray], bool] | None = None,
+        skip: bool = False,
     ) -> None:
-        self._title, self._agrees = title, agrees
+        self._title, self._agrees, self._skip = title, agrees, skip
         self._count = 0
         self._problems: list[str] = []
         self._kinds: dict[str, list[str]] = collections.defaultdict(list)
@@ -67,10 +72,11 @@ class ImageCheck:
             if data is not None:
                 yield record, data
 
-    def look(self, split: Split) -> None:
-        """Check the images of a split in memory."""
-        for image, name in zip(split.image, split.name, strict=True):
-            self._checked(image, name, name)
+    def look(self, split: Split) -> np.ndarray:
+        """Check the images of a split in memory; return the indices of whole ones, int [M]."""
+        pairs = enumerate(zip(split.image, split.name, strict=True))
+        whole = [i for i, (image, name) in pairs if self._checked(image, name, name) is not None]
+        return np.array(whole, np.int64)
 
     def finish(self) -> None:
         """Report what was found, after the last image.
@@ -78,15 +84,17 @@ class ImageCheck:
         Raises:
             ValueError: images are broken; the message counts them and lists the first ten.
         """
-        if len(self._problems) == 1:
-            raise ValueError(f"{self._title}: {self._problems[0]}")
         if self._problems:
             rest = len(self._problems) - _LISTED
             lines = self._problems[:_LISTED] + ([f"and {rest} more"] if rest > 0 else [])
-            raise ValueError(
-                f"{self._title}: broken images: {len(self._problems)} of {self._count}:"
-                + "".join(f"\n  {line}" for line in lines)
-            )
+            count = f"broken images: {len(self._problems)} of {self._count}"
+            listed = "".join(f"\n  {line}" for line in lines)
+            if self._skip:
+                logger.warning("%s: %s, left out:%s", self._title, count, listed)
+            elif len(self._problems) == 1:
+                raise ValueError(f"{self._title}: {self._problems[0]} {_SKIP}")
+            else:
+                raise ValueError(f"{self._title}: {count}:{listed}\n{_SKIP}")
         if self._small:
             logger.warning(
                 "%s: fewer than %d pixels wide or high: %d of %d images (%s); remove those that "

@@ -45,7 +45,9 @@ def import_tensorflow() -> tuple[types.ModuleType, types.ModuleType]:
     return tf, tfds
 
 
-def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, Split]:
+def read_prepared(
+    source: Source, root: pathlib.Path, title: str, skip_broken: bool = False
+) -> dict[str, Split]:
     """Read a data set from its copy `<root>/<name>/<config>/<version>`, prepared on first use.
 
     Preparation is safe to interrupt and safe to start in several processes at once: one process
@@ -61,7 +63,7 @@ def read_prepared(source: Source, root: pathlib.Path, title: str) -> dict[str, S
     from jaxreid.data.images.decoding import agrees
 
     with _quiet(), _explained(root, tf):
-        check = ImageCheck(title, agrees)
+        check = ImageCheck(title, agrees, skip_broken)
         builder = _builder_class(tfds)(source, root, check)
         if not _is_prepared(builder):
             _prepare(builder, tf, tfds, f"{title} ({len(source):,} images)")

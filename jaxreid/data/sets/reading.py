@@ -28,6 +28,7 @@ class Found:
         root: folder of prepared copies.
         copied: whether files are read from a prepared copy, too, and not where they are.
         place: folder or file that it was found in; "" for none.
+        skip_broken: leave broken images out.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Found:
     root: pathlib.Path
     copied: bool = False
     place: str = ""
+    skip_broken: bool = False
 
     def read(self) -> dict[str, Split]:
         """Return the splits, each with its origin."""
@@ -42,21 +44,22 @@ class Found:
             splits, fingerprint = self._read_source(self.content), self.content.fingerprint
         else:
             splits, fingerprint = self.content, _fingerprint(self.content)
-            check = ImageCheck(self.title)
-            for split in splits.values():
-                check.look(split)
+            check = ImageCheck(self.title, skip=self.skip_broken)
+            splits = {name: split.take(check.look(split)) for name, split in splits.items()}
             check.finish()
         origin = Origin(self.title, fingerprint, self.place)
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
 
     def _read_source(self, source: Source) -> dict[str, Split]:
+        if self.skip_broken:  # a copy without some of the images is another one
+            source = dataclasses.replace(source, config=f"{source.config}-whole")
         if source.digests is not None and not (self.copied and _has_tensorflow()):
             return self._read_in_place(source, source.digests)
         try:
             import_tensorflow()
         except ImportError:
             return self._read_directly(source)
-        return read_prepared(source, self.root, self.title)
+        return read_prepared(source, self.root, self.title, self.skip_broken)
 
     def _read_in_place(self, source: Source, digests: Mapping) -> dict[str, Split]:
         """Return splits of files; each file is decoded once, and then known by its digest."""
@@ -67,7 +70,7 @@ class Found:
         new = {r.image: r.name for held in records.values() for r in held}
         new = {path: name for path, name in new.items() if digests[path] not in known}
         if new:
-            check = ImageCheck(self.title, _agrees() if least else None)
+            check = ImageCheck(self.title, _agrees() if least else None, self.skip_broken)
             with self._progress("checking", len(new)) as bar:
                 found = check.examine(list(new), list(new.values()), bar.update)
                 try:
@@ -77,10 +80,12 @@ class Found:
                 finally:
                     memory.keep(memory.known | known)
             check.finish()
-        return {split: _split_of_files(held, digests, known) for split, held in records.items()}
+        # Those that are not known are broken, and to be left out.
+        whole = {s: [r for r in held if digests[r.image] in known] for s, held in records.items()}
+        return {split: _split_of_files(held, digests, known) for split, held in whole.items()}
 
     def _read_directly(self, source: Source) -> dict[str, Split]:
-        check = ImageCheck(self.title)
+        check = ImageCheck(self.title, skip=self.skip_broken)
         with self._progress("reading", len(source)) as bar:
             splits = {s: split_of(check.read(_counted(r, bar))) for s, r in source.splits.items()}
         check.finish()

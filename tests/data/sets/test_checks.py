@@ -34,7 +34,8 @@ def test_all_broken_images_are_listed_at_once(tmp_path):
     with pytest.raises(ValueError, match="mine: broken images: 13 of 14:\n") as error:
         check.finish()
     lines = str(error.value).splitlines()[1:]
-    assert len(lines) == 11
+    assert len(lines) == 12
+    assert lines[11].startswith("To leave broken images out: --config.data.skip_broken=True")
     assert lines[0].startswith(f"  {cut}: broken image (")
     assert lines[1] == f"  {tmp_path / 'gone.jpg'}: cannot be read (No such file or directory)"
     assert lines[2].startswith("  03.jpg: broken image (not an image")

@@ -65,6 +65,22 @@ def test_a_broken_image_is_named_every_time_and_the_others_are_known(tree, monke
     assert len(seen) == len(list(tree.rglob("*.jpg"))) + 1
 
 
+def test_broken_images_are_left_out_where_that_is_asked_for(tree, tmp_path, caplog):
+    file = next((tree / "bounding_box_train").iterdir())
+    file.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="broken image.*To leave broken images out: --config.data"):
+        load("market1501", tree)
+    copy = {"prepared_dir": tmp_path / "copy"}
+    for kind in ({}, copy):
+        splits = load("market1501", tree, skip_broken=True, **kind)
+        assert file.name not in splits["train"].name
+        total = sum(len(split) for split in splits.values()) + 1
+        said = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+        assert said[-1].startswith(f"market1501: broken images: 1 of {total if kind else 1}, left")
+        with pytest.raises(ValueError, match="broken image"):  # a copy without it is another one
+            load("market1501", tree, **kind)
+
+
 @pytest.mark.parametrize("what", ["[1]", '{"a": 1}', '{"a": [1]}', "no JSON", None])
 def test_what_is_known_may_be_damaged_or_impossible_to_keep(tree, tmp_path, what):
     load("market1501", tree)
