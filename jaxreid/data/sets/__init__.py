@@ -18,12 +18,14 @@ TFDS a source is read directly, with the same result. The network is never used.
 TensorFlow is imported inside `load`, after all checks that do not need it.
 """
 
+import contextlib
 import dataclasses
+import gc
 import inspect
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,9 +109,10 @@ def load(
             apply; or the data set holds a broken image.
         OSError: the prepared copy is damaged.
     """
-    found = _find(_placed(name, dir), None, prepared_dir, options)
-    _warn([found])
-    return dataclasses.replace(found, skip_broken=skip_broken).read()
+    with _uncollected():
+        found = _find(_placed(name, dir), None, prepared_dir, options)
+        _warn([found])
+        return dataclasses.replace(found, skip_broken=skip_broken).read()
 
 
 def load_sets(
@@ -148,12 +151,13 @@ def load_sets(
     targets = [one for name in test for one in spread(_named(name))]
     keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
-    resolved = {
-        key: dataclasses.replace(_find(named, dir, prepared_dir, {}), skip_broken=skip_broken)
-        for key, named in keys.items()
-    }
-    _warn(resolved.values())
-    splits = {name: each.read() for name, each in resolved.items()}
+    with _uncollected():
+        resolved = {
+            key: dataclasses.replace(_find(named, dir, prepared_dir, {}), skip_broken=skip_broken)
+            for key, named in keys.items()
+        }
+        _warn(resolved.values())
+        splits = {name: each.read() for name, each in resolved.items()}
     parts = {k: _part(splits, k, "train") for k, named in keys.items() if named in sources}
     tests = {
         k: {s: _part(splits, k, s) for s in ("query", "gallery")}
@@ -318,6 +322,18 @@ def _arguments(
 
 def _is_splits(content: Any) -> bool:
     return isinstance(content, Mapping) and all(isinstance(s, Split) for s in content.values())
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause garbage collection, which would look again and again at a million objects that stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _warn(those: Iterable[Found]) -> None:

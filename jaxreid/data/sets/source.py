@@ -41,6 +41,8 @@ class Record:
     time: float = math.nan
 
     def __post_init__(self) -> None:
+        if -1 <= self.pid <= _LARGEST and -1 <= self.camid <= _LARGEST:
+            return
         for field, value in (("pid", self.pid), ("camid", self.camid)):
             if not -1 <= value <= _LARGEST:
                 raise ValueError(
