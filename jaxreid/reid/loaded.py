@@ -248,11 +248,14 @@ class ReID:
             raise ValueError(
                 "no test set; expected names of data sets, as in test=['synthetic_people/mall']."
             )
-        places = {"dir": dir, "prepared_dir": prepared_dir}
-        places = {key: value or data.get(key) for key, value in places.items()}
-        kept = data.get("identities", 0) if identities is None else identities
-        whole = {"skip_broken": data.get("skip_broken", False), "identities": kept}
-        _, tests = load_sets(train=None, test=names, **whole, **places)
+        _, tests = load_sets(
+            train=None,
+            test=names,
+            dir=dir or data.get("dir"),
+            prepared_dir=prepared_dir or data.get("prepared_dir"),
+            identities=data.get("identities", 0) if identities is None else identities,
+            skip_broken=data.get("skip_broken", False),
+        )
         return self.evaluate_on(tests, workdir=workdir, **settings)
 
     def evaluate_on(
