@@ -209,7 +209,7 @@ def test_another_folder_is_another_row_and_leaks_are_said(place, run, tmp_path, 
     assert trained[-1]["mAP"] == results["market1501"].metrics["mAP"]
     before = [e for e in read_events(run / "metrics.jsonl") if e["kind"] == "eval"][-1]
     assert trained[0]["mAP"] == before["mAP"]
-    assert f"market1501 [{trained[-1]['fingerprint']}]" in said
+    assert f"market1501 [{other}]" in said
 
 
 WITHOUT = """
