@@ -2,12 +2,10 @@
 
 import argparse
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 from jaxreid.cli import values, verbs
-
-SPLITS = ("train", "query", "gallery", "test")
+from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="VERB", title="verbs (jaxreid VERB --help explains one)"
     )
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "train",
         verbs.train,
@@ -37,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--workdir", help="work directory of the run")
     verb.set_defaults(passes_on=True)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "plan",
         verbs.plan,
@@ -89,10 +87,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the TPU compiler: full gives the program that a training compiles, and takes "
         "several times as long (default: low)",
     )
-    _add_json(verb)
+    add_json(verb)
     verb.set_defaults(passes_on=True)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "evaluate",
         verbs.evaluate,
@@ -100,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid evaluate runs/qaconv --test synthetic_people/mall --rerank",
         "Results of a run are also written to its work directory.",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument(
         "--test",
         action="extend",
@@ -115,10 +113,10 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="average the features of each image and its mirror image",
     )
-    _add_folders(verb)
-    _add_json(verb)
+    add_folders(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "embed",
         verbs.embed,
@@ -126,66 +124,66 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid embed runs/qaconv photographs/ --out=features.npz",
         "The file holds `features` [N, ...] float32 and `names` [N].",
     )
-    _add_model(verb)
-    _add_images(verb, "images", "image files or folders of images")
+    add_model(verb)
+    add_images(verb, "images", "image files or folders of images")
     verb.add_argument("--out", type=values.path, metavar="FILE.npz", help="file to write")
-    _add_json(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "compare",
         verbs.compare,
         "score a pair of images; larger means more similar",
         "jaxreid compare runs/qaconv a.jpg b.jpg",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument("a", type=values.path, help="image file")
     verb.add_argument("b", type=values.path, help="image file")
-    _add_json(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "rank",
         verbs.rank,
         "rank gallery images by similarity to a query",
         "jaxreid rank runs/qaconv query.jpg photographs/ --top=5 --out=page.png",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument("query", type=values.path, help="image file")
-    _add_images(verb, "gallery", "image files or folders of images")
+    add_images(verb, "gallery", "image files or folders of images")
     verb.add_argument(
         "--top", type=values.count, default=10, help="length of the list (default: 10)"
     )
     verb.add_argument("--out", type=values.path, metavar="FILE.png", help="picture to write")
-    _add_json(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "explain",
         verbs.explain,
         "draw the matches behind the score of a pair",
         "jaxreid explain runs/qaconv a.jpg b.jpg --out=why.png",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument("a", type=values.path, help="image file")
     verb.add_argument("b", type=values.path, help="image file")
     verb.add_argument(
         "--out", type=values.path, required=True, metavar="FILE.png", help="picture to write"
     )
-    _add_json(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "weights",
         verbs.weights,
         "export a model to a single weight file",
         "jaxreid weights runs/qaconv qaconv.safetensors",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument("out", type=values.path, metavar="FILE.safetensors", help="file to write")
-    _add_json(verb)
+    add_json(verb)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "convert",
         verbs.convert,
@@ -197,96 +195,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--config.init_from=FILE.",
     )
     _add_convert(verb)
-    _add_json(verb)
+    add_json(verb)
 
-    verb = commands.add_parser("data", help="data sets: info, check, sheet, build, clean")
-    verb.set_defaults(
-        run=lambda args: args.parser.error("expected info, check, sheet, build or clean"),
-        parser=verb,
-    )
-    actions = verb.add_subparsers(metavar="ACTION")
-    action = _verb(
-        actions,
-        "info",
-        verbs.data_info,
-        "list data sets or show the sizes of one",
-        "jaxreid data info synthetic_people/plaza",
-    )
-    action.add_argument("name", nargs="?", help=f"{values.DATASET} (default: list all)")
-    _add_data(action)
-    _add_json(action)
-    action = _verb(
-        actions,
-        "check",
-        verbs.data_check,
-        "inspect a folder or table of images",
-        "jaxreid data check /data/mine --out=sheet.png",
-        "Says which layout it is, or what the nearest one lacks; counts people, cameras and times; "
-        "finds broken images, copies and look-alikes within and across splits, odd shapes, and "
-        "people seen by one camera or in training and test. The exit status is 1 if a problem is "
-        "found.",
-    )
-    action.add_argument(
-        "place", help="folder or table, or a data set with its place: folder:DIR?pattern={pid}_*"
-    )
-    action.add_argument("--out", type=values.path, metavar="FILE.png", help="contact sheet to draw")
-    _add_json(action)
-    action = _verb(
-        actions,
-        "build",
-        verbs.data_info,
-        "prepare a data set ahead of a run",
-        "jaxreid data build market1501:/data/market1501",
-        "Runs check and prepare data sets automatically. This verb does so in advance: it checks "
-        "that the folder is complete and its images are readable, draws people, and with "
-        "--prepared-dir copies images there, for file systems on which many files are slow.",
-    )
-    action.add_argument("name", help=values.DATASET)
-    _add_data(action)
-    _add_json(action)
-    action = _verb(
-        actions,
-        "clean",
-        verbs.data_clean,
-        "list and remove old prepared copies",
-        "jaxreid data clean market1501:/data/market1501 --remove",
-        "A changed folder or option gets a copy of its own. This verb lists the copies of a data "
-        "set but the one that its folder and options use now, and all copies without a name.",
-    )
-    action.add_argument("name", nargs="?", help=f"{values.DATASET} (default: list all)")
-    _add_data(action)
-    action.add_argument("--remove", action="store_true", help="remove the listed copies of NAME")
-    _add_json(action)
-    action = _verb(
-        actions,
-        "sheet",
-        verbs.data_sheet,
-        "draw a contact sheet with one row per person",
-        "jaxreid data sheet market1501:/data/market1501 --split=gallery --people=12",
-        "Images of a person are ordered by camera and time.",
-    )
-    action.add_argument("name", help=values.DATASET)
-    _add_data(action)
-    action.add_argument("--out", type=values.path, help="PNG to write (default: NAME_SPLIT.png)")
-    action.add_argument(
-        "--split",
-        default="train",
-        choices=SPLITS,
-        help="test shows query and gallery together, queries framed (default: train)",
-    )
-    action.add_argument("--people", type=values.count, default=16, help="rows (default: 16)")
-    action.add_argument(
-        "--first", type=values.at_least(0), default=0, help="people to skip (default: 0)"
-    )
-    action.add_argument(
-        "--columns", type=values.count, default=14, help="images per row (default: 14)"
-    )
-    action.add_argument(
-        "--height", type=values.count, default=160, help="image height in pixels (default: 160)"
-    )
-    _add_json(action)
+    add_data_verbs(commands)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "reproduce",
         verbs.reproduce,
@@ -308,10 +221,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the work directories (default: runs)",
     )
     verb.add_argument("--run", action="store_true", dest="run_them", help="train what is there")
-    _add_json(verb)
+    add_json(verb)
     verb.set_defaults(passes_on=True)
 
-    verb = _verb(
+    verb = add_verb(
         commands,
         "recipes",
         verbs.recipes,
@@ -319,59 +232,8 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid recipes qaconv",
     )
     verb.add_argument("name", nargs="?", help="recipe (default: list all)")
-    _add_json(verb)
+    add_json(verb)
     return parser
-
-
-def _verb(
-    commands: Any, name: str, run: Callable[..., Any], title: str, example: str, more: str = ""
-) -> argparse.ArgumentParser:
-    verb = commands.add_parser(
-        name,
-        help=title,
-        description=f"{title[0].upper()}{title[1:]}. {more}",
-        epilog=f"example: {example}",
-        allow_abbrev=False,
-    )
-    verb.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
-    verb.set_defaults(run=run, parser=verb, json=False, passes_on=False)
-    return verb
-
-
-def _add_model(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "model",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
-        "(.safetensors)",
-    )
-
-
-def _add_images(verb: argparse.ArgumentParser, name: str, title: str) -> None:
-    verb.add_argument(name, nargs="+", type=values.path, help=title)
-
-
-def _add_json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print only the result, as JSON")
-
-
-def _add_folders(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--dir", help="source folder of a data set that is read from files")
-    verb.add_argument(
-        "--prepared-dir",
-        "--prepared_dir",
-        help="folder of prepared copies (default: that of TFDS)",
-    )
-
-
-def _add_data(verb: argparse.ArgumentParser) -> None:
-    _add_folders(verb)
-    verb.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of the data set, such as seed=3 or time_rule=corrected; repeatable",
-    )
 
 
 def _add_convert(verb: argparse.ArgumentParser) -> None:

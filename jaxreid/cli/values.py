@@ -1,6 +1,7 @@
 """Values of command-line arguments: `type` of `add_argument`."""
 
 import argparse
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -49,3 +50,16 @@ def size(text: str) -> tuple[int, int]:
     if min(height, width) < 32:
         raise argparse.ArgumentTypeError(f"expected height and width of at least 32, got {text}")
     return height, width
+
+
+def check_out(path: pathlib.Path | None, suffix: str) -> None:
+    """Raise ValueError or OSError if the result could not be written, before any work is done."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path} must end in {suffix}.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write {path.name} to.")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"cannot write {path}.")

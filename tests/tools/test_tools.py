@@ -26,7 +26,7 @@ def test_show_dataset_draws_a_row_for_each_person(tmp_path, monkeypatch, capsys)
     words = ["show_dataset.py", "market1501", *folders, "--people", 2, "--out", out]
     monkeypatch.setattr(sys, "argv", [*map(str, words)])
     with pytest.raises(SystemExit, match="0"):
-        runpy.run_path(TOOLS / "show_dataset.py", run_name="__main__")
+        runpy.run_path(str(TOOLS / "show_dataset.py"), run_name="__main__")
     assert "2 of 3 people" in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.height > 2 * 160

@@ -198,7 +198,7 @@ def _rate(fps: float) -> float:
 
 
 def _beside(root: pathlib.Path, parts: Sequence[pathlib.Path]) -> list[str]:
-    """Return the images in none of the splits; none if there are no splits."""
+    """Return the images in none of the splits; [] without splits."""
     if not parts:
         return []
     images = [pathlib.Path(entry.path) for entry in list_images(root)[0]]

@@ -1,0 +1,64 @@
+"""Pieces that the arguments of several verbs are made of."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from jaxreid.cli import values
+
+
+def add_verb(
+    commands: Any, name: str, run: Callable[..., Any], title: str, example: str, more: str = ""
+) -> argparse.ArgumentParser:
+    """Add a verb with its help, example and the option --traceback."""
+    verb = commands.add_parser(
+        name,
+        help=title,
+        description=f"{title[0].upper()}{title[1:]}. {more}",
+        epilog=f"example: {example}",
+        allow_abbrev=False,
+    )
+    verb.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
+    verb.set_defaults(run=run, parser=verb, json=False, passes_on=False)
+    return verb
+
+
+def add_model(verb: argparse.ArgumentParser) -> None:
+    """Add the model that a verb uses."""
+    verb.add_argument(
+        "model",
+        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
+        "(.safetensors)",
+    )
+
+
+def add_images(verb: argparse.ArgumentParser, name: str, title: str) -> None:
+    """Add image files or folders."""
+    verb.add_argument(name, nargs="+", type=values.path, help=title)
+
+
+def add_json(verb: argparse.ArgumentParser) -> None:
+    """Add the option --json."""
+    verb.add_argument("--json", action="store_true", help="print only the result, as JSON")
+
+
+def add_folders(verb: argparse.ArgumentParser) -> None:
+    """Add where data sets are, and their prepared copies."""
+    verb.add_argument("--dir", help="source folder of a data set that is read from files")
+    verb.add_argument(
+        "--prepared-dir",
+        "--prepared_dir",
+        help="folder of prepared copies (default: that of TFDS)",
+    )
+
+
+def add_data(verb: argparse.ArgumentParser) -> None:
+    """Add where a data set is, and its options."""
+    add_folders(verb)
+    verb.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the data set, such as seed=3 or time_rule=corrected; repeatable",
+    )
