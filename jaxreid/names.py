@@ -6,10 +6,14 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_origin
 
 T = TypeVar("T")
+# Variable of the environment: modules that files may name, separated by commas.
+ALLOW = "JAXREID_ALLOW"
 # Fields of every Linen module.
 _LINEN = ("parent", "name")
 
@@ -31,6 +35,31 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
     valid = list(valid)
     near = difflib.get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return near + [other for other in valid if other not in near]
+
+
+def check_trusted(name: Any, kind: str, source: Any) -> None:
+    """Refuse a name from a file whose module nobody has imported or allowed: imports run code.
+
+    Files may come from anywhere. Names of tables are harmless; `package.module:attribute` is
+    accepted if the module is imported already or is listed in `ALLOW`.
+
+    Args:
+        name: name of the thing, as it is in the file.
+        kind: kind of thing, for the message ("matcher").
+        source: the file.
+
+    Raises:
+        ValueError: importing the module was not allowed.
+    """
+    module, colon, _ = str(name).partition(":")
+    allowed = os.environ.get(ALLOW, "").replace(" ", "").split(",")
+    if colon and module not in sys.modules and module not in allowed:
+        raise ValueError(
+            f"{source} names the {kind} {name!r}, outside of jaxreid; expected a name of jaxreid, "
+            f"or a module that you have allowed, because importing {module!r} runs its code. If "
+            f"you trust it, set the environment variable {ALLOW}={module}, or import {module} "
+            "before in Python."
+        )
 
 
 def check_at_least(given: Mapping[str, Any], least: Mapping[str, int], what: str) -> None:

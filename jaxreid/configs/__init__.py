@@ -18,9 +18,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxreid.names import check_name
+from jaxreid.names import check_name, check_trusted
 from jaxreid.places import expanded
-from jaxreid.runs.settings import RULES, leaves
+from jaxreid.runs.settings import RULES, leaves, value_at
 
 _HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = _HERE if (_HERE / "common.py").exists() else _HERE.parents[1] / "configs"
@@ -98,10 +98,13 @@ def _recorded(record: pathlib.Path) -> ConfigDict:
     """Load the settings of a run; settings newer than the run take the defaults of `common`."""
     try:
         recorded = json.loads(record.read_text())["config"]
+        if not isinstance(recorded, dict):
+            raise ValueError(f"config is {recorded!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{record} is damaged or is not the configuration of a run ({error})."
         ) from error
+    _check_trusted(recorded, record)
     common = importlib.import_module(f"{__name__}.common")
     config = common.base("synthetic")
     for path in ("model.backbone", "model.neck", "model.matcher", "objective"):
@@ -109,6 +112,20 @@ def _recorded(record: pathlib.Path) -> ConfigDict:
         (config[section] if section else config)[part] = ConfigDict()
     _update(config, recorded)
     return config.lock()
+
+
+def _check_trusted(recorded: Mapping[str, Any], record: pathlib.Path) -> None:
+    """Refuse names of modules that nobody has allowed: a work directory may come from anywhere."""
+    for path in ("model.backbone", "model.neck", "model.matcher", "objective"):
+        check_trusted(value_at(recorded, f"{path}.name"), path.rpartition(".")[2], record)
+    for path in ("data.train", "data.test"):
+        held = value_at(recorded, path)
+        names = held if isinstance(held, list | tuple) else [held]
+        if any(":" in str(name) for name in names):
+            # Imported late: few name a place or a module.
+            from jaxreid.data.sets import check_trusted_sets
+
+            check_trusted_sets(names, record)
 
 
 def _update(config: ConfigDict, recorded: Mapping[str, Any]) -> None:

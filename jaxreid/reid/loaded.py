@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.data.images.pillow import ImageSource, read_image
-from jaxreid.data.sets import load_sets
+from jaxreid.data.sets import check_trusted_sets, load_sets
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
 from jaxreid.evaluation.scoring import Scorer
@@ -248,6 +248,8 @@ class ReID:
             raise ValueError(
                 "no test set; expected names of data sets, as in test=['synthetic_people/mall']."
             )
+        if not test:
+            check_trusted_sets(names, self.path)
         _, tests = load_sets(
             train=None,
             test=names,

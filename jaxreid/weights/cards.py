@@ -1,9 +1,36 @@
-"""Differences between the card of a checkpoint and that of a run, in words."""
+"""Cards of files: what they may name, and how they differ from that of a run, in words."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxreid.models.model import Model, make_model
+from jaxreid.names import check_trusted
+
 _LISTED = 5
+
+
+def model_of(card: Any, source: Any) -> Model:
+    """Build the model of a card that was read from a file.
+
+    Args:
+        card: what the file holds as its card, of any form.
+        source: the file, for messages.
+
+    Raises:
+        ValueError: the card describes no model, or names a module that nobody has allowed
+            (`names.check_trusted`).
+    """
+    for kind in ("backbone", "neck", "matcher"):
+        part = card.get(kind) if isinstance(card, Mapping) else None
+        if isinstance(part, Mapping):
+            check_trusted(part.get("name"), kind, source)
+    try:
+        return make_model(**card)
+    # A hostile description can raise anything, as deep nesting does a RecursionError.
+    except Exception as error:
+        raise ValueError(
+            f"{source} has an invalid description of its model ({error}); convert it again."
+        ) from error
 
 
 def difference(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:

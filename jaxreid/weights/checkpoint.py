@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from jaxreid.mesh import make_mesh, shardings, to_host
-from jaxreid.models.model import abstract_variables, make_model
+from jaxreid.models.model import abstract_variables
 from jaxreid.runs.workdir import holds_checkpoint
-from jaxreid.weights.cards import difference
+from jaxreid.weights.cards import difference, model_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,9 @@ def read_run(path: pathlib.Path, step: int | None = None) -> Run:
         )
     with Checkpoints(workdir, {}, every_steps=1) as checkpoints:
         step = checkpoints.check_step(step)
-        card = checkpoints.card(step)["model"]
-        abstract = abstract_variables(make_model(**card))
+        held = checkpoints.card(step)
+        card = held.get("model") if isinstance(held, Mapping) else None
+        abstract = abstract_variables(model_of(card, checkpoints.folder / str(step)))
         return Run(card, checkpoints.restore_variables(abstract, make_mesh(), step), step)
 
 

@@ -21,6 +21,7 @@ from jaxreid.mesh import check_same_file
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.places import expanded
 from jaxreid.runs.files import replace_file
+from jaxreid.weights.cards import model_of
 from jaxreid.weights.checkpoint import read_run
 from jaxreid.weights.formats import SAFETENSORS, TORCH_FORMATS, format_of
 
@@ -274,12 +275,11 @@ def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
         )
     try:
         card = json.loads(metadata["model"])
-        make_model(**card)
-    # A hostile description can raise anything, as deep nesting does a RecursionError.
-    except Exception as error:
+    except (LookupError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} has an invalid description of its model ({error}); convert it again."
         ) from error
+    model_of(card, path)
     return card
 
 

@@ -36,7 +36,7 @@ from jaxreid.data.sets.prepared import PreparedCopy, find_copies
 from jaxreid.data.sets.reading import Found
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
-from jaxreid.names import Table, check_name, nearest
+from jaxreid.names import Table, check_name, check_trusted, nearest
 from jaxreid.places import expanded
 
 __all__ = [
@@ -322,6 +322,21 @@ def _arguments(
 
 def _is_splits(content: Any) -> bool:
     return isinstance(content, Mapping) and all(isinstance(s, Split) for s in content.values())
+
+
+def check_trusted_sets(names: Iterable[Any], source: Any) -> None:
+    """Refuse data sets that a file names, if they are of a module that nobody has allowed.
+
+    Args:
+        names: as the file holds them; what is not a string is ignored.
+        source: the file, for the message.
+
+    Raises:
+        ValueError: see `jaxreid.names.check_trusted`; or a name cannot be parsed.
+    """
+    for name in names:
+        if isinstance(name, str):
+            check_trusted(parse_name(name, SETS.names).base, "data set", source)
 
 
 @contextlib.contextmanager
