@@ -62,7 +62,8 @@ def make_sampler(
         alternate: take epochs from one data set each, in turn (`AlternatingSampler`).
 
     Raises:
-        ValueError: unknown name, an impossible quota, or an error of the sampler.
+        ValueError: unknown name, an impossible quota, batches of one person, or an error of the
+            sampler.
     """
     check_name(name, NAMES, "sampler")
     if name != "random" and batch_size == instances:
@@ -72,6 +73,8 @@ def make_sampler(
             "batch_size or lower sampler.instances"
         )
     if not len(quota) and not alternate:
+        if name == "pk":
+            check_two_people(labels, batch_size=batch_size, instances=instances)
         return _sampler_of_one(name, labels, batch_size, instances, seed)
     labels = _check(labels, batch_size, seed, 0)
     if not alternate:
@@ -96,6 +99,8 @@ def make_sampler(
         count = int(quota[source]) if len(quota) else batch_size
         own_seed = source_seed(seed, source)
         try:
+            if name == "pk" and alternate:
+                check_two_people(numbers, batch_size=batch_size, instances=instances)
             samplers.append(_sampler_of_one(name, numbers, count, instances, own_seed, steps))
         except ValueError as error:
             context = f"data set {source} of 0 to {len(rows) - 1}"
@@ -159,7 +164,8 @@ def pk_order(
     No identity occurs twice in a batch if any arrangement of this many batches allows that: each
     batch first takes the identities that need every remaining batch, then draws others at random
     in proportion to their remaining groups. If no arrangement exists (few identities), batches are
-    filled up with second groups of the largest identities.
+    filled up with second groups of the largest identities; every batch still has two identities if
+    any arrangement allows that (`check_two_people`).
 
     Returns:
         int32 [steps, batch_size], indices into ``labels``; the K images of a group are consecutive.
@@ -196,6 +202,29 @@ def pk_order(
     return order.reshape(steps, batch_size)
 
 
+def check_two_people(labels: np.ndarray, *, batch_size: int, instances: int) -> None:
+    """Check that every batch of `pk_order`, in every epoch, can hold at least two people.
+
+    Raises:
+        ValueError: too many of the groups are of one person.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or instances < 1:
+        # As `pk_order` says.
+        return
+    people, images = np.unique(labels, return_counts=True)
+    groups = np.clip(images // instances, 1, batch_size)
+    steps = int(groups.sum()) // max(batch_size // instances, 1)
+    others = int(groups.sum() - groups.max(initial=0))
+    if others < steps:
+        raise ValueError(
+            f"{steps - others} of {steps} batches of an epoch would hold one person, with nobody "
+            f"to tell apart: {images.max()} of {len(labels)} images are of one of {len(people)} "
+            f"people; expected at least two people per batch. Remove images of this person, add "
+            "other people, or use sampler.name=random"
+        )
+
+
 def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
     """Return the groups of each identity, int [groups, instances], in random order."""
     by_label = np.argsort(labels, kind="stable")
@@ -223,7 +252,9 @@ def _draw_identities(left, places, batches_left, random) -> np.ndarray:
     # Take those first that need every remaining batch.
     key[left >= batches_left] *= -1
     key[left == 0] = np.inf
-    distinct = min(places, np.count_nonzero(left))
+    # Where one identity has most of the groups, the others are shared out among the batches.
+    others = int(left.sum() - left.max())
+    distinct = min(places, np.count_nonzero(left), 1 + max(others - (batches_left - 1), 0))
     chosen = np.argsort(key, kind="stable")[:distinct]
     rest = left.copy()
     rest[chosen] -= 1

@@ -128,6 +128,37 @@ def test_batches_of_one_person_are_refused(name):
         samplers.make_sampler(name, np.repeat(np.arange(8), 8), batch_size=4, instances=4, seed=0)
 
 
+@pytest.mark.parametrize(("batch_size", "instances"), [(2, 1), (4, 2), (4, 1), (12, 4)])
+def test_pk_has_two_people_in_every_batch_of_every_epoch_or_is_refused(batch_size, instances):
+    size = {"batch_size": batch_size, "instances": instances}
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        # One person with many images, and few others.
+        counts = [random.integers(1, 60), *random.integers(1, 9, random.integers(1, 8))]
+        labels = random.permutation(np.repeat(np.arange(len(counts)), counts))
+        if sum(max(count // instances, 1) for count in counts) < batch_size // instances:
+            continue
+        orders = [samplers.pk_order(labels, **size, seed=seed, epoch=e) for e in range(4)]
+        if all(len(set(labels[batch])) > 1 for order in orders for batch in order):
+            samplers.make_sampler("pk", labels, **size, seed=seed)
+        else:
+            with pytest.raises(ValueError, match="batches of an epoch would hold one person"):
+                samplers.make_sampler("pk", labels, **size, seed=seed)
+
+
+def test_one_person_with_most_of_the_images_is_counted():
+    labels = np.repeat([0, 1, 2], [32, 2, 2])
+    message = r"3 of 5 batches of an epoch .*: 32 of 36 images are of one of 3 people; .* Remove"
+    given = {"batch_size": 8, "instances": 4, "seed": 0}
+    for more in ({}, {"alternate": True, "sources": np.repeat([0, 1], [36, 36])}):
+        held = np.concatenate([labels, labels + 3]) if more else labels
+        with pytest.raises(ValueError, match=message):
+            samplers.make_sampler("pk", held, **given, **more)
+    # With a quota, every batch has people of the other data set.
+    held, sources = np.concatenate([labels, labels + 3]), np.repeat([0, 1], [36, 36])
+    samplers.make_sampler("pk", held, **given, sources=sources, quota=(4, 4))
+
+
 def test_unknown_sampler_lists_the_nearest_first():
     with pytest.raises(ValueError, match="unknown sampler 'randon'; valid: random"):
         samplers.make_sampler("randon", LABELS, batch_size=4, instances=1, seed=0)
