@@ -5,12 +5,16 @@ from typing import Any, NamedTuple
 
 
 class Number(NamedTuple):
-    """Rule for numbers from `low` to `high`; `above` excludes `low`, `whole` requires integers."""
+    """Rule for numbers from `low` to `high`.
+
+    `above` excludes `low`, `below` excludes `high`, and `whole` requires integers.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     whole: bool = False
     above: bool = False
+    below: bool = False
 
     def __str__(self) -> str:
         return f"{'a whole number' if self.whole else 'a number'} {self.range}"
@@ -19,6 +23,8 @@ class Number(NamedTuple):
     def range(self) -> str:
         """The range, for messages."""
         if self.high < math.inf:
+            if self.below:
+                return f"from {self.low} to less than {self.high}"
             return (
                 f"above {self.low}, at most {self.high}"
                 if self.above
@@ -35,7 +41,9 @@ class Number(NamedTuple):
             return False
         if isinstance(value, float) and not math.isfinite(value):
             return False
-        return self.low <= value <= self.high and not (self.above and value == self.low)
+        if (self.above and value == self.low) or (self.below and value == self.high):
+            return False
+        return self.low <= value <= self.high
 
 
 class Numbers(NamedTuple):

@@ -29,6 +29,8 @@ LIMITS = {
     "eval.gallery_tile": 1_000_000,
 }
 SHARE = Number(0, 1)
+# Shares of a mean that the next value of it keeps: with all of it, nothing would be learned.
+DECAY = Number(0, 1, below=True)
 FACTORS = Numbers(Number(0), (0.5, 2.0), rising=True)
 
 RULES = {
@@ -49,8 +51,9 @@ RULES = {
     "data.skip_broken": Flag(),
     "model.height": Number(1, LIMITS["model.height"], whole=True),
     "model.width": Number(1, LIMITS["model.width"], whole=True),
-    "model.mean": Numbers(Number(), (0.485, 0.456, 0.406)),
-    "model.std": Numbers(Number(0, above=True), (0.229, 0.224, 0.225)),
+    # Of pixels from 0 to 1, and not to 255.
+    "model.mean": Numbers(SHARE, (0.485, 0.456, 0.406)),
+    "model.std": Numbers(Number(0, 1, above=True), (0.229, 0.224, 0.225)),
     "model.interpolation": Text("bicubic"),
     "model.freeze_stats": Flag(),
     "model.dtype": Text("float32"),
@@ -66,9 +69,9 @@ RULES = {
     "optim.name": Text("sgd"),
     "optim.lr": Number(0, above=True),
     "optim.backbone_lr": Number(0),
-    "optim.momentum": SHARE,
+    "optim.momentum": DECAY,
     "optim.nesterov": Flag(),
-    "optim.betas": Numbers(SHARE, (0.9, 0.999)),
+    "optim.betas": Numbers(DECAY, (0.9, 0.999)),
     "optim.eps": Number(0, above=True),
     "optim.weight_decay": Number(0),
     "optim.clip_norm": Number(0),
@@ -235,9 +238,9 @@ def check_sections(config: Mapping[str, Any]) -> None:
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """Return the setting at a dotted path, or None if it does not exist."""
+    """Return the setting at a dotted path; None if there is not one."""
     for name in path.split("."):
-        if name not in config:
+        if not isinstance(config, Mapping) or name not in config:
             return None
         config = config[name]
     return config

@@ -322,12 +322,14 @@ def test_softmax_with_triplets_equals_plain_loops(metric):
     assert float(stats["accuracy"]) == np.mean(logit.argmax(1) == label)
 
 
-def test_wrong_settings_of_softmax_are_refused():
+def test_wrong_settings_of_objectives_are_refused():
     with pytest.raises(ValueError, match="'euclidian'; valid: euclidean"):
         make_objective("softmax", num_classes=2, metric="euclidian")
     for option in ("triplet", "margin"):
         with pytest.raises(ValueError, match=f"objective.{option} is -1; expected 0 or more"):
             make_objective("softmax", num_classes=2, **{option: -1})
+    with pytest.raises(ValueError, match="objective.margin is -1; expected 0 or more"):
+        make_objective("triplet", num_classes=2, margin=-1)
     with pytest.raises(ValueError, match="smoothing is 1.0; expected a value in"):
         make_objective("softmax", num_classes=2, smoothing=1.0)
 

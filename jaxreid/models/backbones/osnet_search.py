@@ -123,6 +123,11 @@ class SuperNet(OSNet):
                 f"{self.temperature}, {self.temperature_factor} and {self.temperature_floor}; all "
                 "must be greater than 0."
             )
+        if self.temperature_factor > 1:
+            raise ValueError(
+                f"backbone.temperature_factor is {self.temperature_factor}; expected at most 1, "
+                "because the temperature falls."
+            )
         if self.temperature_every < 1:
             raise ValueError(
                 f"backbone.temperature_every is {self.temperature_every}; expected at least 1."

@@ -79,6 +79,11 @@ class TripletObjective(PairObjective):
     margin: float = 16.0
     axis_name: str | None = None
 
+    def validate(self) -> None:
+        """Raise ValueError for a margin below 0, with which wrong orders would cost nothing."""
+        if self.margin < 0:
+            raise ValueError(f"objective.margin is {self.margin}; expected 0 or more.")
+
     def losses(
         self, logit: jax.Array, same: jax.Array, itself: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

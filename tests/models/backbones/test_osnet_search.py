@@ -440,5 +440,7 @@ def test_options_that_cannot_work_are_refused():
     for option in ("temperature", "temperature_factor", "temperature_floor"):
         with pytest.raises(ValueError, match=r"temperature_floor are .* greater than 0"):
             make_backbone(NAME, **{option: 0.0})
+    with pytest.raises(ValueError, match="temperature_factor is 2.0; expected at most 1"):
+        make_backbone(NAME, temperature_factor=2.0)
     with pytest.raises(ValueError, match="temperature_every is 0; expected at least 1"):
         make_backbone(NAME, temperature_every=0)
