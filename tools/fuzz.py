@@ -12,31 +12,20 @@ with --plain, they are drawn by a seed. A finding is kept as a file and its trac
 import argparse
 import collections
 import hashlib
-import io
-import json
 import os
 import pathlib
-import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
+from fuzz_targets import TARGETS, Reader
 
 ALLOWED = (ValueError, OSError)
-MODEL = {
-    "backbone": {"name": "resnet18", "cut": "layer1", "width": 1},
-    "neck": {"name": "map", "channels": 2, "norm": "none"},
-    "matcher": {"name": "qaconv", "head": "v2.1"},
-    "height": 8,
-    "width": 4,
-    "mean": (0.5, 0.5, 0.5),
-    "std": (1.0, 1.0, 1.0),
-}
 # What a parser may trip over, inserted by plain mutation.
 TOKENS = (
     *(b"", b"\0", b"\xff" * 8, b"\x7f\xff\xff\xff\xff\xff\xff\xff", b"[" * 5000, b'{"a":' * 3000),
@@ -52,111 +41,19 @@ TOKENS = (
 )
 
 
-def seeds_of(target: str) -> list[bytes]:
-    """Return valid files of a target, from which mutations start."""
-    import safetensors.numpy
+def check(reader: Reader, path: pathlib.Path, content: bytes, *, named: bool = False) -> None:
+    """Read a file; raise what neither accepts it nor explains it in words.
 
-    card = {"format": "jaxreid 1", "model": json.dumps(MODEL), "sha256": "0"}
-    tensors = {"params/backbone/conv1/kernel": np.ones((7, 7, 3, 1), np.float32)}
-    record = {"config": {"model": MODEL, "seed": 0}, "seed": 0, "runs": [{"mode": "train"}]}
-    if target == "model":
-        return [json.dumps(MODEL).encode()]
-    if target == "settings":
-        from jaxreid import configs
-
-        return [json.dumps(configs.get("qaconv").to_dict()).encode()]
-    if target in ("record", "recorded"):
-        return [json.dumps(record).encode()]
-    if target == "events":
-        event = {"kind": "train", "step": 1, "epoch": 0, "loss": 0.5, "time": 1.0}
-        return [b"".join(json.dumps(event | {"step": s}).encode() + b"\n" for s in (1, 2, 3))]
-    if target == "architecture":
-        blocks = ["residual", "sum", "none", "both", "sum", "none"]
-        found = {"format": "jaxreid architecture 1", "stem": "instance", "blocks": blocks}
-        return [json.dumps(found).encode()]
-    if target == "image":
-        from PIL import Image
-
-        files = [io.BytesIO() for _ in range(4)]
-        for file, kind in zip(files, ("PNG", "JPEG", "BMP", "WEBP"), strict=True):
-            Image.fromarray(np.arange(96, dtype=np.uint8).reshape(8, 4, 3)).save(file, kind)
-        return [file.getvalue() for file in files]
-    weights = [safetensors.numpy.save(tensors, card), safetensors.numpy.save(tensors)]
-    if target == "torch":
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as opened:
-            opened.writestr("archive/data.pkl", pickle.dumps({"a": 1}, protocol=2))
-        weights = [archive.getvalue(), pickle.dumps({"a": [1.5]}, protocol=2), weights[1]]
-        try:
-            import torch
-        except ModuleNotFoundError:
-            return weights
-        for new in (True, False):
-            file = io.BytesIO()
-            held = {"state_dict": {"module.layer1.0.conv1.weight": torch.ones(1, 1)}, "epoch": 1}
-            torch.save(held, file, _use_new_zipfile_serialization=new)
-            weights.insert(0, file.getvalue())
-    return weights
-
-
-def _readers() -> dict[str, Callable[[pathlib.Path], object]]:
-    """Return the readers by target; imports what they need."""
-    from jaxreid import configs
-    from jaxreid.data.images.pillow import read_image
-    from jaxreid.models.backbones import make_backbone
-    from jaxreid.models.model import make_model
-    from jaxreid.runs import log, settings, workdir
-    from jaxreid.weights.file import load_weights, read_card
-    from jaxreid.weights.torch_checkpoint import read_checkpoint
-
-    def model(path: pathlib.Path) -> object:
-        card = _json(path)
-        if not isinstance(card, dict) or not card.keys() >= {"backbone", "neck", "matcher"}:
-            raise ValueError("not a card")
-        return make_model(**{key: card[key] for key in MODEL if key in card} | _size(card))
-
-    return {
-        "card": read_card,
-        "weights": lambda path: load_weights(path, MODEL),
-        "torch": read_checkpoint,
-        "model": model,
-        "settings": lambda path: settings.resolved(_json(path)),
-        "record": workdir._read,
-        "recorded": configs._recorded,
-        "architecture": lambda path: make_backbone(
-            **configs.get(f"osnet:synthetic,architecture={path}").model.backbone
-        ),
-        "events": lambda path: log.read_events(path.parent),
-        "image": read_image,
-    }
-
-
-def _json(path: pathlib.Path) -> object:
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _size(card: dict) -> dict:
-    return {"height": card.get("height", 8), "width": card.get("width", 4)}
-
-
-NAMES = {"events": "metrics.jsonl", "record": "config.json", "recorded": "config.json"}
-TARGETS = (
-    *("card", "weights", "torch", "model", "settings", "record", "recorded", "architecture"),
-    *("events", "image"),
-)
-
-
-def check(reader: Callable[[pathlib.Path], object], path: pathlib.Path, content: bytes) -> None:
-    """Read a file; raise what neither accepts it nor explains it in words."""
+    With `named`, the words must hold the folder of the file.
+    """
     path.write_bytes(content)
     try:
         reader(path)
     except ALLOWED as error:
         if not str(error).strip():
             raise AssertionError("an error without words") from error
+        if named and str(path.parent) not in str(error):
+            raise AssertionError(f"an error that does not name the file: {error}") from error
     except ModuleNotFoundError as error:
         if "pip install" not in str(error):
             raise
@@ -190,26 +87,27 @@ def mutations(seeds: list[bytes], seed: int) -> Iterator[bytes]:
 def fuzz(
     target: str, *, count: int | None = None, seconds: float = 0.0, seed: int = 0
 ) -> tuple[int, list[tuple[bytes, str]]]:
-    """Read mutated files by plain mutation, `count` of them or for `seconds`.
+    """Read mutated files by plain mutation, `count` of them or for `seconds` of CPU time.
 
     Returns:
         Number of files read, and the findings as (content, traceback), one for each place.
     """
-    reader, seeds = _readers()[target], seeds_of(target)
+    chosen = TARGETS[target]
+    reader, seeds = chosen.reader(), chosen.seeds()
     findings: dict[str, tuple[bytes, str]] = {}
-    done, end = 0, time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / NAMES.get(target, f"{target}.bin")
+    done, end = 0, time.process_time() + seconds
+    with chosen.place() as path:
         for content in mutations(seeds, seed):
-            if done >= count if count is not None else time.monotonic() > end:
+            if done >= count if count is not None else time.process_time() > end:
                 break
             done += 1
             try:
-                check(reader, path, content)
+                check(reader, path, content, named=chosen.named)
             # A finding is any other exception.
             except Exception as error:
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                key = f"{type(error).__name__} {place.filename}:{place.lineno}"
+                source = error.__cause__ or error
+                place = traceback.extract_tb(source.__traceback__)[-1]
+                key = f"{type(source).__name__} {place.filename}:{place.lineno}"
                 findings.setdefault(key, (content, traceback.format_exc()))
     return done, list(findings.values())
 
@@ -218,18 +116,26 @@ def _guided(target: str, seconds: int) -> None:
     """Fuzz with atheris, in this process, which it ends."""
     import atheris
 
-    with atheris.instrument_imports(include=["jaxreid"]):
-        reader = _readers()[target]
+    with atheris.instrument_imports(include=["jaxreid", "scipy.io"]):
+        reader = TARGETS[target].reader()
     folder = pathlib.Path(tempfile.mkdtemp())
     corpus = folder / "corpus"
     corpus.mkdir()
-    for number, content in enumerate(seeds_of(target)):
+    for number, content in enumerate(TARGETS[target].seeds()):
         (corpus / str(number)).write_bytes(content)
-    path = folder / NAMES.get(target, f"{target}.bin")
-    options = [f"-max_total_time={seconds}", "-max_len=8192", "-rss_limit_mb=0", "-timeout=60"]
-    options += [f"-artifact_prefix={folder}/finding-", "-print_final_stats=1", str(corpus)]
-    atheris.Setup([sys.argv[0], *options], lambda content: check(reader, path, content))
-    atheris.Fuzz()
+    options = ["-max_len=65536", "-rss_limit_mb=6000", "-timeout=60", "-print_final_stats=1"]
+    options += [f"-artifact_prefix={folder}/finding-", str(corpus)]
+    end = time.process_time() + seconds
+    with TARGETS[target].place() as path:
+
+        def one(content: bytes) -> None:
+            check(reader, path, content, named=TARGETS[target].named)
+            if time.process_time() > end:
+                # How libFuzzer is asked to end and to print its counts.
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        atheris.Setup([sys.argv[0], *options], one)
+        atheris.Fuzz()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -238,13 +144,20 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--seconds", type=int, default=60, help="time for each target")
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        default=60,
+        help="CPU time for each target, waiting not counted (default: 60)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of plain mutations")
     parser.add_argument("--keep", type=pathlib.Path, help="folder for findings")
     parser.add_argument("--plain", action="store_true", help="without atheris")
     parser.add_argument("--guided", choices=TARGETS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # What readers remember of files is not to be kept.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
     if args.guided:
         _guided(args.guided, args.seconds)
     for target in args.targets:

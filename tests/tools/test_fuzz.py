@@ -9,11 +9,15 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import fuzz  # noqa: E402
 
+# Of those that take long to read.
+FEW = {"checkpoint": 3, "file_names": 6, "torch": 12}
+
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_damaged_files_are_answered_in_words(target):
-    done, findings = fuzz.fuzz(target, count=25)
-    assert done == 25
+    count = FEW.get(target, 25)
+    done, findings = fuzz.fuzz(target, count=count)
+    assert done == count
     assert not findings, findings[0][1]
 
 

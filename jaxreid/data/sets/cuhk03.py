@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxreid.data.sets.cuhk03_mat import CellRecords, find_archive, import_h5py
+from jaxreid.data.sets.cuhk03_mat import DAMAGED, CellRecords, find_archive, import_h5py, whole
 from jaxreid.data.sets.cuhk03_np import BOXES
 from jaxreid.data.sets.digests import digests_of
 from jaxreid.data.sets.draws import shuffled
@@ -116,15 +116,16 @@ def _read(archive: pathlib.Path, boxes: str, split: int) -> tuple[list[_Cell], s
     try:
         # HDF5 has the axes of MATLAB in reverse: cells (10, people), test people (2, 100).
         with h5py.File(archive) as file:
-            for pair, reference in enumerate(file[boxes][()].ravel(), 1):
-                for (image, person), cell in np.ndenumerate(file[reference][()]):
+            for pair, reference in enumerate(whole(file[boxes]).ravel(), 1):
+                for (image, person), cell in np.ndenumerate(whole(file[reference])):
                     # Where a person has fewer than ten images, a cell is empty.
                     if file[cell].ndim == 3:
                         view = 1 + image // 5
                         name = f"{pair}_{person + 1:03d}_{view}_{image + 1:02d}.png"
                         cells.append(_Cell(pair * _PAIR + person + 1, view, name))
-            pairs, people = file[file["testsets"][()].ravel()[split]][()].astype(int)
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            tested = file[whole(file["testsets"]).ravel()[split]]
+            pairs, people = whole(tested).astype(int)
+    except DAMAGED as error:
         raise ValueError(
             f"{archive} cannot be read ({type(error).__name__}: {error}); expected the HDF5 file "
             f"of CUHK03 with {boxes} and testsets. {UNPACK_AGAIN}"

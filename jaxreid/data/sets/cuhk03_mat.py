@@ -11,12 +11,17 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 
 from jaxreid.data.sets.files import UNPACK_AGAIN
 from jaxreid.data.sets.source import Record
 from jaxreid.places import expanded
 
+# What reading a damaged file can raise.
+DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+# Values of a dataset; the largest of CUHK03 is an image.
+_LARGEST = 10_000_000
 # Folders below the user's, and the archive in each.
 _FOLDERS = (".", "cuhk03", "CUHK03")
 _ARCHIVES = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
@@ -47,6 +52,17 @@ def import_h5py():
     return h5py
 
 
+def whole(dataset) -> np.ndarray:
+    """Return all of a dataset of HDF5.
+
+    Raises:
+        ValueError: it is larger than any of CUHK03; a small file can say so.
+    """
+    if dataset.size > _LARGEST:
+        raise ValueError(f"{dataset.name} holds {dataset.size:,} values")
+    return dataset[()]
+
+
 @dataclasses.dataclass(frozen=True)
 class CellRecords:
     """Records whose images are decoded cells, encoded as PNG while they are iterated.
@@ -66,8 +82,7 @@ class CellRecords:
 
     def __iter__(self) -> Iterator[Record]:
         with self._opened() as file:
-            # HDF5 has the axes of MATLAB in reverse: cells (10, people), images (3, width, height).
-            pairs = [file[reference] for reference in file[self.boxes][()].ravel()]
+            pairs = self._pairs(file)
             for name, cell, pid in self.cells:
                 match = _CELL.fullmatch(cell)
                 if match is None:
@@ -75,14 +90,37 @@ class CellRecords:
                         f"{name}: {cell!r} is not a cell of {self.archive}; expected one like "
                         "1_001_1_01.png (camera pair, person, view, image)."
                     )
-                pair, person, view, image = map(int, match.groups())
-                pixels = file[pairs[pair - 1][image - 1, person - 1]][()].T
-                if pixels.ndim != 3:
-                    raise ValueError(
-                        f"{self.archive}: the cell {cell} of {self.boxes} is empty; expected an "
-                        f"image of height x width x 3. {UNPACK_AGAIN}"
-                    )
-                yield Record(image=_png(pixels), name=name, pid=pid, camid=view - 1)
+                data = _png(self._pixels(file, pairs, match))
+                yield Record(image=data, name=name, pid=pid, camid=int(match["view"]) - 1)
+
+    def _pairs(self, file) -> list:
+        """Return the cells of each camera pair, in HDF5's order of axes (10, people)."""
+        try:
+            return [file[reference] for reference in whole(file[self.boxes]).ravel()]
+        except DAMAGED as error:
+            raise ValueError(
+                f"{self.archive}: {self.boxes} cannot be read ({type(error).__name__}: {error}). "
+                f"{UNPACK_AGAIN}"
+            ) from error
+
+    def _pixels(self, file, pairs: list, match: re.Match) -> np.ndarray:
+        """Return the image of a cell, uint8 [height, width, 3]."""
+        pair, person, image = (int(match[part]) - 1 for part in ("pair", "person", "image"))
+        where = f"{self.archive}: the cell {match[0]} of {self.boxes}"
+        try:
+            cell = file[pairs[pair][image, person]]
+            is_image = cell.ndim == 3 and cell.shape[0] == 3 and cell.size and cell.dtype == "uint8"
+            # HDF5 has the axes of MATLAB in reverse: (3, width, height).
+            pixels = whole(cell).T if is_image else None
+        except DAMAGED as error:
+            raise ValueError(
+                f"{where} cannot be read ({type(error).__name__}: {error}). {UNPACK_AGAIN}"
+            ) from error
+        if pixels is None:
+            raise ValueError(
+                f"{where} is empty; expected an image of height x width x 3. {UNPACK_AGAIN}"
+            )
+        return pixels
 
     def _opened(self):
         try:

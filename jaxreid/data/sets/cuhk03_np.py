@@ -12,6 +12,7 @@ import re
 from jaxreid.data.sets.cuhk03_mat import CellRecords, find_archive, import_h5py
 from jaxreid.data.sets.digests import digests_of
 from jaxreid.data.sets.files import find_root, folder_source, read_names
+from jaxreid.data.sets.mat import read_mat
 from jaxreid.data.sets.records import named_records
 from jaxreid.data.sets.source import Source, short_digest
 from jaxreid.names import check_name
@@ -107,8 +108,6 @@ def find(
 
 def _from_archive(archive: pathlib.Path, boxes: str, combine_all: bool) -> Source:
     """Return the source of images in cuhk-03.mat, whose splits the protocol's file lists."""
-    from scipy.io import loadmat
-
     import_h5py()
     name = _PROTOCOL.format(boxes)
     protocol = next((p / name for p in archive.parents[:2] if (p / name).is_file()), None)
@@ -117,13 +116,7 @@ def _from_archive(archive: pathlib.Path, boxes: str, combine_all: bool) -> Sourc
             f"no file {name} beside {archive} or in its parent folder; expected the new protocol "
             "of CUHK03. Copy the file there."
         )
-    held = loadmat(protocol)
-    files = [str(cell.item()) for cell in held["filelist"].ravel()]
-    labels = held["labels"].ravel().tolist()
-    cells = {
-        split: tuple((files[i], files[i], int(labels[i])) for i in held[f"{split}_idx"].ravel() - 1)
-        for split in _PARTS
-    }
+    cells = _listed(protocol)
     options = [boxes]
     if combine_all:
         train = ((f"{s}/{c}", c, pid) for s, named in cells.items() for _, c, pid in named)
@@ -139,3 +132,27 @@ def _from_archive(archive: pathlib.Path, boxes: str, combine_all: bool) -> Sourc
         description=__doc__,
         citation=_CITATION,
     )
+
+
+def _listed(protocol: pathlib.Path) -> dict[str, tuple[tuple[str, str, int], ...]]:
+    """Return the images of each split as `CellRecords` takes them: names, cells and people."""
+    indices = {split: f"{split}_idx" for split in _PARTS}
+    try:
+        held = read_mat(protocol, ["filelist", "labels", *indices.values()])
+        files, labels = ([*held[name].ravel().tolist()] for name in ("filelist", "labels"))
+        images = {
+            number: (str(file), str(file), int(label))
+            for number, (file, label) in enumerate(zip(files, labels, strict=True), 1)
+        }
+        if not all(0 < person < 2**31 for _, _, person in images.values()):
+            raise ValueError("a label is not a whole number from 1 to 2**31 - 1")
+        return {
+            split: tuple(images[number] for number in held[name].ravel().tolist())
+            for split, name in indices.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{protocol} does not hold the new protocol of CUHK03 ({type(error).__name__}: "
+            f"{error}); expected filelist, labels and the indices of each split. Copy the file "
+            "again."
+        ) from error

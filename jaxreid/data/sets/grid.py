@@ -9,10 +9,9 @@ import os
 import pathlib
 import re
 
-import numpy as np
-
 from jaxreid.data.sets.files import UNPACK_AGAIN, find_root, folder_source, read_names
 from jaxreid.data.sets.halves import ALL, check_split, divide
+from jaxreid.data.sets.mat import read_mat
 from jaxreid.data.sets.source import Record, Source, short_digest
 
 _FOLDERS = (".", "underground_reid", "grid/underground_reid", "GRID", "grid")
@@ -85,19 +84,16 @@ def find(folder: str | os.PathLike, *, split: int | str = 0, combine_all: bool =
 
 def _trained(path: pathlib.Path, split: int) -> list[int]:
     """Return the people who train in a published split."""
-    # SciPy comes with JAX; it takes time to import.
-    from scipy.io import loadmat
-
     if not path.is_file():
         raise FileNotFoundError(
             f"no file {path}, which holds the splits of GRID; use grid?split={ALL} to test "
             f"everybody without them. {UNPACK_AGAIN}"
         )
     try:
-        splits = loadmat(path, variable_names=["trainIdxAll"])["trainIdxAll"].ravel()
+        splits = read_mat(path, ["trainIdxAll"])["trainIdxAll"].ravel()
         # A cell for each split; the third field of its struct holds the people.
-        people = np.ravel(splits[split][0, 0][2]).astype(int).tolist()
-    except Exception as error:  # whatever SciPy raises for a damaged file
+        people = list(splits[split][0, 0].values())[2].ravel().astype(int).tolist()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not hold the splits of GRID ({type(error).__name__}: {error}); expected "
             f"trainIdxAll with ten splits. {UNPACK_AGAIN}"

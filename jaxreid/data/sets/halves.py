@@ -108,7 +108,7 @@ def listed_split(file: str | os.PathLike, split: int | str, records: Sequence[Re
             {part: [str(image).replace("\\", "/") for image, *_ in held[part]] for part in _PARTS}
             for held in json.loads(path.read_bytes())
         ]
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a file of splits ({type(error).__name__}: {error}); expected a list "
             f"of {', '.join(_PARTS)} with paths of images, as in the splits.json of torchreid."

@@ -35,8 +35,8 @@ _PUBLISHED = {"query": (3_060, 11_659), "gallery": (3_060, 82_161)}
 _PUBLISHED_TRAIN = {"trainval": (1_041, 32_621), "train": (1_041, 30_248)}
 _EXAMPLE = "0000/0000_045_12_0303morning_0006_2.jpg 0"
 _LINE = re.compile(
-    r"(?P<name>([^/\s]+/)*[0-9]+_[0-9]+_0*(?P<camera>[1-9][0-9]*)_[^/\s]+\.[A-Za-z]+)"
-    r"\s+(?P<pid>[0-9]+)"
+    r"(?P<name>([^/\s]+/)*[0-9]+_[0-9]+_0*(?P<camera>[1-9][0-9]{0,8})_[^/\s]+\.[A-Za-z]+)"
+    r"\s+(?P<pid>[0-9]{1,9})"
 )
 _CITATION = """\
 @inproceedings{wei2018person,

@@ -11,7 +11,9 @@ from jaxreid.names import KINDS
 # In front of the options, between them, and (as TFDS writes them) behind a name.
 _FIRST, _NEXT, _DASH = (re.compile(s + r"(?=[A-Za-z_]\w*=)") for s in (r"\?", "&", "-"))
 _FUNCTION = re.compile(r"[\w.]+:[A-Za-z_]\w*(/\w+)?")
-_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
+# Test sets of one range; each is evaluated for itself.
+_MOST = 1000
 # "none" is a word: a way to divide images.
 _SPELLED = {"true": True, "True": True, "false": False, "False": False, "None": None}
 
@@ -73,13 +75,18 @@ def spread(named: Named) -> list[Named]:
     """Return one name for each number of an option that is a range, as in `viper?split=0..9`.
 
     Raises:
-        ValueError: the range is empty.
+        ValueError: the range is empty, or long.
     """
     for i, (key, value) in enumerate(named.options):
         if isinstance(value, str) and (limits := _RANGE.fullmatch(value)):
             first, last = map(int, limits.groups())
             if first > last:
                 raise ValueError(f"{named.key}: the range {value} is empty; write {last}..{first}.")
+            if last - first >= _MOST:
+                raise ValueError(
+                    f"{named.key}: the range {value} names {last - first + 1:,} test sets; "
+                    f"expected at most {_MOST:,}."
+                )
             rest = named.options[:i], named.options[i + 1 :]
             return [
                 one
@@ -136,8 +143,8 @@ def checked(key: str, value: Any, annotation: Any) -> Any:
 
 
 def _value(text: str) -> Any:
-    if re.fullmatch("-?[0-9]+", text):
+    if re.fullmatch("-?[0-9]{1,18}", text):
         return int(text)
-    if re.fullmatch(r"-?[0-9]+\.[0-9]+", text):
+    if re.fullmatch(r"-?[0-9]{1,18}\.[0-9]{1,18}", text):
         return float(text)
     return _SPELLED.get(text, text)

@@ -143,7 +143,7 @@ def _read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise ValueError(f'{path}, line {number}: expected an object, {{"path": ...}}.')
@@ -159,8 +159,12 @@ def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
             f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or save the table as CSV."
         ) from error
     try:
+        rows, size = parquet.read_metadata(path).num_rows, path.stat().st_size
+        # Every row is another path; equal cells without end take no room.
+        if rows > size:
+            raise ValueError(f"{rows:,} rows in {size:,} bytes")
         return parquet.read_table(path).to_pylist()
-    except ArrowException as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from jaxreid.data.sets import cuhk03_np, load
 
@@ -129,6 +129,29 @@ def test_messages_say_what_is_missing(tmp_path, monkeypatch):
         write_protocol(protocol, SPLITS | {"train": {cell: 1}})
         with pytest.raises(ValueError, match=message):
             list(cuhk03_np.find(tmp_path).splits["train"])
+    for damage, message in (
+        ({"labels": [[2**40]] * 6}, "a label is not a whole number"),
+        ({"train_idx": [[0]]}, "does not hold the new protocol .*KeyError: 0"),
+        ({"train_idx": [["a"]]}, "does not hold the new protocol"),
+        ({"filelist": [[1.0]]}, "does not hold the new protocol .*zip"),
+    ):
+        write_protocol(protocol)
+        held = {name: value for name, value in loadmat(protocol).items() if name[0] != "_"}
+        savemat(protocol, held | damage)
+        with pytest.raises(ValueError, match=message):
+            cuhk03_np.find(tmp_path)
+    write_protocol(protocol)
+    with h5py.File(tmp_path / "cuhk03_release/cuhk-03.mat", "a") as file:
+        people = file[file["detected"][0, 0]]
+        # One value for all pixels takes no room.
+        large = file.create_dataset("large", (3, 10**6, 10**6), np.uint8, chunks=(3, 10, 10))
+        people[0, 0] = large.ref
+    with pytest.raises(ValueError, match="1_001_1_01.png of detected cannot be read .*holds 3,000"):
+        list(cuhk03_np.find(tmp_path).splits["train"])
+    with h5py.File(tmp_path / "cuhk03_release/cuhk-03.mat", "a") as file:
+        del file["detected"]
+    with pytest.raises(ValueError, match="cuhk-03.mat: detected cannot be read .*KeyError"):
+        list(cuhk03_np.find(tmp_path).splits["train"])
     (tmp_path / "cuhk03_release/cuhk-03.mat").write_bytes(b"MATLAB 7.3")
     with pytest.raises(ValueError, match=r"cuhk-03.mat: cannot be read .*Unpack"):
         list(cuhk03_np.find(tmp_path).splits["train"])

@@ -437,6 +437,8 @@ def test_a_range_of_splits_is_several_test_sets(monkeypatch):
     _, tests = load_sets(train=None, test=("mine?split=8..10&seed=3",))
     assert list(tests) == [f"mine?split={i}&seed=3" for i in (8, 9, 10)]
     assert given == [(8, 3), (9, 3), (10, 3)]
+    with pytest.raises(ValueError, match="names 1,000,000,000 test sets; expected at most 1,000"):
+        load_sets(train=None, test=("mine?split=0..999999999",))
     with pytest.raises(ValueError, match=r"mine\?split=3..1: the range 3..1 is empty; write 1..3"):
         load_sets(train=None, test=("mine?split=3..1",))
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from jaxreid.data.sets.naming import checked, parse_name
+from jaxreid.data.sets.naming import checked, parse_name, parse_options
 
 KNOWN = ("market1501", "synthetic_people", "folder")
 
@@ -94,6 +94,11 @@ def test_an_option_has_the_declared_type(value, annotation, result):
 def test_an_option_of_another_type_is_refused(value, annotation, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         checked("option", value, annotation)
+
+
+def test_a_number_of_more_digits_than_python_reads_is_a_word():
+    long = "9" * 5000
+    assert parse_options([f"seed={long}", f"fps={long}.5"]) == {"seed": long, "fps": f"{long}.5"}
 
 
 def test_the_name_in_results_has_no_place():

@@ -367,7 +367,15 @@ def test_lists_that_do_not_fit_are_explained(tmp_path):
     root, file = make_set(tmp_path, "viper"), tmp_path / "splits.json"
     with pytest.raises(FileNotFoundError, match="no file .*splits.json.*of torchreid"):
         viper.find(root, splits=file)
-    for content in ("{", "{}x", '{"train": 3}', "[3]", '[{"train": []}]', '[{"train": [[]]}]'):
+    for content in (
+        "{",
+        "[" * 100_000,
+        "{}x",
+        '{"train": 3}',
+        "[3]",
+        '[{"train": []}]',
+        '[{"train": [[]]}]',
+    ):
         file.write_text(content)
         with pytest.raises(ValueError, match="splits.json is not a file of splits"):
             viper.find(root, splits=file)

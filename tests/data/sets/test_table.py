@@ -183,6 +183,7 @@ def test_missing_images_are_counted(tmp_path):
         ("t.csv", b"path,person\na,b,c\n", "row 1: more cells than columns .path,person"),
         ("t.csv", b"path\n\xff", "is not UTF-8"),
         ("t.jsonl", b'{"path": 1}\n\nx', "line 3: not JSON"),
+        ("t.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("t.jsonl", b"[1]", "line 1: expected an object"),
         ("t.parquet", b"no", "cannot be read as Parquet"),
         ("t.xlsx", b"", r"is not a table; expected a file .csv, .tsv, .parquet"),
@@ -192,6 +193,22 @@ def test_other_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         find(tmp_path / name)
+
+
+def test_a_damaged_parquet_names_the_table(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_parquet(path, [{"path": PATHS[0]}])
+    content = path.read_bytes()
+    # Within a word: no longer UTF-8, which pyarrow finds as it makes words of it.
+    path.write_bytes(content.replace(PATHS[0].encode(), b"\xff" * len(PATHS[0])))
+    with pytest.raises(ValueError, match=r"t.parquet cannot be read as Parquet: .*utf-8"):
+        find(path)
+    write_parquet(path, [{"path": None}] * 100_000)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(
+        ValueError, match=r"cannot be read as Parquet: 100,000 rows in [0-9,]+ bytes"
+    ):
+        find(path)
 
 
 def test_a_missing_table_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
