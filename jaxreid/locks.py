@@ -1,7 +1,8 @@
 """Locks between processes: one holder at a time, released when its process ends, however it ends.
 
-The system holds the lock (flock). Where it has no locks, as on Windows and on some network file
-systems, a file that names the holder stands for the lock.
+The system holds the lock (flock). Where it has no locks, as on Windows, on some network file
+systems and in object stores, a file that names the holder stands for the lock. A store may let two
+processes that start in the same moment both have it.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import IO
+
+from jaxreid.places import is_remote
 
 try:
     import fcntl
@@ -37,13 +40,17 @@ def hold(path: pathlib.Path, what: str, *, wait: bool = False) -> Iterator[None]
         InUseError: another process holds the lock, unless `wait`.
         OSError: the file cannot be created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        locked = _flock(file, what, wait=wait)
+    stand_in = path.with_name(path.name + ".held")
+    with contextlib.ExitStack() as stack:
+        locked = False
+        if not is_remote(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a+"))
+            locked = _flock(file, what, wait=wait)
         if locked:
             _write(file, _holder())
         else:
-            _create(stand_in := path.with_name(path.name + ".held"), what, wait=wait)
+            _create(stand_in, what, wait=wait)
         try:
             yield
         finally:
@@ -73,8 +80,12 @@ def _create(path: pathlib.Path, what: str, *, wait: bool) -> None:
     """Create a file that stands for a lock; wait for it to vanish if another process has it."""
     said = False
     while True:
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write(_holder())
+        if not is_remote(path):
+            with contextlib.suppress(FileExistsError), path.open("x") as file:
+                file.write(_holder())
+                return
+        elif not path.exists():
+            path.write_text(_holder())
             return
         with contextlib.suppress(FileNotFoundError):
             holder = path.read_text()

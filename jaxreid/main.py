@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from jaxreid import configs
 from jaxreid.names import check_name, nearest
-from jaxreid.places import expanded
+from jaxreid.places import place
 from jaxreid.runs import settings
 
 FLAGS = flags.FLAGS
@@ -249,7 +249,7 @@ def with_recipe(argv: list[str]) -> list[str]:
         recipe = rest[indices[0] : indices[0] + size]
         return [name, *recipe, *rest[: indices[0]], *rest[indices[0] + size :]]
     workdir, mode = flag_value(rest, "workdir"), flag_value(rest, "mode")
-    if mode == "evaluate" and (expanded(workdir) / "config.json").exists():
+    if mode == "evaluate" and (place(workdir) / "config.json").exists():
         return [name, f"--config={workdir}", *rest]
     if overridden(rest):
         names = ", ".join(configs.recipes())

@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxreid.names import check_name, check_trusted
-from jaxreid.places import expanded
+from jaxreid.places import expanded, place
 from jaxreid.runs.settings import RULES, leaves, value_at
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -78,7 +78,7 @@ def get(recipe: str) -> ConfigDict:
         FileNotFoundError, ValueError: as in `load`, or the recipe rejects its argument.
     """
     name, colon, argument = recipe.partition(":")
-    record = expanded(recipe) / "config.json"
+    record = place(recipe) / "config.json"
     if record.is_file():
         return _recorded(record)
     get_config = load(name).get_config

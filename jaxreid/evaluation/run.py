@@ -232,7 +232,7 @@ def keep_trace(workdir: pathlib.Path, images: Split) -> None:
 def warnings_of(workdir: pathlib.Path, tests: TestSets) -> list[str]:
     """Return warnings about test sets that share images or people with a run's training set."""
     try:
-        with np.load(workdir / TRACE) as arrays:
+        with np.load(io.BytesIO((workdir / TRACE).read_bytes())) as arrays:
             known = Trace.from_arrays(arrays)
     except (OSError, ValueError, KeyError):
         # A run of an older version, or a copy of its checkpoints alone.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.places import place
 from jaxreid.runs.files import replace_file
 
 Colour = tuple[int, int, int] | tuple[int, int, int, int] | str
@@ -231,4 +232,4 @@ def save(picture: Image.Image, path: str | os.PathLike) -> None:
     """Write a PNG; an old file of that name is replaced only by a complete new one."""
     file = io.BytesIO()
     picture.save(file, format="PNG")
-    replace_file(pathlib.Path(path), file.getvalue())
+    replace_file(place(path), file.getvalue())

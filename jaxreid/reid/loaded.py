@@ -18,6 +18,7 @@ from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
+from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
@@ -279,7 +280,7 @@ class ReID:
                 for message in messages:
                     print(message)
         else:
-            workdir = pathlib.Path(workdir)
+            workdir = place(workdir)
             # A run keeps the name that its training gave to step 0.
             loaded = self.step is None or self.settings.get("init_from")
             initial = "loaded" if loaded else "untrained"
@@ -302,10 +303,10 @@ class ReID:
         Raises:
             ValueError, OSError: the suffix is another, or the folder does not exist.
         """
-        path = pathlib.Path(path)
+        path = place(path)
         if path.suffix != ".safetensors":
             raise ValueError(f"{path} must end in .safetensors.")
-        if not path.absolute().parent.is_dir():
+        if not is_remote(path) and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"folder {path.absolute().parent} does not exist.")
         source = "; ".join(self.messages) or f"{self.path}"
         save_weights(path, jax.tree.map(np.asarray, self.variables), self.card, source=source)

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import IO
@@ -13,15 +14,21 @@ from typing import IO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from jaxreid.places import is_remote
+
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
     """Write a file atomically: readers see the old content or the new, never a part.
 
-    The directory of `path` must exist.
+    The directory of `path` must exist. An object store replaces an object as a whole.
 
     Raises:
         OSError: the file cannot be written; the old content is still there.
     """
+    if is_remote(path):
+        with explained(path):
+            path.write_bytes(content)
+        return
     # Processes that write the same file at once, such as a training and an evaluation, each have
     # a partial file of their own.
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
@@ -40,9 +47,16 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
 def append(path: pathlib.Path, content: bytes) -> None:
     """Append to a file that exists: all of the content, or nothing.
 
+    Objects of a store cannot grow: the whole is written again, without what another process
+    appends in the same moment.
+
     Raises:
         OSError: the file cannot be written, or has been deleted; the message names it.
     """
+    if is_remote(path):
+        with explained(path):
+            path.write_bytes(path.read_bytes() + content)
+        return
     # Opened every time: a training that starts replaces the files that an evaluation appends to.
     opener = lambda name, _: os.open(name, os.O_WRONLY | os.O_APPEND)  # noqa: E731
     with explained(path), open(path, "ab", buffering=0, opener=opener) as file:
@@ -53,6 +67,26 @@ def append(path: pathlib.Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
+
+
+def remove_tree(path: pathlib.Path) -> None:
+    """Delete a folder with all that is in it, if it exists."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.rmtree()
+
+
+@contextlib.contextmanager
+def local_copy(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a path with the content of a file for libraries that open local files alone."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def array_in_file(
@@ -97,12 +131,18 @@ def _sync(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-    """Raise an OSError of the context again, as a sentence with the path and a remedy."""
+    """Raise an OSError of the context again, as a sentence with the path and a remedy.
+
+    Every error of a store becomes one: its package has its own kinds.
+    """
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise type(error)(
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_remote(path):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        kind = type(error) if isinstance(error, OSError) else OSError
+        raise kind(
             f"cannot write {path}: {reason}. Make room or give access there, or name another "
             "place, and repeat the command; what was written before is whole."
         ) from error

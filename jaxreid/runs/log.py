@@ -30,7 +30,7 @@ def read_events(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     events = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict) and "step" in event]

@@ -1,9 +1,12 @@
 """Trace of some training steps, for xprof, TensorBoard's profile page and Perfetto."""
 
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
+
+from jaxreid.places import is_remote
 
 # Steps before the trace, which compile and fill the input pipeline.
 SKIPPED = 10
@@ -21,6 +24,9 @@ class Profile:
 
     def __init__(self, workdir: pathlib.Path, steps: int) -> None:
         self._folder, self._steps, self._seen = workdir / "profile", steps, 0
+        if steps and is_remote(workdir):
+            # The profiler writes local files.
+            self._folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxreid-profile-"))
         self._on = False
 
     def after(self, metrics: Any) -> str | None:

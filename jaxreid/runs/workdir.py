@@ -8,7 +8,6 @@ import os
 import pathlib
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,7 +17,8 @@ import jax
 import jaxreid
 from jaxreid.locks import hold
 from jaxreid.mesh import all_agree
-from jaxreid.places import expanded
+from jaxreid.places import is_remote, place
+from jaxreid.runs.files import remove_tree
 from jaxreid.runs.log import write_json
 
 # Settings that a resumed run may change, because training does not depend on them. Exceptions: the
@@ -63,6 +63,8 @@ FILES = {
     "architecture.png",
     "trained_on.npz",
 }
+# File of Orbax in a complete checkpoint on an object store.
+COMPLETE = "commit_success.txt"
 # Longest path of a work directory, in bytes: below it are names of checkpoints and of their parts.
 LONGEST = (os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 260) - 200
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -87,7 +89,7 @@ def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.
         ValueError: the directory holds a run of another configuration, or foreign files.
         OSError: the directory cannot be created or written.
     """
-    path = _path(workdir)
+    path = place(workdir)
     # Through JSON, so that tuples compare equal to the lists in config.json.
     _in_process_0(path, lambda: _open(path, json.loads(json.dumps(config)), mode))
     return path
@@ -132,15 +134,16 @@ def _in_process_0(path: pathlib.Path, action: Callable[[], None]) -> None:
         raise problem or ValueError("process 0 could not open the work directory; see its error.")
 
 
-def _path(workdir: str) -> pathlib.Path:
-    if "://" in workdir:
-        raise ValueError(f"work directory {workdir!r}: expected a path on a (shared) file system.")
-    return expanded(workdir)
-
-
 def _storable(workdir: str) -> pathlib.Path:
     """Return the path of a work directory, if checkpoints can be stored below it."""
-    path = _path(workdir)
+    path = place(workdir)
+    if is_remote(path):
+        if not path.as_posix().startswith("gs://"):
+            raise ValueError(
+                f"work directory {workdir}: Orbax stores checkpoints on gs:// and on file systems "
+                "alone. Mount the store as a folder, or name another --workdir."
+            )
+        return path
     whole = path.resolve().as_posix()
     # Orbax and TensorStore read these as patterns, separators and addresses.
     found = {*re.findall(r"[\[*?\\]|(?:gs|s3):(?=/|$)|\.__lock(?=/|$)", whole)}
@@ -161,9 +164,12 @@ def _storable(workdir: str) -> pathlib.Path:
 
 def holds_checkpoint(workdir: str | os.PathLike) -> bool:
     """Return whether a work directory holds a complete checkpoint."""
-    candidates = (expanded(workdir) / "checkpoints").glob("[0-9]*")
+    folder = place(workdir) / "checkpoints"
+    if is_remote(folder):
+        # Nothing can be renamed there: a file marks what is complete.
+        return folder.exists() and any((path / COMPLETE).exists() for path in folder.iterdir())
     # Incomplete checkpoints have a suffix.
-    return any(path.name.isdigit() for path in candidates)
+    return any(path.name.isdigit() for path in folder.glob("[0-9]*"))
 
 
 def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
@@ -198,7 +204,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         previous, changes = None, []
         for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / "graphs", ignore_errors=True)
+        remove_tree(path / "graphs")
     _create(path)
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
     settings, runs = (previous["config"], previous["runs"]) if previous else (config, [])
@@ -218,6 +224,9 @@ def _check_foreign(path: pathlib.Path) -> None:
 
 
 def _create(path: pathlib.Path) -> None:
+    if is_remote(path):
+        # Folders of a store are names: they exist with their first file.
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from jaxreid.mesh import make_mesh, shardings, to_host
 from jaxreid.models.model import abstract_variables
+from jaxreid.places import is_remote, place
 from jaxreid.runs.workdir import holds_checkpoint
 from jaxreid.weights.cards import difference, model_of
 
@@ -108,8 +109,11 @@ class Checkpoints:
         if keep_every:
             policies.append(preservation.EveryNSteps(keep_every))
         self._unchecked: tuple[int, dict[str, Any]] | None = None
-        folder = pathlib.Path(workdir).resolve() / "checkpoints"
+        folder = place(workdir) / "checkpoints"
+        if not is_remote(folder):
+            folder = folder.resolve()
         _drop_reports_of_abandoned_tasks()
+        self._folder = folder
         with _writing(folder):
             self._manager = ocp.CheckpointManager(
                 folder,
@@ -131,7 +135,7 @@ class Checkpoints:
     @property
     def folder(self) -> pathlib.Path:
         """Folder of the checkpoints."""
-        return pathlib.Path(self._manager.directory)
+        return self._folder
 
     @property
     def latest_step(self) -> int | None:

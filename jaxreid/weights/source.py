@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxreid.places import expanded
+from jaxreid.places import place
 from jaxreid.weights.checkpoint import read_run, run_of
 from jaxreid.weights.file import load_weights, read_card
 
@@ -42,7 +42,7 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights
     Raises:
         FileNotFoundError, ValueError: `path` holds no model, or one that cannot be loaded.
     """
-    path = expanded(path)
+    path = place(path)
     if path.is_dir():
         run = read_run(path, step)
         path, _ = run_of(path)

@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -161,23 +162,42 @@ def test_benchmark_lets_a_device_wait_for_training_batches(tmp_path, benchmark, 
     assert "| 4x128x64 | host |" in capsys.readouterr().out
 
 
-def test_the_device_check_reports_a_part_that_fails(tmp_path, monkeypatch, capsys):
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_device_check_keeps_what_a_failing_part_found(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(TOOLS)
     import device_check
 
-    def broken(small):
+    def part(small):
         yield {"what": "begun", "error": 0.5}
         raise RuntimeError("no such device")
 
-    monkeypatch.setitem(device_check.PARTS, "kernel", broken)
-    assert device_check.main([str(tmp_path), "--small", "--parts", "kernel", "product"]) == 1
-    said = capsys.readouterr()
-    assert "no such device" in said.err
-    assert "tflops" in said.out.splitlines()[-1]
-    lines = (tmp_path / "device_check.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["part"] for row in rows] == ["host", "kernel", "product", "product"]
-    assert rows[0]["device"]
+    monkeypatch.setitem(sys.modules, "broken", types.SimpleNamespace(part=part))
+    monkeypatch.setitem(device_check.PARTS, "kernel", ("broken:part", 60))
+    path = tmp_path / "device_check.jsonl"
+    assert not device_check.run_part("kernel", path, True)
+    assert "no such device" in capsys.readouterr().err
+    first, second = rows_of(path)
+    assert first == {"part": "kernel", "what": "begun", "error": 0.5}
+    assert "no such device" in second["failed"]
+
+
+def test_the_device_check_stops_a_part_in_time_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(TOOLS)
+    import device_check
+
+    monkeypatch.setitem(device_check.PARTS, "golden", ("device_numbers:golden", 0.01))
+    parts = ["--parts", "golden", "torch_scoring"]
+    assert device_check.main([str(tmp_path), "--small", *parts]) == 1
+    packages, stopped, *measured = rows_of(tmp_path / "device_check.jsonl")
+    assert packages["is"]["jax"]
+    assert (stopped["part"], stopped["failed"]) == ("golden", "stopped after 0 s")
+    assert [row["part"] for row in measured] == ["torch_scoring"] * 3
+    assert "pairs_per_second" in capsys.readouterr().out.splitlines()[-1]
+    assert device_check.main([str(tmp_path), "--seconds", "5", "--parts", "kernel"]) == 1
+    assert "not begun" in rows_of(tmp_path / "device_check.jsonl")[-1]["failed"]
 
 
 def test_a_file_without_results_makes_no_table(tmp_path):
