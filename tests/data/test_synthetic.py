@@ -56,7 +56,7 @@ def test_pixels_are_the_same_on_every_machine(domain, expected):
     # prepared are then drawn anew.
     chosen = synthetic.plan(domain)["gallery"][::80]
     assert len({p.camid for p in chosen}) >= 4
-    drawn = list(synthetic.draw_all(domain, chosen))
+    drawn = list(synthetic.draw_all(chosen))
     assert digest(decode(s).tobytes() for s in drawn) == expected
 
 
@@ -96,12 +96,12 @@ def test_sizes_of_the_default_domains():
 
 def test_pictures_do_not_depend_on_processes_or_order(plaza):
     planned = synthetic.plan("plaza", **SMALL)["gallery"]
-    backwards = list(synthetic.draw_all("plaza", planned[::-1], workers=2))
+    backwards = list(synthetic.draw_all(planned[::-1], workers=2))
     assert backwards[::-1] == plaza["gallery"]
 
 
 def test_stopping_early_ends_the_processes():
-    drawn = synthetic.draw_all("mall", synthetic.plan("mall")["gallery"], workers=2)
+    drawn = synthetic.draw_all(synthetic.plan("mall")["gallery"], workers=2)
     next(drawn)
     drawn.close()
 
@@ -159,7 +159,7 @@ def test_every_camera_shows_something():
         planned = synthetic.plan(domain)["train"]
         for camid in range(6):
             chosen = [p for p in planned if p.camid == camid][:6]
-            level = [decode(s).mean() for s in synthetic.draw_all(domain, chosen)]
+            level = [decode(s).mean() for s in synthetic.draw_all(chosen)]
             assert 35 < np.mean(level) < 215, (domain, camid)
 
 
