@@ -17,25 +17,29 @@ TRAIN = "synthetic_people/random?train_ids=4000&test_ids=1&distractors=0&domains
 TEST = "synthetic_people/random?train_ids=1&test_ids=200&distractors=400&domains=8&seed=1"
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    options = [option for option in arg.split(",") if option]
-    if unknown := set(options) - {"debug"}:
-        raise ValueError(f"unknown option {sorted(unknown)[0]!r} of the recipe drawn; valid: debug.")
-    config = qaconv_gs.get_config("synthetic")
+def get_config(arg: str = "synthetic") -> ConfigDict:
+    chosen = common.parse(arg, ("small", "debug"))
+    config = qaconv_gs.get_config(f"{chosen.dataset},small")
     config.unlock()
-    config.data.train = (TRAIN,)
-    config.data.test = (TEST, *(f"synthetic_people/{domain}" for domain in common.DOMAINS))
-    config.model.backbone.update(width=32)
+    if chosen.dataset == "synthetic":
+        config.data.train = (TRAIN,)
+        config.data.test = (TEST, *(f"synthetic_people/{domain}" for domain in common.DOMAINS))
+    config.model.backbone.width = 32
     config.sampler.graph_window = (2, 2)
-    config.epochs = 10
+    config.epochs = 4
+    # The cameras are drawn with colours, light and tilt of their own; jitter on top of that costs
+    # 5 points of mAP on photographs, and half of the speed.
+    config.augment.update(rotation=0.0, hue=(0.0, 0.0), brightness=(1.0, 1.0))
+    config.augment.update(contrast=(1.0, 1.0), saturation=(1.0, 1.0))
     config.schedule.warmup_steps = 200
     config.optim.update(lr=4e-3, backbone_lr=4e-3)
     config.checkpoint.every_steps = 500
     config.log.every_steps = 100
-    if "debug" in options:
-        config.data.train = ("synthetic_people/random?train_ids=12&test_ids=4&distractors=0",)
-        config.data.test = config.data.train
+    if "debug" in chosen:
         common.few(config)
-        config.model.backbone.update(name="resnet18", cut="layer2", width=8)
+        if chosen.dataset == "synthetic":
+            config.data.train = ("synthetic_people/random?train_ids=12&test_ids=4&distractors=0",)
+            config.data.test = config.data.train
+        config.model.backbone.width = 8
         config.model.neck.channels = 16
     return config.lock()

@@ -81,7 +81,11 @@ def find(
     }
     planned = synthetic.plan(domain, **options)
     changed = [f"{key}={value}" for key, value in options.items() if value != _DEFAULTS[key]]
-    lines = [title, VERSION, *(f"{key}={value}" for key, value in options.items() if key != "domains")]
+    lines = [
+        title,
+        VERSION,
+        *(f"{key}={value}" for key, value in options.items() if key != "domains"),
+    ]
     lines += [f"domains={domains}"] * (domains > 0)
     return Source(
         name="synthetic_people",

@@ -13,12 +13,35 @@ from jaxreid.data.synthetic.stream import Stream
 WIDTH, HEIGHT = 640, 480
 # Kinds of floors, walls and furniture.
 FLOORS = (
-    "paving", "tiles", "slabs", "checker", "bands", "steps", "grass", "asphalt", "asphalt",
-    "platform", "plain", "plain", "cobbles", "cobbles",
+    "paving",
+    "tiles",
+    "slabs",
+    "checker",
+    "bands",
+    "steps",
+    "grass",
+    "asphalt",
+    "asphalt",
+    "platform",
+    "plain",
+    "plain",
+    "cobbles",
+    "cobbles",
 )
 WALLS = (
-    "brick", "panels", "trees", "trees", "glass", "train", "shops", "facade", "hedge", "dark",
-    "clutter", "clutter", "clutter",
+    "brick",
+    "panels",
+    "trees",
+    "trees",
+    "glass",
+    "train",
+    "shops",
+    "facade",
+    "hedge",
+    "dark",
+    "clutter",
+    "clutter",
+    "clutter",
 )
 THINGS = (
     "column", "sign", "bench", "bin", "planter", "bike", "patch", "bikes", "bikes", "crowd",

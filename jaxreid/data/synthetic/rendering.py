@@ -26,9 +26,7 @@ _SHADOW = profile((0, 0.13), (1, 0.1), cap=(0.3, 0.3))
 _DARK = plain((16, 16, 22))
 
 
-def _place(
-    camera: Camera, visit: Stream, shot: Stream, number: int, yaw: int
-) -> tuple[Eye, tuple]:
+def _place(camera: Camera, visit: Stream, shot: Stream, number: int, yaw: int) -> tuple[Eye, tuple]:
     """Choose the detector's box; return the view and the box in the scene (x0, y0, x1, y1)."""
     cut = visit.chance(0.1 if camera.rich else 0.06)
     zoom = shot.uniform(0.98, 1.02 + 0.12 * camera.slop)
