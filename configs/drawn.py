@@ -5,7 +5,7 @@
 
 4,000 people in 160 domains that are drawn themselves (`synthetic_people/random`), a small network
 from random weights, graph sampling with the pairwise loss. The class graph matches pooled maps, so
-that it costs a sixteenth.
+that it costs a sixteenth. The argument is as for qaconv_gs.py: another data set, and `debug`.
 """
 
 from ml_collections import ConfigDict

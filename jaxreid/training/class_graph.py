@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxreid.data.split import Split
 from jaxreid.evaluation.scoring import Scorer
-from jaxreid.evaluation.shortlist import pool_maps
+from jaxreid.evaluation.shortlist import check_matcher, check_window, pool_maps
+from jaxreid.models.model import Model, abstract_variables, feature_shape
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.ranking import Row, Tile, ranking_picture
 from jaxreid.runs.files import replace_file
@@ -30,6 +31,15 @@ class ClassGraph:
 
     neighbours: np.ndarray
     scores: np.ndarray
+
+
+def check_graph_window(model: Model, window: tuple[int, ...]) -> None:
+    """Raise ValueError if the class graph of a model cannot match maps pooled by this window."""
+    off = "sampler.graph_window=(1, 1)"
+    if tuple(window) != (1, 1):
+        check_matcher(model.matcher, off=off)
+        shape = feature_shape(model, abstract_variables(model))
+        check_window(shape, window, setting="sampler.graph_window", off=off)
 
 
 def build_class_graph(

@@ -25,7 +25,7 @@ from jaxreid.runs.workdir import (
     open_workdir,
     without_places,
 )
-from jaxreid.training.class_graph import nearest_classes
+from jaxreid.training.class_graph import check_graph_window, nearest_classes
 from jaxreid.training.search import record
 from jaxreid.training.state import (
     abstract_parts,
@@ -126,6 +126,7 @@ def fit(
     keep_graphs = (sampler := dict(sampler)).pop("save_graph")
     window = tuple(sampler.pop("graph_window"))
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
+    check_graph_window(scorer.model, window)
     traced = (log := dict(log)).pop("profile")
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)

@@ -117,7 +117,7 @@ def _print(texture: np.ndarray, d: Details, second: Colour, limb: bool) -> np.nd
         # Panels along the sides, and down the sleeves.
         texture[(_around(LEFT) < 12) | (_around(RIGHT) < 12)] = second
     else:
-        texture[(_V + _C) % 22 < s.integer(4, 10)] = second
+        texture[s.integer(4, 10) > (_V + _C) % 22] = second
     return texture
 
 
@@ -208,8 +208,8 @@ def sleeve(p: Person) -> tuple[np.ndarray, np.ndarray]:
         own = "short" if p.upper in ("tshirt", "dress") else "long"
         above, below = kept[own if d.sleeves == "own" else d.sleeves]
         lower = upper.copy()
-        upper[_V >= above] = p.skin
-        lower[_V >= below] = p.skin
+        upper[above <= _V] = p.skin
+        lower[below <= _V] = p.skin
         return upper, lower
     if p.upper in ("tshirt", "dress"):
         upper[_V > 38] = p.skin

@@ -102,15 +102,16 @@ def plan(
     if domain != RANDOM:
         if domains:
             raise ValueError(
-                f"synthetic_people: domains={domains} belongs to the domain random; {domain} is one."
+                f"synthetic_people: domains={domains} is an option of the domain random; leave it out "
+                f"for {domain}."
             )
         return plans(DOMAINS.index(domain), **numbers)
     people = train_ids + test_ids
     count = domains or min(MOST, -(-people // PEOPLE_PER_DOMAIN))
     if count > min(people, MOST):
         raise ValueError(
-            f"synthetic_people: domains is {count}; expected at most {MOST}, and no more than there "
-            f"are people (train_ids={train_ids}, test_ids={test_ids})."
+            f"synthetic_people: domains is {count}; expected at most {MOST}, and at most one per "
+            f"person (train_ids={train_ids}, test_ids={test_ids})."
         )
     result: dict[str, list[Plan]] = {"train": [], "query": [], "gallery": []}
     done = dict.fromkeys(("train_ids", "test_ids", "distractors"), 0)

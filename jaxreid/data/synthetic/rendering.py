@@ -12,7 +12,7 @@ from jaxreid.data.synthetic.backdrop import scene
 from jaxreid.data.synthetic.camera import Camera, develop
 from jaxreid.data.synthetic.drawn_domains import cameras_of
 from jaxreid.data.synthetic.figure import Eye, draw
-from jaxreid.data.synthetic.people import OTHER, person
+from jaxreid.data.synthetic.people import OTHER, Person, person
 from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.tubes import cosine, paint, plain, profile, shading, sine
 from jaxreid.data.synthetic.walks import NOBODY, Plan
@@ -148,12 +148,22 @@ def _occlude(canvas: np.ndarray, kind: str, seed: int, domain: int, eye: Eye, s:
         _neighbour(canvas, seed, domain, who, far, side, True, s)
 
 
-def render(seed: int, plan: Plan) -> bytes:
-    """Return the JPEG (128 rows, 64 columns) of a planned sighting."""
+def render(
+    seed: int, plan: Plan, *, look: Person | None = None, camera: Camera | None = None
+) -> bytes:
+    """Return the JPEG (128 rows, 64 columns) of a planned sighting.
+
+    Args:
+        seed: that of the plan.
+        plan: who is seen, where, when and from which side.
+        look: appearance of the person; by default the one that follows from the plan.
+        camera: likewise. Pose, place, light and noise stay those of the plan, so that pictures with
+            another look or camera differ in nothing else.
+    """
     domain = plan.domain
     cameras = cameras_of(domain)
     place = plan.camid % len(cameras)
-    camera = cameras[place]
+    camera = camera or cameras[place]
     ghost = plan.index < NOBODY
     name = (plan.role, -plan.index if ghost else plan.index, int(ghost), place)
     visit = Stream(seed, domain, 30, *name)
@@ -181,7 +191,8 @@ def render(seed: int, plan: Plan) -> bytes:
         _neighbour(canvas, seed, domain, who, eye, side, False, shot)
     if not ghost or visit.chance(0.5):
         _shadow(canvas, eye, 190 - camera.ambient // 2)
-        p = person(seed, domain, plan.role, 200_000 - plan.index if ghost else plan.index)
+        index = 200_000 - plan.index if ghost else plan.index
+        p = look or person(seed, domain, plan.role, index)
         draw(canvas, p, _pose(plan.yaw, shot, phase + pace * plan.shot, standing, bent, hands), eye)
     if beside and before:
         _neighbour(canvas, seed, domain, who, eye, side, True, shot)
