@@ -255,11 +255,11 @@ def test_every_camera_shows_something():
         ),
         (
             {"domain": "random", "domains": 9, "train_ids": 7, "test_ids": 1},
-            r"domains is 9; .* no more than there are people \(train_ids=7, test_ids=1\)",
+            r"domains is 9; .* at most one per person \(train_ids=7, test_ids=1\)",
         ),
         (
             {"domain": "plaza", "domains": 2},
-            r"domains=2 belongs to the domain random; plaza is one",
+            r"domains=2 is an option of the domain random; leave it out for plaza",
         ),
     ],
 )

@@ -102,8 +102,8 @@ def plan(
     if domain != RANDOM:
         if domains:
             raise ValueError(
-                f"synthetic_people: domains={domains} is an option of the domain random; leave it out "
-                f"for {domain}."
+                f"synthetic_people: domains={domains} is an option of the domain random; leave it "
+                f"out for {domain}."
             )
         return plans(DOMAINS.index(domain), **numbers)
     people = train_ids + test_ids
