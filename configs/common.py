@@ -160,6 +160,9 @@ def base(dataset: str) -> ConfigDict:
     sampler.instances = 4  # "pk", "graph": images per identity in a batch
     sampler.quota = ()  # several training sets: images of each per batch
     sampler.alternate = False  # several training sets: one epoch of each in turn
+    # "graph": match maps pooled by this window of rows and columns for the graph, which is then
+    # cheaper by the fourth power; (1, 1): the maps themselves, as published
+    sampler.graph_window = (1, 1)
     sampler.save_graph = False  # "graph": save the graph of every epoch in the work directory
 
     optim = config.optim = ConfigDict()

@@ -122,6 +122,9 @@ def test_data_sets_are_listed_measured_and_drawn(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     sheet = ["data", "sheet", "market1501", *folders, "--people", 2, "--out", out]
     assert "2 of 3 people" in said(capsys, *sheet).out
+    large = out.stat().st_size
+    said(capsys, *sheet, "--colours=256")
+    assert out.stat().st_size < large * 0.7
     assert "skips all 3 people" in said(capsys, *sheet, "--first=9", status=1).err
 
 

@@ -351,7 +351,7 @@ def test_osnet_search(argument):
 
 
 def make_sampler(config, classes):
-    options = {key: value for key, value in config["sampler"].items() if key != "save_graph"}
+    options = {key: value for key, value in config["sampler"].items() if "graph" not in key}
     labels = np.repeat(np.arange(classes), 4)
     sets = 2 if options["alternate"] else len(options["quota"])
     return samplers.make_sampler(
@@ -426,7 +426,7 @@ def test_the_rules_are_of_settings_that_there_are():
 @pytest.mark.parametrize("recipe", configs.recipes())
 def test_a_recipe_that_starts_from_published_weights_says_so(recipe):
     expects = configs.get(f"{recipe}:market1501").init_expects
-    assert expects == ("" if recipe == "osnet_search" else "ImageNet")
+    assert expects == ("" if recipe in ("osnet_search", "drawn") else "ImageNet")
     scratch = [",scratch"] if recipe == "osnet" else []
     for argument in ("synthetic", "market1501,small", "market1501,debug"):
         assert configs.get(f"{recipe}:{argument}").init_expects == ""

@@ -625,6 +625,13 @@ REFUSALS = [
     ),
     (["--config.schedule.name=adapt"], "unknown schedule 'adapt'; valid: adaptive"),
     (
+        [
+            "--config=configs/qaconv_gs.py:market1501,debug",
+            "--config.sampler.graph_window=(3, 4)",
+        ],
+        "8x4 cannot be pooled by sampler.graph_window",
+    ),
+    (
         ["--config=configs/qaconv_gs.py:market1501,debug", "--config.batch_size=48"],
         "there are 12 identities, but a batch of 48 with 2 images each needs 24",
     ),

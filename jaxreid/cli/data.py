@@ -50,7 +50,9 @@ def sheet(args: argparse.Namespace) -> dict[str, Any]:
     """Draw a contact sheet."""
     out = args.out or pathlib.Path(re.sub(r"\W+", "_", f"{args.name}_{args.split}") + ".png")
     check_out(out, ".png")
-    form = {name: getattr(args, name) for name in ("first", "people", "columns", "height")}
+    form = {
+        name: getattr(args, name) for name in ("first", "people", "columns", "height", "colours")
+    }
     count = _draw_sheet(out, args.name, _splits(args), args.split, **form)
     return {"dataset": args.name, "split": args.split, "people": count, "out": str(out)}
 
@@ -90,6 +92,7 @@ def _draw_sheet(
     people: int = 16,
     columns: int = 14,
     height: int = 160,
+    colours: int = 0,
 ) -> int:
     """Draw people of a split; return their number."""
     from jaxreid.pictures.canvas import save
@@ -102,7 +105,7 @@ def _draw_sheet(
     if not chosen:
         raise ValueError(f"--first={first} skips all {len(everybody)} people of {split}.")
     title = sheet_title(name, splits, split)
-    save(sheet_picture(title, chosen, columns=columns, height=height), out)
+    save(sheet_picture(title, chosen, columns=columns, height=height), out, colours=colours)
     print(f"wrote {out} ({len(chosen)} of {len(everybody)} people)")
     return len(chosen)
 

@@ -95,4 +95,10 @@ def add_data_verbs(commands: Any) -> None:
     action.add_argument(
         "--height", type=values.count, default=160, help="image height in pixels (default: 160)"
     )
+    action.add_argument(
+        "--colours",
+        type=values.within(2, 256),
+        default=0,
+        help="colours of the PNG, 2 to 256, for a smaller file (default: all)",
+    )
     add_json(action)

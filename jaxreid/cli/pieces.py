@@ -27,8 +27,8 @@ def add_model(verb: argparse.ArgumentParser) -> None:
     """Add the model that a verb uses."""
     verb.add_argument(
         "model",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
-        "(.safetensors)",
+        help="work directory of a run, one of its steps (RUN/checkpoints/500), a weight file "
+        "(.safetensors), or the bundled model drawn",
     )
 
 

@@ -34,6 +34,19 @@ def at_least(low: int) -> Callable[[str], int]:
 count = at_least(1)
 
 
+def within(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `low` to `high`."""
+
+    def number(text: str) -> int:
+        if (value := at_least(low)(text)) > high:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at most {high}, got {text}"
+            )
+        return value
+
+    return number
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Parse whole numbers with commas, such as "1,8,64"."""
     return tuple(count(part.strip()) for part in text.split(","))

@@ -30,7 +30,7 @@ from jaxreid.evaluation.results import (
 )
 from jaxreid.evaluation.retrieval import evaluate
 from jaxreid.evaluation.scoring import Scorer
-from jaxreid.evaluation.shortlist import check_matcher, check_window
+from jaxreid.evaluation.shortlist import check_matcher, check_size, check_window
 from jaxreid.evaluation.variants import PLAIN, Variant, make_variants
 from jaxreid.mesh import to_host
 from jaxreid.models.model import Model, abstract_variables, feature_shape
@@ -217,7 +217,8 @@ def make_evaluation(
         if variant.shortlist is not None:
             check_matcher(model.matcher)
             variables = abstract_variables(model)
-            check_window(feature_shape(model, variables), **variant.shortlist)
+            check_size(variant.shortlist["size"])
+            check_window(feature_shape(model, variables), variant.shortlist["window"])
     return scorer, evaluation
 
 

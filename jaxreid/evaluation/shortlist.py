@@ -12,6 +12,8 @@ from jaxreid.models.matchers.matcher import Matcher
 
 # Feature values pooled at once.
 BLOCK = 2**26
+# Settings of evaluation that messages name.
+WINDOW, OFF = "eval.shortlist_window", "eval.shortlist=0"
 
 
 class Shortlist:
@@ -35,7 +37,8 @@ class Shortlist:
         size: int,
         window: tuple[int, int],
     ) -> None:
-        check_window(gallery.shape[1:], size=size, window=window)
+        check_size(size)
+        check_window(gallery.shape[1:], window)
         self._scorer, self._window = scorer, window
         self._gallery, self._size = gallery, min(size, len(gallery))
         self._coarse: Gallery = scorer.hold(pool_maps(gallery, window))
@@ -66,30 +69,39 @@ class Shortlist:
         return scores, chosen
 
 
-def check_matcher(matcher: Matcher) -> None:
-    """Raise ValueError if a matcher has no coarser form."""
+def check_matcher(matcher: Matcher, *, off: str = OFF) -> None:
+    """Raise ValueError if a matcher has no coarser form; `off` is the setting that needs none."""
     if not matcher.can_pool:
         raise ValueError(
-            "a shortlist compares coarser maps with the weights of a 'qaconv' matcher for single "
-            "positions, but this model has another matcher: set eval.shortlist=0."
+            "coarser maps are compared with the weights of a 'qaconv' matcher for single "
+            f"positions, but this model has another matcher: set {off}."
         )
 
 
-def check_window(shape: tuple[int, ...], *, size: int, window: tuple[int, ...]) -> None:
-    """Raise ValueError if one image's features of this shape cannot be pooled and listed."""
+def check_window(
+    shape: tuple[int, ...], window: tuple[int, ...], *, setting: str = WINDOW, off: str = OFF
+) -> None:
+    """Raise ValueError if one image's features of this shape cannot be pooled.
+
+    `setting` is the name of the window's setting, `off` the setting that needs no window.
+    """
     if len(shape) != 3:
         raise ValueError(
-            f"a shortlist needs feature maps, but this model returns embeddings [{shape[-1]}]; "
-            "only the matcher 'qaconv' can score from coarse to fine: set eval.shortlist=0."
+            f"{setting} pools feature maps, but this model returns embeddings [{shape[-1]}]; "
+            f"only the matcher 'qaconv' can score from coarse to fine: set {off}."
         )
-    if size < 1:
-        raise ValueError(f"eval.shortlist is {size}; expected at least 1 image, or 0 for none.")
     h, w, _ = shape
     if len(window) != 2 or min(window) < 1 or h % window[0] or w % window[1]:
         raise ValueError(
-            f"maps of {h}x{w} cannot be pooled by eval.shortlist_window={window}; expected a "
+            f"maps of {h}x{w} cannot be pooled by {setting}={window}; expected a "
             "number of rows and a number of columns that divide them."
         )
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError if this is not the size of a shortlist."""
+    if size < 1:
+        raise ValueError(f"eval.shortlist is {size}; expected at least 1 image, or 0 for none.")
 
 
 def pool_maps(features: np.ndarray, window: tuple[int, int]) -> np.ndarray:

@@ -348,8 +348,8 @@ def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
     """Load a model, ready to use.
 
     Args:
-        path: work directory of a run, one of its steps (`RUN/checkpoints/500`), or a weights file
-            (.safetensors).
+        path: work directory of a run, one of its steps (`RUN/checkpoints/500`), a weights file
+            (.safetensors), or "drawn", the bundled model, which never saw a photograph.
         step: step of a run; the newest checkpoint if None.
 
     Raises:

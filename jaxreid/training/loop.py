@@ -25,7 +25,7 @@ from jaxreid.runs.workdir import (
     open_workdir,
     without_places,
 )
-from jaxreid.training.class_graph import nearest_classes
+from jaxreid.training.class_graph import check_graph_window, nearest_classes
 from jaxreid.training.search import record
 from jaxreid.training.state import (
     abstract_parts,
@@ -105,7 +105,8 @@ def fit(
         batch_size: images per step, over all devices.
         epochs: maximum number of epochs of the sampler.
         freeze_epochs: first epochs, in which only the classifier learns.
-        sampler: keywords of `make_sampler`; "save_graph" saves the class graphs of its epochs.
+        sampler: keywords of `make_sampler`; "graph_window" pools the maps of its class graphs,
+            "save_graph" saves them.
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
         augment: as for `Feed`.
@@ -123,7 +124,9 @@ def fit(
     mesh = make_mesh()
     check_divisible(batch_size, mesh, "batch_size")
     keep_graphs = (sampler := dict(sampler)).pop("save_graph")
+    window = tuple(sampler.pop("graph_window"))
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
+    check_graph_window(scorer.model, window)
     traced = (log := dict(log)).pop("profile")
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
@@ -189,7 +192,11 @@ def fit(
                 if (anchors := feed.anchors(epoch)) is not None:
                     path = workdir / "graphs" / f"epoch_{epoch + 1}" if keep_graphs else None
                     neighbours = nearest_classes(
-                        scorer, images.take(anchors), feed.neighbour_count, save_as=path
+                        scorer,
+                        images.take(anchors),
+                        feed.neighbour_count,
+                        window=window,
+                        save_as=path,
                     )
                 accuracy = to_host(state.history.accuracy)
                 batches = feed.batches(epoch, start=first, accuracy=accuracy, neighbours=neighbours)

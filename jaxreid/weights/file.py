@@ -19,8 +19,8 @@ from flax import traverse_util
 
 from jaxreid.mesh import check_same_file
 from jaxreid.models.model import abstract_variables, make_model
-from jaxreid.places import place
 from jaxreid.runs.files import local_copy, replace_file
+from jaxreid.weights.bundled import located
 from jaxreid.weights.cards import model_of
 from jaxreid.weights.checkpoint import read_run
 from jaxreid.weights.formats import SAFETENSORS, TORCH_FORMATS, format_of
@@ -119,7 +119,7 @@ def load_weights(
     unknown = set(skip) - set(PARTS[1:])
     if unknown:
         raise ValueError(f"init_skip names {sorted(unknown)}; valid: {', '.join(PARTS[1:])}.")
-    path = place(path)
+    path = located(path)
     # A work directory is on a file system that all processes share.
     if not path.is_dir():
         check_same_file(path)
@@ -235,7 +235,7 @@ class _RunAsFile:
 
 @contextmanager
 def _open(path: str | pathlib.Path) -> Iterator[Any]:
-    path = place(path)
+    path = located(path)
     if path.is_dir():
         yield _RunAsFile(path)
         return

@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxreid.places import place
+from jaxreid.weights.bundled import NAMES, located
 from jaxreid.weights.checkpoint import read_run, run_of
 from jaxreid.weights.file import load_weights, read_card
 
@@ -36,13 +36,14 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights
     """Load a model.
 
     Args:
-        path: .safetensors file, work directory, or `checkpoints/STEP` in one.
+        path: .safetensors file, work directory, `checkpoints/STEP` in one, or the name of a bundled
+            model.
         step: step of a run; None for the newest checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: `path` holds no model, or one that cannot be loaded.
     """
-    path = place(path)
+    path = located(path)
     if path.is_dir():
         run = read_run(path, step)
         path, _ = run_of(path)
@@ -51,7 +52,8 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None) -> Weights
     if not path.exists():
         raise FileNotFoundError(
             f"no model in {path}: expected the work directory of a run, a step of it "
-            "(RUN/checkpoints/500), or a weights file (.safetensors)."
+            "(RUN/checkpoints/500), a weights file (.safetensors), or the name of a bundled model "
+            f"({', '.join(NAMES)})."
         )
     if step is not None:
         raise ValueError(f"{path} is a weights file and has no steps; leave out step={step}.")

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import subprocess
@@ -9,10 +10,17 @@ from PIL import Image
 
 from jaxreid.data import synthetic
 from jaxreid.data.synthetic.domains import CAMERAS
+from jaxreid.data.synthetic.drawn_domains import cameras_of, number, wardrobe_of
 from jaxreid.data.synthetic.people import TEST, TRAIN, person
+from jaxreid.data.synthetic.rendering import render
 from jaxreid.data.synthetic.walks import plans as walk_plans
 
 SMALL = dict(train_ids=6, test_ids=5, images_per_id=8, distractors=10)
+
+
+# Four domains, each with a person or two of training and test.
+RANDOM = dict(train_ids=7, test_ids=5, images_per_id=6, distractors=8, domains=4)
+RANDOM_PIXELS = "a51bf03d89c3bdb2d943fdf626b52abddf73f4d7b016d39167cab2c02e17b0cf"
 
 
 def decode(sighting):
@@ -56,8 +64,73 @@ def test_pixels_are_the_same_on_every_machine(domain, expected):
     # prepared are then drawn anew.
     chosen = synthetic.plan(domain)["gallery"][::80]
     assert len({p.camid for p in chosen}) >= 4
-    drawn = list(synthetic.draw_all(domain, chosen))
+    drawn = list(synthetic.draw_all(chosen))
     assert digest(decode(s).tobytes() for s in drawn) == expected
+
+
+def test_pixels_of_drawn_domains_are_the_same_on_every_machine():
+    # As above: who changes these pictures on purpose raises VERSION in the builder.
+    chosen = synthetic.plan("random", **RANDOM)["gallery"][::4]
+    assert len({p.domain for p in chosen}) == 4
+    drawn = synthetic.draw_all(chosen, workers=1)
+    assert digest(decode(s).tobytes() for s in drawn) == RANDOM_PIXELS
+
+
+def test_drawn_domains_differ_and_follow_from_seed_and_place():
+    numbers = [number(seed, place) for seed in (0, 1) for place in range(20)]
+    assert len({*numbers, *range(len(CAMERAS))}) == len(numbers) + len(CAMERAS)
+    assert len({cameras_of(n) for n in numbers}) == len(numbers)
+    assert len({repr(wardrobe_of(n)) for n in numbers}) == len(numbers)
+    assert len({person(0, n, TEST, 0) for n in numbers}) == len(numbers)
+    assert all(len(set(cameras_of(n))) == 6 for n in numbers)
+    n = numbers[3]
+    again = cameras_of.__wrapped__(n), wardrobe_of.__wrapped__(n)
+    assert again == (cameras_of(n), wardrobe_of(n))
+
+
+def test_people_and_cameras_of_drawn_domains_are_disjoint():
+    planned = synthetic.plan("random", **RANDOM)
+    seen = [p for chosen in planned.values() for p in chosen]
+    pids = {split: {p.pid for p in chosen} for split, chosen in planned.items()}
+    assert pids["train"] == set(range(1, 8))
+    assert pids["query"] == set(range(8, 13))
+    assert pids["gallery"] == pids["query"] | {0}
+    assert sum(p.pid == 0 for p in planned["gallery"]) == 8
+    domains = [number(0, k) for k in range(4)]
+    assert {p.domain for p in seen} == set(domains)
+    for p in seen:
+        # Cameras are numbered from domain to domain.
+        assert p.camid // 6 == domains.index(p.domain)
+    for pid in range(1, 13):
+        assert len({p.domain for p in seen if p.pid == pid}) == 1
+    assert len({p.name for p in seen}) == len(seen)
+    others = {p.domain for chosen in synthetic.plan("random", **RANDOM, seed=1).values()
+              for p in chosen}  # fmt: skip
+    assert not others & set(domains)
+
+
+def test_without_a_number_a_drawn_domain_holds_25_people():
+    for people, domains in ((1, 1), (24, 1), (25, 2)):
+        planned = synthetic.plan("random", train_ids=people, test_ids=1, images_per_id=4)
+        assert len({p.domain for p in planned["train"]}) == domains
+
+
+def test_a_picture_with_another_look_or_camera_differs_in_nothing_else():
+    plan = synthetic.plan("random", **RANDOM)["train"][3]
+    look = person(0, plan.domain, plan.role, plan.index)
+    camera = cameras_of(plan.domain)[plan.camid % 6]
+    assert render(0, plan, look=look, camera=camera) == render(0, plan)
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(render(0, plan, look=one, camera=other))), int)
+        for one, other in (
+            (look, camera),
+            (dataclasses.replace(look, shoe_colour=(250, 60, 60)), camera),
+            (look, dataclasses.replace(camera, gain=(128, 128, 128), noise=0)),
+        )
+    ]
+    assert np.abs(pixels[1] - pixels[0])[:64].max() < 4  # shoes are below
+    assert np.abs(pixels[1] - pixels[0])[64:].max() > 20
+    assert pixels[2].mean() < pixels[0].mean() - 10
 
 
 def test_protocol_is_that_of_market1501(plaza):
@@ -96,12 +169,16 @@ def test_sizes_of_the_default_domains():
 
 def test_pictures_do_not_depend_on_processes_or_order(plaza):
     planned = synthetic.plan("plaza", **SMALL)["gallery"]
-    backwards = list(synthetic.draw_all("plaza", planned[::-1], workers=2))
+    backwards = list(synthetic.draw_all(planned[::-1], workers=2))
     assert backwards[::-1] == plaza["gallery"]
+    planned = synthetic.plan("random", **RANDOM)["gallery"][::6]
+    assert list(synthetic.draw_all(planned, workers=2)) == list(
+        synthetic.draw_all(planned, workers=1)
+    )
 
 
 def test_stopping_early_ends_the_processes():
-    drawn = synthetic.draw_all("mall", synthetic.plan("mall")["gallery"], workers=2)
+    drawn = synthetic.draw_all(synthetic.plan("mall")["gallery"], workers=2)
     next(drawn)
     drawn.close()
 
@@ -159,7 +236,7 @@ def test_every_camera_shows_something():
         planned = synthetic.plan(domain)["train"]
         for camid in range(6):
             chosen = [p for p in planned if p.camid == camid][:6]
-            level = [decode(s).mean() for s in synthetic.draw_all(domain, chosen)]
+            level = [decode(s).mean() for s in synthetic.draw_all(chosen)]
             assert 35 < np.mean(level) < 215, (domain, camid)
 
 
@@ -171,6 +248,19 @@ def test_every_camera_shows_something():
         ({"domain": "mall", "train_ids": 0}, r"train_ids is 0; .* at least 1"),
         ({"domain": "mall", "seed": -1}, r"seed is -1; .* at least 0"),
         ({"domain": "mall", "test_ids": 2.5}, r"test_ids is 2.5; expected an integer"),
+        ({"domain": "random", "domains": -1}, r"domains is -1; .* at least 0"),
+        (
+            {"domain": "random", "domains": 1001, "train_ids": 1500},
+            r"domains is 1001; .* most 1000",
+        ),
+        (
+            {"domain": "random", "domains": 9, "train_ids": 7, "test_ids": 1},
+            r"domains is 9; .* at most one per person \(train_ids=7, test_ids=1\)",
+        ),
+        (
+            {"domain": "plaza", "domains": 2},
+            r"domains=2 is an option of the domain random; leave it out for plaza",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from people import draw
+from people import MODEL, draw
 from PIL import Image
 
 from jaxreid.data.split import Split
+from jaxreid.models.model import make_model
 from jaxreid.training import class_graph as graph
 
 CLASSES = 11
@@ -46,6 +47,20 @@ def anchors():
     )
 
 
+class BestMatches(Cosine):
+    """Scores given maps by the mean over cells of a query of their best match."""
+
+    def coarser(self, window):
+        self.window = window
+        return self
+
+    def nearest(self, query, gallery, count, bar):
+        query, gallery = (x.reshape(len(x), -1, x.shape[-1]) for x in (query, gallery))
+        scores = np.einsum("qid,gjd->qgij", query, gallery).max(3).mean(2)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return best, np.take_along_axis(scores, best, axis=1)
+
+
 @pytest.fixture(scope="module")
 def vectors():
     return np.random.default_rng(0).standard_normal((CLASSES, 6)).astype(np.float32)
@@ -75,3 +90,38 @@ def test_a_graph_is_kept_as_numbers_and_as_a_picture(vectors, tmp_path):
         assert held["anchor"][3] == "0003.png"
     with Image.open(tmp_path / "graphs" / "epoch_1.png") as drawn:
         assert drawn.height > CLASSES * 128  # a row for each class
+
+
+def test_a_window_pools_the_maps_of_the_graph():
+    maps = np.random.default_rng(1).standard_normal((CLASSES, 4, 6, 5)).astype(np.float32)
+    pooled = np.empty((CLASSES, 2, 2, 5))
+    for c in range(CLASSES):
+        for i in range(2):
+            for j in range(2):
+                cell = maps[c, 2 * i : 2 * i + 2, 3 * j : 3 * j + 3].mean((0, 1))
+                pooled[c, i, j] = cell / np.linalg.norm(cell)
+    expected = graph.build_class_graph(BestMatches(pooled), anchors(), 3)
+    scorer = BestMatches(maps)
+    found = graph.build_class_graph(scorer, anchors(), 3, window=(2, 3))
+    assert scorer.window == (2, 3)  # the weights are pooled as well
+    np.testing.assert_array_equal(found.neighbours, expected.neighbours)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "window", "message"),
+    [
+        ({}, (3, 4), r"maps of 8x4 cannot be pooled by sampler.graph_window=\(3, 4\)"),
+        ({"matcher": {"name": "qaconv", "patch": 3}}, (2, 2), r"set sampler.graph_window=\(1, 1\)"),
+        (
+            {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}},
+            (2, 2),
+            "another matcher: set sampler.graph_window",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_pooled_is_refused_at_the_start(parts, window, message):
+    model = make_model(**MODEL | parts)
+    graph.check_graph_window(model, (1, 1))
+    with pytest.raises(ValueError, match=message):
+        graph.check_graph_window(model, window)

@@ -32,6 +32,7 @@ _DEFAULTS = {
     "images_per_id": synthetic.IMAGES_PER_ID,
     "distractors": synthetic.DISTRACTORS,
     "seed": 0,
+    "domains": 0,
 }
 _CITATION = r"""@misc{jaxreid_synthetic_people,
   title = {synthetic\_people: a person re-identification problem drawn by code},
@@ -48,6 +49,7 @@ def find(
     images_per_id: int = synthetic.IMAGES_PER_ID,
     distractors: int = synthetic.DISTRACTORS,
     seed: int = 0,
+    domains: int = 0,
 ) -> Source:
     """Return the source of people drawn by code, in four domains of six cameras.
 
@@ -55,33 +57,41 @@ def find(
     `plaza?train_ids=1000&seed=3`.
 
     Args:
-        domain: plaza, station, mall or campus.
+        domain: plaza, station, mall or campus; or random, for domains that are drawn themselves.
         train_ids: identities of the training split.
         test_ids: identities of the query and gallery splits.
         images_per_id: average number of pictures per identity, at least 4.
         distractors: pictures of other people in the gallery.
-        seed: other seeds give other people.
+        seed: other seeds give other people, and other cameras for random.
+        domains: number of domains of random; 0 for one per 25 people.
 
     Raises:
         ValueError: the domain is unknown or a number is too small.
     """
     title = f"synthetic_people/{domain}".rstrip("/")
-    check_name(title, [f"synthetic_people/{d}" for d in synthetic.DOMAINS], "domain of a data set")
+    known = [f"synthetic_people/{d}" for d in (*synthetic.DOMAINS, synthetic.RANDOM)]
+    check_name(title, known, "domain of a data set")
     options = {
         "train_ids": train_ids,
         "test_ids": test_ids,
         "images_per_id": images_per_id,
         "distractors": distractors,
         "seed": seed,
+        "domains": domains,
     }
     planned = synthetic.plan(domain, **options)
     changed = [f"{key}={value}" for key, value in options.items() if value != _DEFAULTS[key]]
-    lines = [title, VERSION, *(f"{key}={value}" for key, value in options.items())]
+    lines = [
+        title,
+        VERSION,
+        *(f"{key}={value}" for key, value in options.items() if key != "domains"),
+    ]
+    lines += [f"domains={domains}"] * (domains > 0)
     return Source(
         name="synthetic_people",
         config="-".join([domain, *changed]),
         fingerprint=short_digest(lines),
-        splits={split: _Drawn(domain, plans, seed) for split, plans in planned.items()},
+        splits={split: _Drawn(plans, seed) for split, plans in planned.items()},
         description=__doc__,
         citation=_CITATION,
         version=VERSION,
@@ -92,7 +102,6 @@ def find(
 class _Drawn:
     """Records drawn while they are iterated."""
 
-    domain: str
     plans: Sequence[Plan] = dataclasses.field(repr=False)
     seed: int
 
@@ -100,5 +109,5 @@ class _Drawn:
         return len(self.plans)
 
     def __iter__(self) -> Iterator[Record]:
-        for s in synthetic.draw_all(self.domain, self.plans, seed=self.seed):
+        for s in synthetic.draw_all(self.plans, seed=self.seed):
             yield Record(image=s.image, name=s.name, pid=s.pid, camid=s.camid, time=s.time)

@@ -15,6 +15,7 @@ from jaxreid.data.synthetic.domains import DOMAINS
 from jaxreid.data.synthetic.generation import (
     DISTRACTORS,
     IMAGES_PER_ID,
+    RANDOM,
     TEST_IDS,
     TRAIN_IDS,
     Sighting,
@@ -28,6 +29,7 @@ __all__ = [
     "DISTRACTORS",
     "DOMAINS",
     "IMAGES_PER_ID",
+    "RANDOM",
     "TEST_IDS",
     "TRAIN_IDS",
     "Sighting",

@@ -35,6 +35,7 @@ class Pose:
     standing: bool = False
     bent: bool = False
     folds: tuple[int, int, int] = (0, 0, 0)
+    hands: str = "swing"  # "pockets", "front", "raised", "behind"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,9 @@ def _legs(p: Person, pose: Pose, tex: dict) -> list[Part]:
 def _trunk(p: Person, tex: dict) -> list[Part]:
     hip_z, top = p.legs * HEIGHT, 0.835 * HEIGHT
     g, hem = p.girth, hip_z - 0.06
+    d = p.details
+    if d is not None and p.upper != "dress":
+        hem -= d.hem
     thick = {"puffer": 1.16, "coat": 1.08, "hoodie": 1.08, "jacket": 1.06, "tank": 0.96}
     k = thick.get(p.upper, 1.0)
     waist = (0.135 if p.hips > 0.16 else 0.148) * g * k
@@ -130,6 +134,8 @@ def _trunk(p: Person, tex: dict) -> list[Part]:
         (0, 0.085), (0.06, p.shoulders * 0.86 * k), (0.2, p.shoulders * 0.9 * k),
         (0.62, waist), (1, hips * k),
     )  # fmt: skip
+    if d is not None:
+        shape = (*shape[:3], (0.62, waist + d.belly), (1, hips * k))
     parts = [
         Part((0, 0, hip_z + 0.1), (0, 0, hip_z - 0.1),
               _tube(((0, hips), (1, hips * 0.9)), (0, 0.3)), 0.7, tex["hips"], -0.45),
@@ -209,9 +215,16 @@ def _arms(p: Person, pose: Pose, tex: dict) -> list[Part]:
             angle, bend = angle // 4 - (8 if p.bag == "suitcase" else 0), 4
         elif pose.bent and side != p.bag_side:
             angle, bend = 12, 96
+        out = 0.0
+        if pose.hands != "swing" and not (held and side == p.bag_side):
+            hands = {"pockets": (-14, 52), "front": (14, 88), "behind": (-26, 20)}
+            # Raised: one hand at the ear, or shading the eyes.
+            angle, bend = hands.get(pose.hands, (38, 128) if side == p.bag_side else (angle, bend))
+            out = side * 0.05 if pose.hands == "pockets" else 0.0
         shoulder = (side * (p.shoulders * 0.88 + 0.008 * k), -0.01, top)
-        elbow = _swing(shoulder, 0.29, angle, side * 0.045)
-        hand = _swing(elbow, 0.25, angle + bend, -side * 0.012)
+        elbow = _swing(shoulder, 0.29, angle, side * 0.045 + out)
+        inward = 0.13 if pose.hands in ("front", "behind") else 0.012
+        hand = _swing(elbow, 0.25, angle + bend, -side * inward - out)
         tip = (hand[0], hand[1] + (hand[1] - elbow[1]) * 0.3, hand[2] + (hand[2] - elbow[2]) * 0.3)
         bare = p.upper in ("tshirt", "tank", "dress")
         parts.append(Part(hand, tip, _limb(0.037, 0.03, 0.35), 1, tex["skin"], 0.1, cloth=False))
@@ -254,8 +267,44 @@ def _carried(p: Person, tex: dict) -> list[Part]:
     return []
 
 
+def _held(p: Person, pose: Pose, tex: dict) -> list[Part]:
+    """Return what people of drawn domains hold."""
+    d = p.details
+    side = -p.bag_side
+    if d is None or d.holds == "none":
+        return []
+    if d.holds == "umbrella":
+        half = _tube(((0, 0.02), (0.5, 0.4), (1, 0.52)), (0.1, 0.0))
+        stick = Part((side * 0.15, 0.2, 1.0), (side * 0.12, 0.14, 2.0), _limb(0.01, 0.01), 1,
+                     tex["sole"], 0.1, cloth=False)  # fmt: skip
+        return [stick, Part((side * 0.1, 0.12, 2.08), (side * 0.1, 0.12, 1.84), half, 1,
+                            tex["held"], 0.3, cloth=False)]  # fmt: skip
+    if d.holds == "box":
+        half = _tube(((0, 0.17), (1, 0.17)), (0.02, 0.02))
+        return [Part((0, 0.27, 1.22), (0, 0.27, 0.98), half, 0.7, tex["held"], 0.2, cloth=False)]
+    x, y, z = side * (p.shoulders + 0.06), 0.04, 0.44 * HEIGHT
+    if d.holds == "bottle":
+        return [Part((x, y + 0.1, z + 0.12), (x, y + 0.1, z - 0.1), _limb(0.03, 0.035, 0.2), 1,
+                     tex["held"], 0.14, cloth=False)]  # fmt: skip
+    half = _tube(((0, 0.05), (0.3, 0.1), (1, 0.12)), (0.05, 0.15))
+    return [Part((x, y, z), (x, y, z - 0.32), half, 1.2, tex["held"], 0.12, cloth=False)]
+
+
+def _leaning(parts: list[Part], degrees: int, pivot: float) -> list[Part]:
+    """Bend what is above `pivot` (metres) forward."""
+    s = sine(degrees)
+
+    def bent(q: Point) -> Point:
+        return (q[0], q[1] + max(0.0, q[2] - pivot) * s, q[2])
+
+    return [dataclasses.replace(part, a=bent(part.a), b=bent(part.b)) for part in parts]
+
+
 def body(p: Person, pose: Pose) -> list[Part]:
     """Return the parts of a person, in any order."""
     tex = textures(p)
     parts = _legs(p, pose, tex) + _trunk(p, tex) + _head(p, tex) + _arms(p, pose, tex)
-    return parts + _carried(p, tex)
+    parts += _carried(p, tex)
+    if p.details is None:
+        return parts
+    return _leaning(parts + _held(p, pose, tex), p.details.lean, p.legs * HEIGHT)

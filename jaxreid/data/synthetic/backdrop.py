@@ -11,6 +11,42 @@ from PIL import Image, ImageFilter
 from jaxreid.data.synthetic.stream import Stream
 
 WIDTH, HEIGHT = 640, 480
+# Kinds of floors, walls and furniture.
+FLOORS = (
+    "paving",
+    "tiles",
+    "slabs",
+    "checker",
+    "bands",
+    "steps",
+    "grass",
+    "asphalt",
+    "asphalt",
+    "platform",
+    "plain",
+    "plain",
+    "cobbles",
+    "cobbles",
+)
+WALLS = (
+    "brick",
+    "panels",
+    "trees",
+    "trees",
+    "glass",
+    "train",
+    "shops",
+    "facade",
+    "hedge",
+    "dark",
+    "clutter",
+    "clutter",
+    "clutter",
+)
+THINGS = (
+    "column", "sign", "bench", "bin", "planter", "bike", "patch", "bikes", "bikes", "crowd",
+    "crowd", "rails", "car",
+)  # fmt: skip
 Colour = tuple[int, int, int]
 
 
@@ -62,6 +98,13 @@ def _floor(kind: str, colour: Colour, horizon: int, stream: Stream) -> np.ndarra
         edge = np.abs(across + 6) < 0.7
         picture[edge] = (222, 186, 48)
         picture[across < -7.2] = (44, 42, 42)
+    elif kind == "cobbles":
+        tone = stream.bytes(64, 64).astype(np.int32)
+        fine_u, fine_v = np.floor(u * 2).astype(np.int32), np.floor(v * 2).astype(np.int32)
+        share += (tone[fine_u & 63, fine_v & 63] - 128) * 70 // 128
+        share[(u * 2 - fine_u < 0.14) | (v * 2 - fine_v < 0.16)] -= 60
+    elif kind == "plain":
+        share += _noise(stream, 220, 300) * 36 // 256
     share += _noise(stream, 24, 30) * 36 // 256 + _noise(stream, 5, 6) * 50 // 256
     return picture * share[..., None] // 256
 
@@ -73,6 +116,26 @@ def _box(picture, x: int, y: int, w: int, h: int, colour: Colour, edge: int = 17
         return
     picture[y0:y1, x0:x1] = _mix(colour, edge)
     picture[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = colour
+
+
+def _wheel(picture, x: int, y: int, r: int) -> None:
+    """Draw a ring with spokes."""
+    x0, x1, y0, y1 = max(0, x - r), min(WIDTH, x + r), max(0, y - r), min(HEIGHT, y + r)
+    if x0 >= x1 or y0 >= y1 or r < 2:
+        return
+    down, right = np.mgrid[y0 - y : y1 - y, x0 - x : x1 - x]
+    far = down * down + right * right
+    ring = (far <= r * r) & (far > (r * 13 // 16) ** 2)
+    spokes = (far <= r * r) & ((down == right) | (down == -right) | (down == 0) | (right == 0))
+    picture[y0:y1, x0:x1][ring | spokes] = (40, 42, 46)
+
+
+def _dressed(s: Stream) -> Colour:
+    """Return a colour of clothes or cars: mostly without one."""
+    if s.chance(0.65):
+        tone = s.choice((26, 32, 44, 60, 110, 150, 205, 232))
+        return (tone, tone, min(255, tone + s.integer(0, 14)))
+    return _muted(s)
 
 
 _SIGNS: tuple[Colour, ...] = (
@@ -109,6 +172,23 @@ def _wall(picture: np.ndarray, kind: str, colour: Colour, foot: int, s: Stream) 
     elif kind == "glass":
         share += (x + y * 2) % 160 // 3 - 26
         share[(x % 64 < 5) | (y % 110 < 4)] = 130
+    elif kind == "hedge":
+        share += _noise(s, 150, 200)[:foot] * 150 // 256 + _noise(s, 14, 18)[:foot] * 120 // 256
+        area[...] = (52, 74, 44)
+    elif kind == "dark":
+        area[...] = (34, 32, 34)
+        share += _noise(s, 40, 60)[:foot] * 120 // 256
+    elif kind == "clutter":
+        # Windows, posters, doors, poles, parked things: boxes of all sizes, some with lines in.
+        for _ in range(s.integer(20, 60)):
+            w, h = s.integer(4, 110), s.integer(8, 140)
+            left, top = s.integer(-40, WIDTH), s.integer(-40, foot)
+            tone = s.integer(10, 230)
+            colour = _muted(s) if s.chance(0.35) else (tone, tone, min(255, tone + 6))
+            _box(area, left, top, w, h, colour, s.integer(90, 300))
+            if s.chance(0.3):
+                for row in range(top, top + h, s.integer(5, 16)):
+                    _box(area, left, row, w, 3, (255 - tone, 255 - tone, 250 - tone), 256)
     elif kind == "train":
         area[y % 150 < 26] = s.choice(_SIGNS)
         share[(y > foot - 26)] = 90
@@ -178,6 +258,46 @@ def _things(picture: np.ndarray, things: tuple[str, ...], horizon: int, s: Strea
                 _box(picture, x + round(k * size), foot - round(66 * size), 4, round(66 * size),
                      (50, 52, 58))  # fmt: skip
             _box(picture, x, foot - round(66 * size), round(110 * size), 5, (170, 50, 44))
+        elif kind == "bikes":
+            # A row of parked bicycles: wheels, frames, spokes at any angle.
+            for k in range(s.integer(3, 9)):
+                left = x + round(k * 44 * size)
+                _wheel(picture, left, foot - round(34 * size), round(32 * size))
+                _wheel(picture, left + round(58 * size), foot - round(34 * size), round(32 * size))
+                _box(picture, left, foot - round(70 * size), round(64 * size),
+                     max(3, round(5 * size)), _muted(s))  # fmt: skip
+        elif kind == "crowd":
+            # People far away or behind: legs, trunk, head.
+            for _ in range(s.integer(1, 4)):
+                at, tall = x + s.integer(-60, 60), s.uniform(0.75, 1.05) * 170 * size
+                trunk, legs = _dressed(s), _dressed(s)
+                wide = round(tall * 0.24)
+                low = foot + s.integer(-6, 6)
+                for leg in (0, wide * 3 // 5):
+                    _box(picture, at + leg, low - round(tall * 0.5), max(3, wide * 2 // 5),
+                         round(tall * 0.5), legs, 200)  # fmt: skip
+                _box(picture, at - wide // 8, low - round(tall * 0.84), wide * 5 // 4,
+                     round(tall * 0.4), trunk, 210)  # fmt: skip
+                head = round(tall * 0.13)
+                tone = s.choice(((200, 160, 130), (140, 100, 74), (30, 26, 26), (90, 62, 48)))
+                _box(picture, at + wide // 2 - head // 2, low - round(tall), head,
+                     round(tall * 0.16), tone, 150)  # fmt: skip
+        elif kind == "rails":
+            tone = s.integer(60, 210)
+            top = foot - round(96 * size)
+            for k in range(3):
+                _box(picture, 0, top + round(30 * k * size), WIDTH, max(3, round(6 * size)),
+                     (tone, tone, tone))  # fmt: skip
+            for left in range(x % 90, WIDTH, max(16, round(90 * size))):
+                _box(picture, left, top, max(3, round(6 * size)), foot - top, (tone, tone, tone))
+        elif kind == "car":
+            colour = _dressed(s)
+            wide, high = round(330 * size), round(120 * size)
+            _box(picture, x, foot - high, wide, high * 3 // 4, colour, 200)
+            _box(picture, x + wide // 5, foot - high * 8 // 5, wide * 3 // 5, high * 7 // 10,
+                 (64, 74, 84), 120)  # fmt: skip
+            for wheel in (wide // 5, wide * 4 // 5):
+                _wheel(picture, x + wheel, foot - high // 5, high // 4)
         # A mat, a shadow or a wet spot.
         elif kind == "patch":
             w, h = round(s.integer(80, 220) * size), round(s.integer(14, 40) * size)

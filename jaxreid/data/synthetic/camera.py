@@ -41,6 +41,11 @@ class Camera:
     hidden: float  # probability of an occluder
     slop: float  # inaccuracy of the detector's boxes
     shadows: float = 0.0  # probability of a hard shadow edge across the picture
+    # Of drawn domains alone: the defaults change nothing.
+    rich: bool = False  # boxes that fit the figure, more poses, things in hands
+    sharpen: int = 0  # strength of the sharpening in the camera, percent
+    vary: int = 0  # how far light and white balance move from visit to visit, 256ths
+    interlaced: bool = False  # odd and even lines are taken one after the other
 
 
 @functools.lru_cache(maxsize=1024)
@@ -65,6 +70,10 @@ def develop(picture: np.ndarray, camera: Camera, visit: Stream, shot: Stream) ->
     x = np.clip(grey + ((x - grey) * camera.saturation >> 8), 0, 255)
     exposure = visit.integer(-3, 3) * 7 + shot.integer(-1, 1) * 4
     cast = tuple(visit.integer(-1, 1) * 6 for _ in range(3))
+    if camera.vary:
+        # Clouds, hours, and a white balance that follows what is in front of the camera.
+        exposure += visit.integer(-camera.vary, camera.vary)
+        cast = tuple(c + visit.integer(-camera.vary, camera.vary) // 3 for c in cast)
     table = _curves(camera, exposure, cast)
     x = np.stack([table[c][x[..., c]] for c in range(3)], -1)
     image = Image.fromarray(x.astype(np.uint8))
@@ -78,13 +87,19 @@ def develop(picture: np.ndarray, camera: Camera, visit: Stream, shot: Stream) ->
         image = Image.fromarray(
             ((np.asarray(image, np.int32) + np.asarray(moved, np.int32)) // 2).astype(np.uint8)
         )
-    lines = camera.lines - visit.integer(0, camera.lines // 12)
+    if camera.interlaced and shot.chance(0.5):
+        x = np.array(image)
+        x[1::2] = np.roll(x[1::2], shot.choice((-2, -1, 1, 2)), axis=1)
+        image = Image.fromarray(x)
+    lines = camera.lines - visit.integer(0, camera.lines // (4 if camera.rich else 12))
     if lines < 124:
         image = image.resize((lines // 2, lines), Image.Resampling.BOX)
         x = _grain(np.asarray(image, np.int32), camera.noise, shot)
         image = Image.fromarray(x).resize(PICTURE, Image.Resampling.BILINEAR)
     else:
         image = Image.fromarray(_grain(np.asarray(image, np.int32), camera.noise, shot))
+    if camera.sharpen:
+        image = image.filter(ImageFilter.UnsharpMask(1, camera.sharpen, 0))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=shot.integer(*camera.quality), subsampling="4:2:0")
     return file.getvalue()

@@ -20,6 +20,7 @@ class Eye:
         pitch: degrees by which the camera looks down.
         light: degrees from the camera to the light, clockwise seen from above.
         ambient: light in the shade, in 256ths.
+        stretch: pixels across over pixels down for the same length; above 1 for narrow boxes.
     """
 
     x: float
@@ -28,6 +29,7 @@ class Eye:
     pitch: int
     light: int
     ambient: int
+    stretch: float = 1.0
 
 
 def draw(canvas: np.ndarray, p: Person, pose: Pose, eye: Eye) -> None:
@@ -40,14 +42,17 @@ def draw(canvas: np.ndarray, p: Person, pose: Pose, eye: Eye) -> None:
 
     def project(q: Point) -> tuple[float, float]:
         x = q[0] * cy - q[1] * sy
-        return eye.x + eye.scale * x, eye.y - eye.scale * (q[2] * cp - depth(q) * sp)
+        return eye.x + eye.scale * eye.stretch * x, eye.y - eye.scale * (q[2] * cp - depth(q) * sp)
 
     shade = shading(eye.light, eye.ambient)
     turn = pose.yaw * COLUMNS // 360
     which, down, around = pose.folds
+    # The second eight are sharper.
+    creases = 0 if p.details is None else 8
     order = sorted(body(p, pose), key=lambda q: (depth(q.a) + depth(q.b)) / 2 + q.layer)
     for i, part in enumerate(order):
-        spread = math.sqrt(cy * cy + (part.deep * sy) * (part.deep * sy)) * eye.scale
-        fold = ((which + i) & 7, down + 7 * i, around) if part.cloth else None
+        spread = math.sqrt(cy * cy + (part.deep * sy) * (part.deep * sy)) * eye.scale * eye.stretch
+        kind = ((which + i) & 7) + creases
+        fold = (kind, down + 7 * i, around) if part.cloth else None
         paint(canvas, project(part.a), project(part.b), part.wide * spread, part.texture,
               turn, shade, fold)  # fmt: skip

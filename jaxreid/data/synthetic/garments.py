@@ -5,11 +5,13 @@ around it; the front is column 64, the person's left is 96, the back is 0. Textu
 per person and used in all pictures.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
+from PIL import Image
 
-from jaxreid.data.synthetic.people import Colour, Person
+from jaxreid.data.synthetic.people import Colour, Details, Person
 from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.tubes import COLUMNS, ROWS, plain
 
@@ -69,12 +71,53 @@ def cloth(p: Person, limb: bool = False) -> np.ndarray:
     elif p.pattern == "flowers":
         noise = Stream(77, n).bytes(ROWS // 4 + 1, COLUMNS // 4 + 1)
         mask = np.kron(noise, np.ones((4, 4), np.uint8))[:ROWS, :COLUMNS] > 185
+    elif p.pattern == "print" and p.details is not None:
+        return _print(texture, p.details, p.upper_second, limb)
     elif p.pattern == "quilt" or p.upper == "puffer":
         texture[_V % 11 < 3] = _dim(p.upper_colour, 160)
         mask = _V < 0
     else:
         mask = _V < 0
     texture[mask] = p.upper_second
+    return texture
+
+
+def _print(texture: np.ndarray, d: Details, second: Colour, limb: bool) -> np.ndarray:
+    """Print a cloth: blotches, collages, lines of text, gradients, tweed, panels, yokes."""
+    kind, seed = d.print
+    s = Stream(78, seed)
+    if kind in (0, 1, 2):
+        # Flowers, camouflage, leopards: where smooth noise is high or low.
+        rows, columns = ((22, 40), (9, 18), (34, 68))[kind]
+        level = Image.fromarray(s.bytes(rows, columns)).resize(
+            (COLUMNS, ROWS), Image.Resampling.BICUBIC
+        )
+        field = np.asarray(level)
+        texture[field > s.integer(140, 180)] = second
+        texture[field < s.integer(60, 100)] = d.third
+    elif kind in (3, 4):
+        # A picture or text on the chest, sometimes on the back.
+        for middle in (FRONT, BACK) if kind == 4 else (FRONT,):
+            top, high, wide = s.integer(8, 20), s.integer(10, 26), s.integer(8, 18)
+            for _ in range(s.integer(4, 14)):
+                row, column = top + s.integer(0, high), middle + s.integer(-wide, wide)
+                h = s.integer(1, 3) if kind == 4 else s.integer(2, 9)
+                w = s.integer(2, 12)
+                colour = s.choice((second, second, d.third))
+                if not limb:
+                    columns = np.arange(column - w // 2, column + (w + 1) // 2) % COLUMNS
+                    texture[row : row + h, columns] = colour
+    elif kind == 5:
+        mix = (_V * 4)[..., None]
+        texture = ((texture * (256 - mix) + np.array(second, np.int32) * mix) >> 8).astype(np.uint8)
+    elif kind == 6:
+        # Tweed: fine grains of two colours.
+        texture[s.bytes(ROWS, COLUMNS) > 150] = second
+    elif kind == 7:
+        # Panels along the sides, and down the sleeves.
+        texture[(_around(LEFT) < 12) | (_around(RIGHT) < 12)] = second
+    else:
+        texture[s.integer(4, 10) > (_V + _C) % 22] = second
     return texture
 
 
@@ -93,7 +136,12 @@ def torso(p: Person) -> np.ndarray:
     """Return the texture of the upper body, from the neck to the hips."""
     t = cloth(p)
     front = _around(FRONT)
-    if p.upper in ("suit", "jacket", "coat"):
+    d = p.details
+    if d is not None and d.open:
+        edge = 7 + _V // 6
+        t[front < edge] = p.inner
+        t[(front >= edge) & (front < edge + 2)] = _dim(p.upper_colour, 170)
+    elif p.upper in ("suit", "jacket", "coat"):
         opening = {"suit": 11 - _V // 3, "jacket": 9 + _V * 0, "coat": 8 - _V // 4}[p.upper]
         t[front < opening] = p.inner
         t[(front >= opening) & (front < opening + 2) & (opening > 0)] = _dim(p.upper_colour, 170)
@@ -117,6 +165,12 @@ def torso(p: Person) -> np.ndarray:
             t[(_V < 9) & (_around(FRONT) > 14) & (_around(BACK) > 14)] = p.skin
     elif p.upper == "puffer":
         t[front < 1] = _dim(p.upper_colour, 140)
+    if d is not None:
+        if d.waistband is not None:
+            t[_V > 60] = d.waistband
+        if d.lanyard is not None:
+            t[(_V < 26) & (np.abs(front - 9 + _V // 3) < 2)] = d.lanyard
+            t[(_V >= 26) & (_V < 34) & (front < 5)] = (236, 236, 230)
     if p.logo != "none":
         if p.logo_place in ("chest", "both"):
             _stamp(t, p.logo, p.logo_colour, 12, FRONT, 3)
@@ -146,6 +200,17 @@ def sleeve(p: Person) -> tuple[np.ndarray, np.ndarray]:
     if p.upper in ("tank",):
         return bare, bare
     upper = cloth(p, limb=True)
+    d = p.details
+    if d is not None and (d.sleeves != "own" or d.sleeve_colour is not None):
+        if d.sleeve_colour is not None:
+            upper = plain(d.sleeve_colour)
+        kept = {"bare": (0, 0), "short": (38, 0), "half": (64, 12), "long": (64, 60)}
+        own = "short" if p.upper in ("tshirt", "dress") else "long"
+        above, below = kept[own if d.sleeves == "own" else d.sleeves]
+        lower = upper.copy()
+        upper[above <= _V] = p.skin
+        lower[below <= _V] = p.skin
+        return upper, lower
     if p.upper in ("tshirt", "dress"):
         upper[_V > 38] = p.skin
         return upper, bare
@@ -165,6 +230,16 @@ def legs(p: Person) -> tuple[np.ndarray, np.ndarray]:
     thigh, shin = plain(p.lower_colour), plain(p.lower_colour)
     thigh[_around(BACK) < 2] = _dim(p.lower_colour, 200)
     shin[_V > 58] = _dim(p.lower_colour, 180)
+    d = p.details
+    if d is not None:
+        if d.lower_print:
+            for t in (thigh, shin):
+                t[:] = _print(t, dataclasses.replace(d, print=(d.lower_print % 3, d.lower_print)),
+                              p.upper_second, True)  # fmt: skip
+        if d.wash:
+            # Denim is paler on the thighs and at the knees.
+            share = 256 + np.maximum(0, d.wash - np.abs(_V - 36) * 3 - _around(FRONT) * 2)
+            thigh = np.minimum(255, thigh * share[..., None] >> 8).astype(np.uint8)
     if p.side_stripe is not None:
         for t in (thigh, shin):
             t[(_around(LEFT) < 9) | (_around(RIGHT) < 9)] = p.side_stripe
@@ -173,6 +248,8 @@ def legs(p: Person) -> tuple[np.ndarray, np.ndarray]:
         thigh[_V > 56] = p.skin
     elif p.lower == "cropped":
         shin[_V > 24] = p.skin
+    if d is not None and d.socks is not None and p.lower in ("shorts", "cropped"):
+        shin[_V > 48] = d.socks
     if p.shoes == "boots":
         shin[_V > 30] = p.shoe_colour
         shin[(_V > 30) & (_V < 33)] = _dim(p.shoe_colour, 150)
@@ -188,6 +265,10 @@ def skirt(p: Person) -> np.ndarray:
     if p.upper == "dress":
         return cloth(p)
     t = plain(p.lower_colour)
+    if p.details is not None and p.details.lower_print:
+        seed = p.details.lower_print
+        chosen = dataclasses.replace(p.details, print=(seed % 9, seed))
+        return _print(t, chosen, p.upper_second, False)
     t[_V % 64 > 58] = _dim(p.lower_colour, 190)
     return t
 
@@ -202,6 +283,8 @@ def head(p: Person) -> np.ndarray:
         t[(np.abs(_C - eye) < 6) & (_V >= 25) & (_V < 27)] = dark
     t[(front < 4) & (_V >= 34) & (_V < 42)] = dark
     t[(front < 9) & (_V >= 46) & (_V < 49)] = (150, 70, 66)
+    if p.details is not None and p.details.glasses:
+        t[(np.abs(front - 12) < 8) & (_V >= 27) & (_V < 34)] = (30, 30, 34)
     if p.beard:
         t[(_V > 42) & (front < 34) & ~((front < 8) & (_V < 50) & (_V > 44))] = p.hair
     hairline = {"bald": 0, "crop": 13, "afro": 20}.get(p.hair_style, 17)
@@ -238,11 +321,25 @@ def textures(p: Person) -> dict[str, np.ndarray]:
     thigh, shin = legs(p)
     shoe = plain(p.shoe_colour)
     shoe[_V > 48] = _dim(p.shoe_colour, 200)
-    return {
+    held = plain(p.details.held_colour) if p.details is not None else plain(p.bag_colour)
+    return _roughened(p, {
         "torso": torso(p), "arm": arm, "forearm": forearm, "thigh": thigh, "shin": shin,
         "skirt": skirt(p), "head": head(p), "bag": bag(p), "shoe": shoe,
         "skin": plain(p.skin), "hair": plain(p.hair), "hat": plain(p.hat_colour),
         "hips": plain(p.upper_colour if p.upper in ("coat", "dress") else p.lower_colour),
         "sole": plain(p.sole), "hood": plain(_dim(p.upper_colour, 220)),
-        "scarf": plain(p.scarf or p.skin),
-    }  # fmt: skip
+        "scarf": plain(p.scarf or p.skin), "held": held,
+    })  # fmt: skip
+
+
+def _roughened(p: Person, tex: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the grain of the cloth, where people have details."""
+    if p.details is None or not p.details.grain:
+        return tex
+    s = Stream(79, p.details.print[1])
+    share = 256 + (s.bytes(ROWS, COLUMNS).astype(np.int32) - 128) * p.details.grain // 128
+    woven = ("torso", "arm", "forearm", "thigh", "shin", "skirt", "hips", "hood", "hat", "bag")
+    return {
+        name: np.clip(t * share[..., None] >> 8, 0, 255).astype(np.uint8) if name in woven else t
+        for name, t in tex.items()
+    }

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jaxreid.data.synthetic.domains import DOMAINS
+from jaxreid.data.synthetic.drawn_domains import MOST, cameras_of, number
 from jaxreid.data.synthetic.rendering import render
 from jaxreid.data.synthetic.walks import Plan, plans
 from jaxreid.data.synthetic.workers import render_all
 from jaxreid.names import check_name
 
 TRAIN_IDS, TEST_IDS, IMAGES_PER_ID, DISTRACTORS = 100, 50, 12, 200
+# Name of the domains that are drawn themselves, and people in each of them if not said otherwise.
+RANDOM, PEOPLE_PER_DOMAIN = "random", 25
 # Fewer pictures are drawn faster than another process starts.
 _WORTHWHILE = 200
 
@@ -38,7 +41,8 @@ class Sighting:
     time: float
 
 
-_LEAST = {"train_ids": 1, "test_ids": 1, "images_per_id": 4, "distractors": 0, "seed": 0}
+_LEAST = {"train_ids": 1, "test_ids": 1, "images_per_id": 4, "distractors": 0, "seed": 0,
+          "domains": 0}  # fmt: skip
 
 
 def check(domain: str, **numbers: int) -> None:
@@ -47,7 +51,7 @@ def check(domain: str, **numbers: int) -> None:
     Raises:
         ValueError: the domain is unknown or a number is too small.
     """
-    check_name(domain, DOMAINS, "domain of synthetic_people")
+    check_name(domain, (*DOMAINS, RANDOM), "domain of synthetic_people")
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST[name]:
             raise ValueError(
@@ -64,17 +68,22 @@ def plan(
     images_per_id: int = IMAGES_PER_ID,
     distractors: int = DISTRACTORS,
     seed: int = 0,
+    domains: int = 0,
 ) -> dict[str, list[Plan]]:
     """Plan the pictures of a data set without drawing them.
 
     Args:
-        domain: "plaza", "station", "mall" or "campus".
+        domain: "plaza", "station", "mall" or "campus", or "random" for domains that are themselves
+            drawn.
         train_ids: identities of the training split.
         test_ids: other identities, of the query and gallery splits.
         images_per_id: average number of pictures per identity, at least 4: two cameras with a query
             and a gallery picture each.
         distractors: pictures of other people in the gallery.
-        seed: other seeds give other people on other walks past the same cameras.
+        seed: other seeds give other people on other walks past the same cameras; of "random", past
+            other cameras.
+        domains: of "random": number of domains, each with six cameras and people of its own; 0 for
+            one per 25 people.
 
     Returns:
         Plans by split (train, query, gallery), sorted by name.
@@ -82,16 +91,42 @@ def plan(
     Raises:
         ValueError: the domain is unknown or a number is too small.
     """
-    check(
-        domain,
-        train_ids=train_ids,
-        test_ids=test_ids,
-        images_per_id=images_per_id,
-        distractors=distractors,
-        seed=seed,
-    )
-    number = DOMAINS.index(domain)
-    return plans(number, train_ids, test_ids, images_per_id, distractors, seed)
+    numbers = {
+        "train_ids": train_ids,
+        "test_ids": test_ids,
+        "images_per_id": images_per_id,
+        "distractors": distractors,
+        "seed": seed,
+    }
+    check(domain, **numbers, domains=domains)
+    if domain != RANDOM:
+        if domains:
+            raise ValueError(
+                f"synthetic_people: domains={domains} is an option of the domain random; leave it "
+                f"out for {domain}."
+            )
+        return plans(DOMAINS.index(domain), **numbers)
+    people = train_ids + test_ids
+    count = domains or min(MOST, -(-people // PEOPLE_PER_DOMAIN))
+    if count > min(people, MOST):
+        raise ValueError(
+            f"synthetic_people: domains is {count}; expected at most {MOST}, and at most one per "
+            f"person (train_ids={train_ids}, test_ids={test_ids})."
+        )
+    result: dict[str, list[Plan]] = {"train": [], "query": [], "gallery": []}
+    done = dict.fromkeys(("train_ids", "test_ids", "distractors"), 0)
+    for k in range(count):
+        share = {name: numbers[name] * (k + 1) // count - done[name] for name in done}
+        part = plans(
+            number(seed, k),
+            **numbers | share,
+            first_ids=(1 + done["train_ids"], 1 + train_ids + done["test_ids"]),
+            first_camera=k * len(cameras_of(number(seed, k))),
+        )
+        for split, chosen in part.items():
+            result[split] += chosen
+        done = {name: done[name] + share[name] for name in done}
+    return {split: sorted(chosen, key=lambda plan: plan.name) for split, chosen in result.items()}
 
 
 def generate(
@@ -102,6 +137,7 @@ def generate(
     images_per_id: int = IMAGES_PER_ID,
     distractors: int = DISTRACTORS,
     seed: int = 0,
+    domains: int = 0,
     workers: int | None = None,
 ) -> dict[str, list[Sighting]]:
     """Draw a whole domain with the arguments of `plan`.
@@ -122,8 +158,9 @@ def generate(
         images_per_id=images_per_id,
         distractors=distractors,
         seed=seed,
+        domains=domains,
     )
-    drawn = draw_all(domain, sum(planned.values(), []), seed=seed, workers=workers)
+    drawn = draw_all(sum(planned.values(), []), seed=seed, workers=workers)
     result: dict[str, list[Sighting]] = {split: [] for split in planned}
     for sighting in drawn:
         result[sighting.split].append(sighting)
@@ -131,12 +168,12 @@ def generate(
 
 
 def draw_all(
-    domain: str, planned: Sequence[Plan], *, seed: int = 0, workers: int | None = None
+    planned: Sequence[Plan], *, seed: int = 0, workers: int | None = None
 ) -> Iterator[Sighting]:
     """Draw planned pictures one after the other, with only a few of them in memory.
 
-    Domain and seed must be those passed to `plan`. `planned` can be any of its plans in any order;
-    for `workers` see `generate`.
+    The seed must be that passed to `plan`. `planned` can be any of its plans in any order; for
+    `workers` see `generate`.
 
     Yields:
         One sighting per plan, in the same order.
@@ -144,13 +181,12 @@ def draw_all(
     Raises:
         RuntimeError: a drawing process died.
     """
-    number = DOMAINS.index(check_name(domain, DOMAINS, "domain of synthetic_people"))
     if workers is None:
         workers = min(_processors(), len(planned) // _WORTHWHILE + 1)
     if workers <= 1 or not sys.executable:
-        images = (render(seed, number, p) for p in planned)
+        images = (render(seed, p) for p in planned)
     else:
-        images = render_all(seed, number, planned, workers)
+        images = render_all(seed, planned, workers)
     with contextlib.closing(images):
         for p, image in zip(planned, images, strict=True):
             yield Sighting(p.split, p.name, image, p.pid, p.camid, p.time)

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 
+from jaxreid.data.synthetic.drawn_domains import wardrobe_of
 from jaxreid.data.synthetic.stream import Stream
-from jaxreid.data.synthetic.wardrobe import COLOURS, HAIR, SKIN, WARDROBES, Wardrobe
+from jaxreid.data.synthetic.wardrobe import COLOURS, SKIN, Wardrobe
 
 Colour = tuple[int, int, int]
 
@@ -57,6 +58,30 @@ class Person:
     bag_side: int  # -1: the person's right, 1: left
     stride: int  # swing of the thighs, degrees
     swing: int  # swing of the arms, degrees
+    details: "Details | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """What people of drawn domains have beside."""
+
+    print: tuple[int, int] = (0, 0)  # kind and seed of a printed cloth
+    third: Colour = (0, 0, 0)  # third colour of a print
+    sleeves: str = "own"  # "own": of the garment; "bare", "short", "half", "long"
+    sleeve_colour: Colour | None = None  # of raglan sleeves, or of those under a vest
+    open: bool = False  # a shirt or hoodie worn open
+    hem: float = 0.0  # metres by which the upper garment is longer
+    waistband: Colour | None = None
+    wash: int = 0  # how much thighs of trousers are faded, 256ths
+    socks: Colour | None = None
+    lower_print: int = 0  # seed of the print of trousers, shorts or a skirt; 0: plain
+    grain: int = 0  # roughness of the cloth, 256ths
+    lean: int = 0  # degrees forward
+    belly: float = 0.0  # metres
+    holds: str = "none"  # "bag", "box", "umbrella", "bottle"
+    held_colour: Colour = (0, 0, 0)
+    glasses: bool = False
+    lanyard: Colour | None = None
 
 
 def _colour(stream: Stream, weights: dict[str, float], spread: int = 14) -> Colour:
@@ -87,7 +112,7 @@ def _body(s: Stream, w: Wardrobe) -> dict:
         "legs": s.uniform(0.49, 0.535),
         "head": s.uniform(0.95, 1.08),
         "skin": _colour(s, dict.fromkeys(SKIN, 1.0), 8),
-        "hair": _colour(s, HAIR, 8),
+        "hair": _colour(s, w.hair, 8),
         "hair_style": "bald" if bald else s.weighted(styles),
         "beard": broad and s.chance(0.3),
         "stride": s.integer(14, 25),
@@ -116,7 +141,7 @@ def _bag(s: Stream, w: Wardrobe, upper_colour: Colour) -> dict:
 
 
 def _shoes(s: Stream, w: Wardrobe) -> dict:
-    colour = _colour(s, w.shoe_colours)
+    colour = _colour(s, w.shoe_colours, w.spread)
     return {
         "shoes": s.weighted(w.shoes),
         "shoe_colour": colour,
@@ -130,9 +155,9 @@ def _hat(s: Stream, w: Wardrobe, hair: Colour) -> dict:
 
 def _outfit(s: Stream, w: Wardrobe) -> dict:
     upper = s.weighted(w.uppers)
-    upper_colour = _colour(s, w.upper_colours)
+    upper_colour = _colour(s, w.upper_colours, w.spread)
     lower = "skirt" if upper == "dress" else s.weighted(w.lowers)
-    lower_colour = upper_colour if upper == "dress" else _colour(s, w.lower_colours)
+    lower_colour = upper_colour if upper == "dress" else _colour(s, w.lower_colours, w.spread)
     plain = upper in ("suit", "coat") and not s.chance(0.2)
     return {
         "upper": upper,
@@ -152,6 +177,30 @@ def _outfit(s: Stream, w: Wardrobe) -> dict:
     }
 
 
+def _details(s: Stream, w: Wardrobe, look: dict) -> Details:
+    upper, lower = look["upper"], look["lower"]
+    held = s.weighted({"none": 8, "bag": 2, "box": 0.5, "umbrella": 0.4, "bottle": 0.8})
+    return Details(
+        print=(s.integer(0, 8), s.integer(1, 1 << 20)),
+        third=_colour(s, w.accents, w.spread),
+        sleeves=s.weighted({"own": 6, "short": 0.8, "half": 1, "long": 1.2, "bare": 0.4}),
+        sleeve_colour=_colour(s, w.upper_colours, w.spread) if s.chance(0.1) else None,
+        open=upper in ("shirt", "hoodie", "blouse") and s.chance(0.25),
+        hem=s.uniform(-0.06, 0.12) if s.chance(0.6) else 0.0,
+        waistband=_colour(s, w.shoe_colours, w.spread) if s.chance(0.25) else None,
+        wash=s.integer(20, 110) if lower in ("trousers", "shorts", "cropped") else 0,
+        socks=_colour(s, {"white": 3, "black": 2, **w.accents}) if s.chance(0.4) else None,
+        lower_print=s.integer(1, 1 << 20) if s.chance(0.3 if "skirt" in lower else 0.07) else 0,
+        grain=s.integer(0, 14),
+        lean=s.integer(-3, 8),
+        belly=s.uniform(0, 0.06) if s.chance(0.3) else 0.0,
+        holds=held,
+        held_colour=_colour(s, {"white": 2, **w.bag_colours}, w.spread),
+        glasses=s.chance(0.2),
+        lanyard=_colour(s, w.accents) if s.chance(0.04) else None,
+    )
+
+
 def _variation(s: Stream, w: Wardrobe, look: dict) -> dict:
     """Return some details in which a person differs from a look-alike."""
     change: dict = {}
@@ -163,7 +212,7 @@ def _variation(s: Stream, w: Wardrobe, look: dict) -> dict:
         elif detail == "shoes":
             change |= _shoes(s, w)
         elif detail == "hair":
-            hair = _colour(s, HAIR, 8)
+            hair = _colour(s, w.hair, 8)
             styles = w.short_hair if look["hair_style"] in w.short_hair else w.long_hair
             change |= {"hair": hair, "hair_style": s.weighted(styles), **_hat(s, w, hair)}
         elif detail == "pattern":
@@ -183,7 +232,7 @@ def person(seed: int, domain: int, role: int, index: int) -> Person:
 
     The domain, given by number, determines the wardrobe.
     """
-    w = WARDROBES[domain]
+    w = wardrobe_of(domain)
     block, place = divmod(index, _BLOCK)
     family = Stream(seed, domain, 10, role, block).choice(_SHARING)[place]
     s = Stream(seed, domain, 11, role, block, family)
@@ -197,6 +246,14 @@ def person(seed: int, domain: int, role: int, index: int) -> Person:
     keep = ("hair", "hair_style", "beard", "skin") if own.chance(0.4) else ("hair_style", "beard")
     look |= {k: v for k, v in fresh.items() if k not in keep}
     look |= _variation(own, w, look)
+    if w.rich:
+        # Look-alikes share the cloth, not what they hold.
+        details = _details(Stream(seed, domain, 13, role, block, family), w, look)
+        other = _details(Stream(seed, domain, 14, role, index), w, look)
+        fresh_ones = ("lean", "belly", "holds", "held_colour", "glasses", "lanyard", "socks")
+        look["details"] = dataclasses.replace(
+            details, **{name: getattr(other, name) for name in fresh_ones}
+        )
     if look["hair_style"] not in w.short_hair and look["hair_style"] != "bald":
         look["beard"] = False
     return Person(**look)

@@ -1,5 +1,7 @@
 """Rendering of a planned sighting to JPEG; a pure function, so any process can draw any picture."""
 
+import dataclasses
+
 import numpy as np
 from PIL import Image
 
@@ -8,11 +10,11 @@ from jaxreid.data.synthetic.backdrop import HEIGHT as SCENE_HEIGHT
 from jaxreid.data.synthetic.backdrop import WIDTH as SCENE_WIDTH
 from jaxreid.data.synthetic.backdrop import scene
 from jaxreid.data.synthetic.camera import Camera, develop
-from jaxreid.data.synthetic.domains import CAMERAS
+from jaxreid.data.synthetic.drawn_domains import cameras_of
 from jaxreid.data.synthetic.figure import Eye, draw
-from jaxreid.data.synthetic.people import OTHER, person
+from jaxreid.data.synthetic.people import OTHER, Person, person
 from jaxreid.data.synthetic.stream import Stream
-from jaxreid.data.synthetic.tubes import cosine, paint, plain, profile, shading
+from jaxreid.data.synthetic.tubes import cosine, paint, plain, profile, shading, sine
 from jaxreid.data.synthetic.walks import NOBODY, Plan
 
 # Twice the size of the final picture.
@@ -24,9 +26,9 @@ _SHADOW = profile((0, 0.13), (1, 0.1), cap=(0.3, 0.3))
 _DARK = plain((16, 16, 22))
 
 
-def _place(camera: Camera, visit: Stream, shot: Stream, number: int) -> tuple[Eye, tuple]:
+def _place(camera: Camera, visit: Stream, shot: Stream, number: int, yaw: int) -> tuple[Eye, tuple]:
     """Choose the detector's box; return the view and the box in the scene (x0, y0, x1, y1)."""
-    cut = visit.chance(0.06)
+    cut = visit.chance(0.1 if camera.rich else 0.06)
     zoom = shot.uniform(0.98, 1.02 + 0.12 * camera.slop)
     drift = visit.uniform(-5, 5) * camera.slop
     x = _W / 2 + drift + shot.uniform(-5, 5) * camera.slop
@@ -43,11 +45,23 @@ def _place(camera: Camera, visit: Stream, shot: Stream, number: int) -> tuple[Ey
     # The cameras hang 3 metres above the floor.
     ratio = (foot_y - camera.horizon) / 3.0 / scale
     foot_x = visit.integer(60, SCENE_WIDTH - 60) + number * visit.integer(-14, 14)
-    wide, high = round(_W * ratio), round(_H * ratio)
+    # A box as wide as the figure, resized to the shape of all pictures.
+    stretch = 1.0
+    if camera.rich:
+        front, side = abs(cosine(yaw)), abs(sine(yaw))
+        half = 0.3 * front + 0.31 * side
+        fill = visit.uniform(0.62, 1.0) * shot.uniform(0.95, 1.05)
+        stretch = min(1.6, max(0.8, 0.5 * _W * fill / (half * scale)))
+    wide, high = round(_W * ratio / stretch), round(_H * ratio)
     wide, high = min(wide, SCENE_WIDTH), min(high, SCENE_HEIGHT)
     x0 = min(max(0, round(foot_x - x * ratio)), SCENE_WIDTH - wide)
     y0 = min(max(0, round(foot_y - y * ratio)), SCENE_HEIGHT - high)
-    eye = Eye(x, y, scale, camera.pitch, camera.light + visit.integer(-12, 12), camera.ambient)
+    light, ambient = camera.light + visit.integer(-12, 12), camera.ambient
+    if camera.rich:
+        # Sun and clouds, rounded so that the tables of shades are few.
+        light = (light + visit.integer(-4, 4) * 8 + 180) % 360 - 180
+        ambient = min(248, max(60, ambient + visit.integer(-5, 5) * 8))
+    eye = Eye(x, y, scale, camera.pitch, light, ambient, stretch)
     return eye, (x0, y0, x0 + wide, y0 + high)
 
 
@@ -61,17 +75,19 @@ def _shadow(canvas: np.ndarray, eye: Eye, depth: int) -> None:
     )
 
 
-def _pose(yaw: int, s: Stream, phase: int, standing: bool, bent: bool) -> Pose:
+def _pose(
+    yaw: int, s: Stream, phase: int, standing: bool, bent: bool, hands: str = "swing"
+) -> Pose:
     folds = (s.integer(0, 7), s.integer(0, 63), s.integer(0, 127))
-    return Pose(yaw, phase, standing, bent, folds)
+    return Pose(yaw, phase, standing, bent, folds, hands)
 
 
 def _neighbour(canvas, seed, domain, who, eye: Eye, side: int, near: bool, s: Stream) -> None:
     """Draw another person partly in the picture, behind or in front of the main one."""
-    away = s.uniform(0.46, 0.62) * eye.scale * side
+    away = s.uniform(0.46, 0.62) * eye.scale * eye.stretch * side
     lower = s.uniform(4, 14) * (1 if near else -1)
     size = eye.scale * (1 + lower / 160)
-    other = Eye(eye.x + away, eye.y + lower, size, eye.pitch, eye.light, eye.ambient)
+    other = dataclasses.replace(eye, x=eye.x + away, y=eye.y + lower, scale=size)
     pose = _pose(s.integer(0, 359), s, s.integer(0, 359), s.chance(0.2), False)
     draw(canvas, person(seed, domain, *who), pose, other)
 
@@ -128,19 +144,32 @@ def _occlude(canvas: np.ndarray, kind: str, seed: int, domain: int, eye: Eye, s:
         paint(canvas, (x, eye.y - 0.66 * metre), (x, eye.y + 8), half, plain(colour), 0, light)
     else:
         who = (OTHER, s.integer(*_PASSERS_BY))
-        far = Eye(eye.x, eye.y, metre * 1.06, eye.pitch, eye.light, eye.ambient)
+        far = dataclasses.replace(eye, scale=metre * 1.06)
         _neighbour(canvas, seed, domain, who, far, side, True, s)
 
 
-def render(seed: int, domain: int, plan: Plan) -> bytes:
-    """Return the JPEG (128 rows, 64 columns) of a planned sighting."""
-    camera = CAMERAS[domain][plan.camid]
+def render(
+    seed: int, plan: Plan, *, look: Person | None = None, camera: Camera | None = None
+) -> bytes:
+    """Return the JPEG (128 rows, 64 columns) of a planned sighting.
+
+    Args:
+        seed: that of the plan.
+        plan: who is seen, where, when and from which side.
+        look: appearance of the person; by default the one that follows from the plan.
+        camera: likewise. Pose, place, light and noise stay those of the plan, so that pictures with
+            another look or camera differ in nothing else.
+    """
+    domain = plan.domain
+    cameras = cameras_of(domain)
+    place = plan.camid % len(cameras)
+    camera = camera or cameras[place]
     ghost = plan.index < NOBODY
-    name = (plan.role, -plan.index if ghost else plan.index, int(ghost), plan.camid)
+    name = (plan.role, -plan.index if ghost else plan.index, int(ghost), place)
     visit = Stream(seed, domain, 30, *name)
     shot = Stream(seed, domain, 31, *name, plan.shot)
-    eye, box = _place(camera, visit, shot, plan.shot)
-    empty = scene((domain, plan.camid), camera.floor, camera.wall, camera.things,
+    eye, box = _place(camera, visit, shot, plan.shot, plan.yaw)
+    empty = scene((domain, place), camera.floor, camera.wall, camera.things,
                   camera.horizon, camera.foot)  # fmt: skip
     cut_out = empty.resize((_W, _H), Image.Resampling.BILINEAR, box=box)
     canvas = np.array(cut_out, np.int32)
@@ -151,15 +180,20 @@ def render(seed: int, domain: int, plan: Plan) -> bytes:
     beside, before = friend or visit.chance(0.12), visit.chance(0.2)
     phase, pace = visit.integer(0, 359), visit.integer(50, 130)
     standing, bent = visit.chance(0.1), visit.chance(0.12)
+    hands = "swing"
+    if camera.rich:
+        poses = {"swing": 7, "pockets": 1.2, "front": 1, "raised": 0.8, "behind": 0.5}
+        hands = visit.weighted(poses)
     if ghost:
-        eye = Eye(eye.x + side * 0.4 * eye.scale, eye.y + visit.integer(-60, 120), eye.scale * 1.3,
-                  eye.pitch, eye.light, eye.ambient)  # fmt: skip
+        x, y = eye.x + side * 0.4 * eye.scale, eye.y + visit.integer(-60, 120)
+        eye = dataclasses.replace(eye, x=x, y=y, scale=eye.scale * 1.3)
     if beside and not before:
         _neighbour(canvas, seed, domain, who, eye, side, False, shot)
     if not ghost or visit.chance(0.5):
         _shadow(canvas, eye, 190 - camera.ambient // 2)
-        p = person(seed, domain, plan.role, 200_000 - plan.index if ghost else plan.index)
-        draw(canvas, p, _pose(plan.yaw, shot, phase + pace * plan.shot, standing, bent), eye)
+        index = 200_000 - plan.index if ghost else plan.index
+        p = look or person(seed, domain, plan.role, index)
+        draw(canvas, p, _pose(plan.yaw, shot, phase + pace * plan.shot, standing, bent, hands), eye)
     if beside and before:
         _neighbour(canvas, seed, domain, who, eye, side, True, shot)
     if hidden:

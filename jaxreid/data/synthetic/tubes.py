@@ -55,7 +55,10 @@ def shading(light: int, ambient: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _folds() -> np.ndarray:
-    """Return the brightness of creases of cloth in 256ths, int32 [8, 64, 128]."""
+    """Return the brightness of creases of cloth in 256ths, int32 [16, 64, 128].
+
+    The first eight are soft, the others sharp, as drawn domains have them.
+    """
     folds = []
     for k in range(8):
         stream = Stream(901, k)
@@ -67,6 +70,20 @@ def _folds() -> np.ndarray:
         )
         mixed = np.asarray(coarse, np.int32) * 2 + np.asarray(fine, np.int32)
         folds.append(256 + (mixed - 382) * 62 // 382)
+    for k in range(8):
+        stream = Stream(902, k)
+        # Ridges: where smooth noise passes its middle.
+        parts = [
+            np.asarray(
+                Image.fromarray(stream.bytes(rows, columns)).resize(
+                    (COLUMNS, ROWS), Image.Resampling.BICUBIC
+                ),
+                np.int32,
+            )
+            for rows, columns in ((4, 8), (11, 12), (17, 26))
+        ]
+        ridge = np.maximum(0, 26 - np.abs(parts[1] - 128)) * 2
+        folds.append(264 + (parts[0] - 128) * 60 // 128 - ridge + (parts[2] - 128) * 16 // 128)
     return np.stack(folds)
 
 

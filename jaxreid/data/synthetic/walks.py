@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxreid.data.synthetic.domains import CAMERAS
+from jaxreid.data.synthetic.drawn_domains import cameras_of
 from jaxreid.data.synthetic.people import OTHER, TEST, TRAIN
 from jaxreid.data.synthetic.stream import Stream
 
@@ -23,7 +23,8 @@ class Plan:
         split: "train", "query" or "gallery".
         name: file name in the style of Market-1501.
         pid: person id; 0 for distractors.
-        camid: camera, from 0.
+        camid: camera, from 0; those of a domain are consecutive.
+        domain: number of the domain.
         time: seconds.
         role, index: arguments of `people.person`; an index below NOBODY is a false alarm of the
             detector.
@@ -36,6 +37,7 @@ class Plan:
     name: str
     pid: int
     camid: int
+    domain: int
     time: float
     role: int
     index: int
@@ -97,7 +99,7 @@ def _groups(people: int, s: Stream) -> list[list[int]]:
 
 def _pictures(domain: int, role: int, people: int, images: int, key: tuple) -> list[dict]:
     """Return the sightings of all training or all test people, in any order."""
-    cameras = CAMERAS[domain]
+    cameras = cameras_of(domain)
     s = Stream(*key, 20, role)
     span = _HOUR * max(1.0, people / _CROWD)
     sightings = []
@@ -138,7 +140,7 @@ def _pictures(domain: int, role: int, people: int, images: int, key: tuple) -> l
 
 def _distractors(domain: int, images: int, people: int, key: tuple) -> list[dict]:
     """Return gallery sightings of other people, and false alarms."""
-    cameras = CAMERAS[domain]
+    cameras = cameras_of(domain)
     s = Stream(*key, 22)
     span = _HOUR * max(1.0, people / _CROWD)
     sightings: list[dict] = []
@@ -166,23 +168,33 @@ def _distractors(domain: int, images: int, people: int, key: tuple) -> list[dict
 
 
 def plans(
-    domain: int, train_ids: int, test_ids: int, images_per_id: int, distractors: int, seed: int
+    domain: int,
+    train_ids: int,
+    test_ids: int,
+    images_per_id: int,
+    distractors: int,
+    seed: int,
+    *,
+    first_ids: tuple[int, int] | None = None,
+    first_camera: int = 0,
 ) -> dict[str, list[Plan]]:
     """Return the plans of a data set by split, each list sorted by name.
 
     Arguments are those of `generation.plan`, with the domain given by number. Training pids are 1,
-    ..., train_ids, test pids follow, and distractors have pid 0.
+    ..., train_ids, test pids follow, and distractors have pid 0; `first_ids` (training, test) and
+    `first_camera` move them where several domains make one data set.
     """
     key = (seed, domain)
     sightings = _pictures(domain, TRAIN, train_ids, images_per_id, key)
     sightings += _pictures(domain, TEST, test_ids, images_per_id, key)
     sightings += _distractors(domain, distractors, test_ids, key)
-    first = {TRAIN: 1, TEST: 1 + train_ids}
+    first = dict(zip((TRAIN, TEST), first_ids or (1, 1 + train_ids), strict=True))
     result: dict[str, list[Plan]] = {"train": [], "query": [], "gallery": []}
     taken: dict[str, int] = {}
     for sighting in sightings:
         frame = round(sighting["time"] * FRAMES)
         pid = first[sighting["role"]] + sighting["index"] if sighting["role"] in first else 0
+        sighting = {**sighting, "camid": first_camera + sighting["camid"], "domain": domain}
         stem = f"{pid:04d}_c{sighting['camid'] + 1}s1_{frame:06d}"
         box = taken.get(stem, 0)
         taken[stem] = box + 1

@@ -75,6 +75,9 @@ class Wardrobe:
     logos: float  # probability of a logo on these
     scarves: float
     side_stripes: float
+    spread: int = 14  # how far colours stray from their names
+    hair: Weights = dataclasses.field(default_factory=lambda: HAIR)
+    rich: bool = False  # people with the details of drawn domains
     short_hair: Weights = dataclasses.field(
         default_factory=lambda: {"short": 6, "crop": 3, "afro": 1}
     )

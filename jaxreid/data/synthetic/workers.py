@@ -17,7 +17,7 @@ from jaxreid.data.synthetic.walks import Plan
 _CHUNK = 24
 
 
-def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) -> Iterator[bytes]:
+def render_all(seed: int, planned: Sequence[Plan], workers: int) -> Iterator[bytes]:
     """Yield pictures drawn by new interpreters, in the order of the plans.
 
     `multiprocessing` is not used: a fork after TensorFlow or JAX has started threads may hang, and
@@ -40,7 +40,7 @@ def render_all(seed: int, domain: int, planned: Sequence[Plan], workers: int) ->
     def request(chunk: Sequence[Plan]) -> list[bytes]:
         process = idle.get()
         try:
-            pickle.dump((seed, domain, chunk), process.stdin)
+            pickle.dump((seed, chunk), process.stdin)
             process.stdin.flush()
             return pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
@@ -78,8 +78,8 @@ def serve() -> None:
     sys.stdout = sys.stderr
     while True:
         try:
-            seed, domain, chunk = pickle.load(sys.stdin.buffer)
+            seed, chunk = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump([render(seed, domain, p) for p in chunk], output)
+        pickle.dump([render(seed, p) for p in chunk], output)
         output.flush()
