@@ -223,7 +223,7 @@ def test_a_changed_byte_is_found_by_the_digest(file):
     whole = file.read_bytes()
     header = int.from_bytes(whole[:8], "little")
     card = whole.index(b"[0.5, 0.5, 0.5], ", whole.index(rb"\"mean\"") + 5)
-    for place, new in ((8 + header + 1000, b"\x01"), (card + 1, b"1")):
+    for place, new in ((8 + header + 1000, b"\x01"), (card + 3, b"4")):
         file.write_bytes(whole[:place] + new + whole[place + 1 :])
         with pytest.raises(ValueError, match="damaged, or was changed .* sha256 .*expected"):
             load_weights(file, MODEL)
