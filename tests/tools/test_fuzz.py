@@ -10,7 +10,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 import fuzz  # noqa: E402
 
 # Of those that take long to read.
-FEW = {"checkpoint": 3, "file_names": 6, "torch": 12}
+FEW = {"checkpoint": 3, "file_names": 6, "parquet": 3, "torch": 12}
 
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)

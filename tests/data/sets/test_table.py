@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import inspect
 import json
 import math
 import pathlib
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from jaxreid.data.sets import parquet_rows
 from jaxreid.data.sets.folder import find as find_folder
 from jaxreid.data.sets.market1501 import find as find_market
 from jaxreid.data.sets.source import split_of
@@ -209,6 +211,21 @@ def test_a_damaged_parquet_names_the_table(tmp_path):
         ValueError, match=r"cannot be read as Parquet: 100,000 rows in [0-9,]+ bytes"
     ):
         find(path)
+
+
+def test_parquet_is_read_within_a_limit_of_memory(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    path = tmp_path / "t.parquet"
+    write_parquet(path, [{"path": PATHS[0]}])
+    # Too little for Arrow itself.
+    monkeypatch.setattr(parquet_rows, "__file__", str(tmp_path / "rows.py"))
+    source = inspect.getsource(parquet_rows).replace("_MEMORY = 8 * 2**30", "_MEMORY = 2**26")
+    (tmp_path / "rows.py").write_text(source)
+    with pytest.raises(ValueError, match=r"t.parquet cannot be read as Parquet: ."):
+        find(path)
+    # The process that reads alone is limited.
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_a_missing_table_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
