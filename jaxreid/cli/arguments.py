@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from jaxreid.cli import values, verbs
+from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 
@@ -198,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(verb)
 
     add_data_verbs(commands)
+    add_crop(commands)
 
     verb = add_verb(
         commands,

@@ -195,7 +195,7 @@ def _by_people(
 def _by_camera(
     where: str, photos: Sequence[Photo], seed: int
 ) -> tuple[dict[str, list[Photo]], str]:
-    cameras = sorted({photo.camera for photo in photos} - {""}, key=_natural)
+    cameras = sorted({photo.camera for photo in photos} - {""}, key=natural)
     if len(cameras) < 2:
         raise ValueError(
             f"{where}: known cameras: {len(cameras)}; expected two or more for split=camera. "
@@ -253,7 +253,7 @@ def _by_value(photos: Sequence[Photo]) -> list[Photo]:
 
 
 def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
-    known = sorted(set(names) - {""}, key=_natural)
+    known = sorted(set(names) - {""}, key=natural)
     if keep and all(map(_INTEGER.fullmatch, known)):
         numbers = {name: int(name) for name in known}
     else:
@@ -261,7 +261,7 @@ def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
     return {"": -1} | numbers
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
     """Sort "cam2" before "cam10", as people number them."""
     parts = re.split("([0-9]+)", name)
     values = [(len(d), d) for d in (digits.lstrip("0") for digits in parts[1::2])]

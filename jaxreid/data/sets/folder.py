@@ -61,7 +61,8 @@ def find(
         split: "people": half of the people train, and the others are tested: one query of each
             person and camera, if it has more than one image, and the other images in the gallery.
             "camera": all people are tested, queries are from the first camera, nobody trains.
-            "none": all images are in the gallery, and people may be unknown (pid -1). None: as the
+            "none": all images are in the gallery, and people may be unknown (pid -1), also where a
+        pattern does not name them and there are no sub-folders. None: as the
             sub-folders say, or else "people".
         seed: which people and queries are drawn.
         fps: frames per second, for {frame}.
@@ -88,7 +89,7 @@ def find(
             f"no folder {str(root)!r} (from {os.getcwd()}); expected the folder of your images."
         )
     parts = [path for path in _subfolders(root) if path.name.lower() in SPLITS]
-    read = _by_pattern(pattern, fps) if pattern else _by_folder
+    read = _by_pattern(pattern, fps, loose=split == "none") if pattern else _by_folder
     photos, wrong, left_out = [], [], []
     for part in parts or [root]:
         files, sentences = images_below(part)
@@ -148,14 +149,18 @@ def _by_folder(path: pathlib.Path) -> _Label | None:
     return person, camera, math.nan
 
 
-def _by_pattern(pattern: str, fps: float) -> Callable[[pathlib.Path], _Label | None]:
-    """Return a function as `_by_folder` that follows a pattern."""
+def _by_pattern(
+    pattern: str, fps: float, *, loose: bool
+) -> Callable[[pathlib.Path], _Label | None]:
+    """Return a function as `_by_folder` that follows a pattern; people are not known if `loose`."""
     compiled, rate = _compiled(pattern), _rate(fps)
     names_people = "pid" in compiled.groupindex
 
     def read(path: pathlib.Path) -> _Label | None:
         match = compiled.fullmatch(path.with_suffix("").as_posix() if "/" in pattern else path.stem)
         label = _UNKNOWN if names_people else _by_folder(path)
+        if loose and label is None and len(path.parts) == 1:
+            label = _UNKNOWN
         if match is None or label is None:
             return None
         (person, camera, time), fields = label, match.groupdict()
