@@ -6,6 +6,7 @@ import pathlib
 from jaxreid.cli import values, verbs
 from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.group import add_group
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 
 
@@ -200,6 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_data_verbs(commands)
     add_crop(commands)
+    add_group(commands)
 
     verb = add_verb(
         commands,

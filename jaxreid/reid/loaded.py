@@ -23,6 +23,7 @@ from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
+from jaxreid.reid.groups import Groups, make_groups
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
@@ -171,6 +172,14 @@ class ReID:
         scores = self.score(self.embed(query), features)[0]
         order = np.argsort(-scores, kind="stable")[:top]
         return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+
+    def group(self, images: Sequence[ImageSource], **options: Any) -> Groups:
+        """Group images of unknown people by person; see `groups.make_groups` for the options.
+
+        Without `calibration=`, that of the model makes probabilities of its scores if it has one.
+        """
+        options.setdefault("calibration", getattr(self, "calibration", None))
+        return make_groups(self, images, **options)
 
     def explain(
         self,

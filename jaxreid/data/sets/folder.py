@@ -79,6 +79,27 @@ def find(
         ValueError: an image is in the folder of no person or unlike the pattern, the images cannot
             be divided, or an option is wrong.
     """
+    root, photos, notices = read_photos(folder, pattern=pattern, split=split, fps=fps)
+    return own_source(
+        "folder",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        notices=notices,
+        description=__doc__,
+    )
+
+
+def read_photos(
+    folder: str | os.PathLike, *, pattern: str = "", split: str | None = None, fps: float = 25
+) -> tuple[pathlib.Path, list[Photo], list[str]]:
+    """Find the images in a folder, and who is on them by their names; arguments as for `find`.
+
+    Returns:
+        The folder, one photo or more, and notices.
+    """
     root = expanded(folder)
     if root.is_file():
         raise FileNotFoundError(
@@ -128,16 +149,7 @@ def find(
             f"{root}: read are {', '.join(path.name for path in parts)} alone, and not the images "
             f"beside them: {len(beside)} ({some(beside)})."
         )
-    return own_source(
-        "folder",
-        root,
-        photos,
-        split=split,
-        seed=seed,
-        combine_all=combine_all,
-        notices=notices,
-        description=__doc__,
-    )
+    return root, photos, notices
 
 
 def _by_folder(path: pathlib.Path) -> _Label | None:
