@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxreid.data import sets as datasets
     from jaxreid.frames.crops import crop
     from jaxreid.reid.loaded import ReID, evaluate, load
+    from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
 
 _OFFERED = {
@@ -24,11 +25,22 @@ _OFFERED = {
     "crop": "jaxreid.frames.crops:crop",
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loaded:evaluate",
+    "finetune": "jaxreid.training.finetuning:finetune",
     "load": "jaxreid.reid.loaded:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }
-__all__ = ["ReID", "configs", "crop", "datasets", "evaluate", "load", "register", "train"]
+__all__ = [
+    "ReID",
+    "configs",
+    "crop",
+    "datasets",
+    "evaluate",
+    "finetune",
+    "load",
+    "register",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

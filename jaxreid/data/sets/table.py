@@ -49,8 +49,8 @@ def find(
         folder: the file (.csv, .tsv, .parquet, .jsonl). Columns, in any order and case: path (file,
             image), person (pid, person_id, identity), camera (camid, camera_id), time (timestamp),
             split (subset: train, query, gallery; or train and test).
-        split: how images are divided that have no split, as in `folder`: people, camera or none.
-            With none, the column person is not needed.
+        split: how images are divided that have no split, as in `folder`: people, camera, none or
+            learn. With none, the column person is not needed.
         seed: which people and queries are drawn.
         combine_all: train on the people of all splits.
 
