@@ -241,14 +241,15 @@ def _cut_frame(
             continue
         name = f"{camera}_t{seconds:.3f}_f{frame.number:06d}_{index:02d}.jpg"
         path = folder / _safe(box.track) / name if settings["people"] else folder / name
-        if path.exists():
+        # A power cut may have left it empty.
+        if path.exists() and path.stat().st_size:
             counts["there"] += 1
         else:
             path.parent.mkdir(exist_ok=True)
             file = io.BytesIO()
             picture = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
             picture.save(file, "JPEG", quality=_QUALITY)
-            replace_file(path, file.getvalue())
+            replace_file(path, file.getvalue(), lasting=False)
         row = {
             "path": path.relative_to(folder).as_posix(),
             **({"person": box.track} if settings["people"] else {}),

@@ -191,11 +191,11 @@ def test_a_call_that_was_stopped_is_continued(frames, tmp_path, monkeypatch):
     out, detections = tmp_path / "out", mot(tmp_path / "det.txt")
     written = []
 
-    def stops(path, content):
+    def stops(path, content, **options):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        files_of_runs.replace_file(path, content)
+        files_of_runs.replace_file(path, content, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(crops, "replace_file", stops)
