@@ -14,19 +14,33 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
+    from jaxreid.frames.crops import crop
     from jaxreid.reid.loaded import ReID, evaluate, load
+    from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
 
 _OFFERED = {
     "ReID": "jaxreid.reid.loaded:ReID",
     "configs": "jaxreid.configs",
+    "crop": "jaxreid.frames.crops:crop",
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loaded:evaluate",
+    "finetune": "jaxreid.training.finetuning:finetune",
     "load": "jaxreid.reid.loaded:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }
-__all__ = ["ReID", "configs", "datasets", "evaluate", "load", "register", "train"]
+__all__ = [
+    "ReID",
+    "configs",
+    "crop",
+    "datasets",
+    "evaluate",
+    "finetune",
+    "load",
+    "register",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -158,6 +158,9 @@ def test_every_verb_explains_itself_with_an_example(capsys):
         "explain",
         "weights",
         "convert",
+        "crop",
+        "group",
+        "finetune",
     ]
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),

@@ -155,7 +155,7 @@ def test_settings_that_are_named_exist(path, known):
 @each_page_of_advice
 def test_recipes_that_are_named_exist(path):
     for name, argument in re.findall(r"configs/(\w+)\.py(?::([\w.,=]+))?", " ".join(inline(path))):
-        if name != "common" and "..." not in argument:
+        if name not in configs.SHARED and "..." not in argument:
             configs.get(f"{name}:{argument}")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -71,6 +72,40 @@ def test_an_image_may_be_a_path_bytes_a_picture_or_an_array(reid, images):
     for feature in features[1:]:
         np.testing.assert_array_equal(feature, features[0])
     np.testing.assert_allclose(reid.embed(path), features[:1], atol=1e-6)
+
+
+def test_a_frame_is_embedded_by_its_boxes(reid):
+    frame = np.zeros((80, 120, 3), np.uint8)
+    for place, pid in enumerate((3, 5)):
+        frame[8:72, 10 + 40 * place : 42 + 40 * place] = np.asarray(draw(pid, 0, 0))
+    boxes = [[10, 8, 42, 72], [50, 8, 82, 72]]
+    features = reid.embed(frame, xyxy=boxes)
+    np.testing.assert_array_equal(features, reid.embed([draw(3, 0, 0), draw(5, 0, 0)]))
+    tracked = types.SimpleNamespace(xyxy=np.array(boxes, np.float32))
+    np.testing.assert_array_equal(reid.embed([Image.fromarray(frame)], xyxy=tracked), features)
+    assert reid.embed(frame, xyxy=np.zeros((0, 4))).shape == (0, *reid.feature_shape)
+    with pytest.raises(ValueError, match="box 0: .*expected left < right"):
+        reid.embed(frame, xyxy=[[200, 0, 300, 50]])
+    with pytest.raises(ValueError, match="boxes and 2 images; expected the frame"):
+        reid.embed([frame, frame], xyxy=boxes)
+
+
+def test_whole_frames_in_place_of_crops_are_noticed_once_a_call(reid, images, tmp_path, caplog):
+    paths = [tmp_path / f"frame_{i}.png" for i in range(4)]
+    for path in paths:
+        Image.new("RGB", (40, 30)).save(path)
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown higher than wide
+    Image.new("RGB", (40, 30)).save(turned, exif=exif)
+    reid.embed([*paths, turned, *images[:3]])
+    (record,) = caplog.records
+    assert "4 of 8 images" in record.getMessage()
+    assert record.getMessage().count("frame_") == 3
+    caplog.clear()
+    reid.embed(images[:2])
+    reid.embed(np.zeros((30, 40, 3), np.uint8), xyxy=[[0, 0, 40, 20]])
+    assert not caplog.records
 
 
 def test_features_are_those_of_the_training_pipeline(reid, images):

@@ -4,7 +4,10 @@ import argparse
 import pathlib
 
 from jaxreid.cli import values, verbs
+from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.finetune import add_finetune
+from jaxreid.cli.group import add_group
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 
 
@@ -198,6 +201,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(verb)
 
     add_data_verbs(commands)
+    add_crop(commands)
+    add_group(commands)
+    add_finetune(commands)
 
     verb = add_verb(
         commands,

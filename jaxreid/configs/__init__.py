@@ -28,7 +28,7 @@ if FOLDER != _HERE:
     __path__.append(str(FOLDER))
 
 # Files that are not recipes.
-SHARED = ("__init__", "common", "protocols")
+SHARED = ("__init__", "common", "finetuning", "protocols")
 
 
 def recipes() -> list[str]:

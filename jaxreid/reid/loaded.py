@@ -1,5 +1,6 @@
 """Model with its weights, ready to use; returned by `jaxreid.load`."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.data.images.pillow import ImageSource, read_image, size_of
 from jaxreid.data.sets import check_trusted_sets, load_sets
+from jaxreid.data.sets.files import some
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
 from jaxreid.evaluation.scoring import Scorer
+from jaxreid.frames.crops import cut_boxes
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
@@ -21,11 +24,14 @@ from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
+from jaxreid.reid.groups import Groups, make_groups
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card, save_weights
 from jaxreid.weights.source import open_weights
+
+logger = logging.getLogger(__name__)
 
 # Number of images from which a progress bar is shown.
 LONG = 256
@@ -68,13 +74,20 @@ class ReID:
         return f"ReID({', '.join(parts)}; {self.model.height}x{self.model.width}; {where})"
 
     def embed(
-        self, images: ImageSource | Sequence[ImageSource], *, names: Sequence[str] | None = None
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        xyxy: Any = None,
+        names: Sequence[str] | None = None,
     ) -> np.ndarray:
-        """Return features of images.
+        """Return features of images; a warning is logged where they are wider than high.
 
         Args:
             images: one or more paths, bytes of image files, PIL images or uint8 arrays [h, w, 3],
                 of any size. Each shows a person cropped from a frame.
+            xyxy: boxes around people, [N, 4] left, top, right, bottom in pixels, or an object with
+                them as `xyxy`, such as `supervision.Detections`. `images` is then one frame, and
+                the features are those of its boxes, clipped at its edges.
             names: names of the images, for messages.
 
         Returns:
@@ -82,12 +95,24 @@ class ReID:
             for one image.
 
         Raises:
-            ValueError, OSError: an image cannot be read; the message names it.
+            ValueError, OSError: an image cannot be read, or nothing of a box is inside of the
+                frame; the message names it.
         """
         images = listed(images)
+        if xyxy is not None:
+            if len(images) != 1:
+                raise ValueError(
+                    f"got boxes and {len(images)} images; expected the frame of the boxes."
+                )
+            images = cut_boxes(read_image(images[0]), xyxy)
+            if not images:
+                return np.zeros((0, *self.feature_shape), np.float32)
+            names = names or [f"box {i}" for i in range(len(images))]
         if not images:
             raise ValueError("no images: expected at least one path, PIL image or uint8 array.")
         names = names or [name_of(image, i) for i, image in enumerate(images)]
+        if xyxy is None:
+            _warn_of_frames(images, names)
         scorer = self._scorer(batch_size=_fitting(len(images), 64))
         if len(images) < LONG:
             return scorer.encode(images, names)
@@ -148,6 +173,14 @@ class ReID:
         scores = self.score(self.embed(query), features)[0]
         order = np.argsort(-scores, kind="stable")[:top]
         return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+
+    def group(self, images: Sequence[ImageSource], **options: Any) -> Groups:
+        """Group images of unknown people by person; see `groups.make_groups` for the options.
+
+        Without `calibration=`, that of the model makes probabilities of its scores if it has one.
+        """
+        options.setdefault("calibration", getattr(self, "calibration", None))
+        return make_groups(self, images, **options)
 
     def explain(
         self,
@@ -394,6 +427,20 @@ def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[
     reid = load(path if held else config["init_from"])
     _, tests = load_sets(**{**config["data"], "train": None})
     return reid.evaluate_on(tests, workdir=path, **config["eval"])
+
+
+def _warn_of_frames(images: Sequence[ImageSource], names: Sequence[str]) -> None:
+    """Log a warning about images that are wider than high, as frames are and people seldom."""
+    sizes = zip(names, map(size_of, images), strict=False)
+    wide = [name for name, size in sizes if size is not None and size[1] > size[0]]
+    if wide:
+        logger.warning(
+            "warning: wider than high, so perhaps whole frames: %d of %d images (%s). A model "
+            "compares people cut out of frames: jaxreid crop, or embed(frame, xyxy=boxes).",
+            len(wide),
+            len(images),
+            some(wide),
+        )
 
 
 def _fitting(count: int, most: int) -> int:

@@ -17,10 +17,13 @@ from numpy.typing import DTypeLike
 from jaxreid.places import is_remote
 
 
-def replace_file(path: pathlib.Path, content: bytes) -> None:
+def replace_file(path: pathlib.Path, content: bytes, *, lasting: bool = True) -> None:
     """Write a file atomically: readers see the old content or the new, never a part.
 
     The directory of `path` must exist. An object store replaces an object as a whole.
+
+    Unless `lasting`, the disk is not waited for, so that a power cut may leave an empty file: for
+    many small files that can be made again.
 
     Raises:
         OSError: the file cannot be written; the old content is still there.
@@ -36,7 +39,8 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
         try:
             with partial.open("xb") as file:
                 put(file, content)
-                _sync(file)
+                if lasting:
+                    _sync(file)
             os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -103,6 +103,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return pixels
 
 
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """Return height and width as `to_rgb` returns them, without decoding."""
+    width, height = image.size
+    # Orientations from 5 on swap the sides.
+    return (width, height) if _orientation(image) > 4 else (height, width)
+
+
 def peculiarity(image: Image.Image, data: bytes) -> str:
     """Return what TensorFlow does not decode in the same way; "" for a plain file.
 

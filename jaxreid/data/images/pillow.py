@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from jaxreid.data.images.formats import open_image, peculiarity, to_rgb
+from jaxreid.data.images.formats import displayed_size, open_image, peculiarity, to_rgb
 from jaxreid.data.images.tables import vertical_first
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -68,6 +68,24 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
         )
     with _decoding(f"{name or 'given as bytes'} ({len(source)} bytes)"):
         return to_rgb(open_image(bytes(source)))
+
+
+def size_of(source: ImageSource) -> tuple[int, int] | None:
+    """Return height and width of an image as `read_image` returns it, from its header alone.
+
+    None for what cannot be read, which `read_image` refuses in words.
+    """
+    if isinstance(source, np.ndarray):
+        return source.shape[:2] if source.ndim == 3 else None
+    try:
+        if isinstance(source, Image.Image):
+            return displayed_size(source)
+        if isinstance(source, str | os.PathLike):
+            with Image.open(source) as image:
+                return displayed_size(image)
+        return displayed_size(open_image(bytes(source)))
+    except (OSError, SyntaxError, ValueError, *_BROKEN):
+        return None
 
 
 def check_file(data: bytes) -> tuple[np.ndarray, str]:

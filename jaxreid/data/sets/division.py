@@ -27,6 +27,8 @@ SPLITS = {
 }
 # A published way to say that a box shows nobody, left out as in Market-1501.
 _JUNK = "-1"
+# Fewest people with two images to fine-tune on, and how many are enough to leave some out.
+FEWEST, _MANY = 5, 20
 _INTEGER = re.compile("-?[0-9]{1,18}")
 
 
@@ -71,7 +73,7 @@ def own_source(
         name: of the data set.
         root: folder that holds all images.
         photos: one or more, with unique names in each split.
-        split: how to divide photos without splits: people (by default), camera or none.
+        split: how to divide photos without splits: people (by default), camera, none or learn.
         seed: of the draw.
         combine_all: train on the people of all splits.
         keep_numbers: people, or cameras, whose names are all integers keep these as their numbers.
@@ -125,14 +127,20 @@ def _divided(
 ) -> tuple[dict[str, list[Photo]], str]:
     """Return the photos by split, and how they were divided; "" if they name their splits."""
     if named := {photo.split for photo in photos} - {""}:
-        if rule:
+        # Nothing is left to divide for fine-tuning.
+        if rule and rule != "learn":
             raise ValueError(
                 f"{where} names its splits ({', '.join(sorted(named))}), and split is {rule!r}; "
                 "expected one of the two. Leave out the option split, or rename the splits."
             )
         splits, how = _as_given(where, photos, seed)
     else:
-        rules = {"people": _by_people, "camera": _by_camera, "none": _undivided}
+        rules = {
+            "people": _by_people,
+            "camera": _by_camera,
+            "none": _undivided,
+            "learn": _to_learn,
+        }
         rule = check_name(rule or "people", rules, "split")
         splits, how = rules[rule](where, photos, seed)
     for part in splits.keys() & {"train", "query"}:
@@ -195,7 +203,7 @@ def _by_people(
 def _by_camera(
     where: str, photos: Sequence[Photo], seed: int
 ) -> tuple[dict[str, list[Photo]], str]:
-    cameras = sorted({photo.camera for photo in photos} - {""}, key=_natural)
+    cameras = sorted({photo.camera for photo in photos} - {""}, key=natural)
     if len(cameras) < 2:
         raise ValueError(
             f"{where}: known cameras: {len(cameras)}; expected two or more for split=camera. "
@@ -208,6 +216,68 @@ def _by_camera(
         f"{len(gallery)} gallery images from the others; nobody trains."
     )
     return {"query": query, "gallery": gallery}, how
+
+
+def _to_learn(where: str, photos: Sequence[Photo], seed: int) -> tuple[dict[str, list[Photo]], str]:
+    """Keep as many as possible to learn from, and enough to see whether it helped."""
+    of: dict[str, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        if photo.person:
+            of[photo.person].append(photo)
+    learnable = [person for person, held in of.items() if len(held) > 1]
+    if len(learnable) < FEWEST:
+        single = len(of) - len(learnable)
+        raise ValueError(
+            f"{where}: {len(of)} people, {single} of them on one image; expected at least {FEWEST} "
+            "people with two images each. A model learns from what two images of a person have in "
+            "common and from how people differ: add images of the same people, best from other "
+            "cameras (jaxreid group finds them)."
+        )
+    cameras = {person: {photo.camera for photo in of[person]} - {""} for person in learnable}
+    alone = [person for person in learnable if len(cameras[person]) < 2]
+    able = [person for person in learnable if person not in alone]
+    about = ""
+    if not able:
+        # Otherwise no query would have a match.
+        photos = [photo._replace(camera="") for photo in photos]
+        of = {person: [p._replace(camera="") for p in held] for person, held in of.items()}
+        able = learnable
+        about = (
+            " Nobody is known to be seen by two cameras, so cameras are ignored: the figures say "
+            "how well images of one camera are matched, which is much easier."
+        )
+    elif alone:
+        about = (
+            f" {len(alone)} of {len(learnable)} people are seen by one camera, and nothing is "
+            "learned from them across cameras."
+        )
+    spare = [person for person in able if len(of[person]) > 3]
+    if len(learnable) >= _MANY or len(spare) < 2:
+        count = min(len(able), max(2, len(learnable) // 4), len(learnable) - 2)
+        tested = set(shuffled(able, "people", seed)[:count])
+        held = [photo for photo in photos if photo.person in tested]
+        query, gallery = _queries(where, held, seed)
+        learned = set(learnable) - tested
+        gallery += [p for p in photos if p.person not in learned | tested]
+        how = f"{len(tested)} other people are tested"
+    else:
+        query, gallery, learned = [], [], set(learnable)
+        for person in shuffled(spare, "people", seed):
+            named = {photo.name: photo for photo in of[person]}
+            first, *rest = [named[name] for name in shuffled(named, "query", seed)]
+            query.append(first)
+            gallery.append(next((p for p in rest if p.camera != first.camera), rest[0]))
+        how = (
+            f"two other images of {len(spare)} of them are tested, as there are too few people to "
+            "leave some out: new people may be matched less well"
+        )
+    tested_names = {photo.name for photo in (*query, *gallery)}
+    train = [p for p in photos if p.person in learned and p.name not in tested_names]
+    return {"train": train, "query": query, "gallery": gallery}, (
+        f"{where}: divided for fine-tuning (split=learn, seed {seed}): {len(learned)} people with "
+        f"{len(train)} images train; {how}, {len(query)} queries and {len(gallery)} gallery "
+        f"images.{about}"
+    )
 
 
 def _undivided(
@@ -253,7 +323,7 @@ def _by_value(photos: Sequence[Photo]) -> list[Photo]:
 
 
 def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
-    known = sorted(set(names) - {""}, key=_natural)
+    known = sorted(set(names) - {""}, key=natural)
     if keep and all(map(_INTEGER.fullmatch, known)):
         numbers = {name: int(name) for name in known}
     else:
@@ -261,7 +331,7 @@ def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
     return {"": -1} | numbers
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
     """Sort "cam2" before "cam10", as people number them."""
     parts = re.split("([0-9]+)", name)
     values = [(len(d), d) for d in (digits.lstrip("0") for digits in parts[1::2])]

@@ -61,8 +61,10 @@ def find(
         split: "people": half of the people train, and the others are tested: one query of each
             person and camera, if it has more than one image, and the other images in the gallery.
             "camera": all people are tested, queries are from the first camera, nobody trains.
-            "none": all images are in the gallery, and people may be unknown (pid -1). None: as the
-            sub-folders say, or else "people".
+            "none": all images are in the gallery, and people may be unknown (pid -1), also where a
+            pattern does not name them and there are no sub-folders. "learn": for fine-tuning, a
+            quarter of the people is tested, or with less than 20 people two images of each, and the
+            others train; as the sub-folders say, if they do. None: as they say, or else "people".
         seed: which people and queries are drawn.
         fps: frames per second, for {frame}.
         combine_all: train on the people of all splits.
@@ -78,6 +80,27 @@ def find(
         ValueError: an image is in the folder of no person or unlike the pattern, the images cannot
             be divided, or an option is wrong.
     """
+    root, photos, notices = read_photos(folder, pattern=pattern, split=split, fps=fps)
+    return own_source(
+        "folder",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        notices=notices,
+        description=__doc__,
+    )
+
+
+def read_photos(
+    folder: str | os.PathLike, *, pattern: str = "", split: str | None = None, fps: float = 25
+) -> tuple[pathlib.Path, list[Photo], list[str]]:
+    """Find the images in a folder, and who is on them by their names; arguments as for `find`.
+
+    Returns:
+        The folder, one photo or more, and notices.
+    """
     root = expanded(folder)
     if root.is_file():
         raise FileNotFoundError(
@@ -88,7 +111,7 @@ def find(
             f"no folder {str(root)!r} (from {os.getcwd()}); expected the folder of your images."
         )
     parts = [path for path in _subfolders(root) if path.name.lower() in SPLITS]
-    read = _by_pattern(pattern, fps) if pattern else _by_folder
+    read = _by_pattern(pattern, fps, loose=split == "none") if pattern else _by_folder
     photos, wrong, left_out = [], [], []
     for part in parts or [root]:
         files, sentences = images_below(part)
@@ -127,16 +150,7 @@ def find(
             f"{root}: read are {', '.join(path.name for path in parts)} alone, and not the images "
             f"beside them: {len(beside)} ({some(beside)})."
         )
-    return own_source(
-        "folder",
-        root,
-        photos,
-        split=split,
-        seed=seed,
-        combine_all=combine_all,
-        notices=notices,
-        description=__doc__,
-    )
+    return root, photos, notices
 
 
 def _by_folder(path: pathlib.Path) -> _Label | None:
@@ -148,14 +162,18 @@ def _by_folder(path: pathlib.Path) -> _Label | None:
     return person, camera, math.nan
 
 
-def _by_pattern(pattern: str, fps: float) -> Callable[[pathlib.Path], _Label | None]:
-    """Return a function as `_by_folder` that follows a pattern."""
+def _by_pattern(
+    pattern: str, fps: float, *, loose: bool
+) -> Callable[[pathlib.Path], _Label | None]:
+    """Return a function as `_by_folder` that follows a pattern; people are not known if `loose`."""
     compiled, rate = _compiled(pattern), _rate(fps)
     names_people = "pid" in compiled.groupindex
 
     def read(path: pathlib.Path) -> _Label | None:
         match = compiled.fullmatch(path.with_suffix("").as_posix() if "/" in pattern else path.stem)
         label = _UNKNOWN if names_people else _by_folder(path)
+        if loose and label is None and len(path.parts) == 1:
+            label = _UNKNOWN
         if match is None or label is None:
             return None
         (person, camera, time), fields = label, match.groupdict()

@@ -53,8 +53,8 @@ def find(
         folder: the file (.csv, .tsv, .parquet, .jsonl). Columns, in any order and case: path (file,
             image), person (pid, person_id, identity), camera (camid, camera_id), time (timestamp),
             split (subset: train, query, gallery; or train and test).
-        split: how images are divided that have no split, as in `folder`: people, camera or none.
-            With none, the column person is not needed.
+        split: how images are divided that have no split, as in `folder`: people, camera, none or
+            learn. With none, the column person is not needed.
         seed: which people and queries are drawn.
         combine_all: train on the people of all splits.
 
@@ -67,7 +67,32 @@ def find(
         ValueError: the table is empty, of another format, lacks a column, or names an image twice;
             a cell cannot be read; or the images cannot be divided.
     """
-    path = expanded(folder)
+    root, photos, notices = read_photos(folder, need_person=split != "none")
+    return own_source(
+        "table",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        keep_numbers=True,
+        notices=notices,
+        description=__doc__,
+    )
+
+
+def read_photos(
+    table: str | os.PathLike, *, need_person: bool = True
+) -> tuple[pathlib.Path, list[Photo], list[str]]:
+    """Read the rows of a table, which need a column person if `need_person`.
+
+    Returns:
+        A folder that holds all images, one photo or more, and notices.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `find`.
+    """
+    path = expanded(table)
     if not path.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r} (from {os.getcwd()}); expected a table "
@@ -76,7 +101,7 @@ def find(
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path} has no rows; expected one per image.")
-    columns, notices = _columns(path, rows, need_person=split != "none")
+    columns, notices = _columns(path, rows, need_person=need_person)
     root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
     photos = []
     for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
@@ -94,17 +119,7 @@ def find(
             )
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from error
-    return own_source(
-        "table",
-        root,
-        photos,
-        split=split,
-        seed=seed,
-        combine_all=combine_all,
-        keep_numbers=True,
-        notices=notices,
-        description=__doc__,
-    )
+    return root, photos, notices
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:

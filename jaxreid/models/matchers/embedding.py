@@ -20,6 +20,7 @@ class Embedding(Matcher):
     """
 
     TAKES = "embeddings"
+    LEARNS = {"name": "softmax", "triplet": 1.0}
 
     metric: str = "cosine"
 

@@ -31,9 +31,11 @@ class Matcher(nn.Module):
 
     Attributes:
         TAKES: `Features.words` of the features that the matcher compares.
+        LEARNS: objective that fine-tunes a model with this matcher, and its options.
     """
 
     TAKES: ClassVar[str] = "embeddings"
+    LEARNS: ClassVar[Mapping[str, Any]] = {"name": "pairwise"}
 
     def __call__(
         self,

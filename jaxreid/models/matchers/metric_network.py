@@ -39,6 +39,7 @@ class MetricNetwork(Matcher):
     """
 
     TAKES = "embeddings"
+    LEARNS = {"name": "gmn", "dropout": 0.0}
 
     net: str = "perceptron"
     hidden: int = 512
