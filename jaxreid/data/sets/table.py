@@ -113,7 +113,7 @@ def read_photos(
                     image.relative_to(root).as_posix(),
                     person=_text(cells.get("person")),
                     camera=_camera(cells.get("camera")),
-                    time=_seconds(cells.get("time")),
+                    time=seconds_of(cells.get("time")),
                     split=_split(cells.get("split")),
                 )
             )
@@ -247,7 +247,12 @@ def _camera(value: Any) -> str:
     return "" if text == "-1" else text
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
+    """Return a time in seconds: of a number, or of a date in ISO 8601; NaN for an empty cell.
+
+    Raises:
+        ValueError: it is neither.
+    """
     text = _text(value)
     if not text:
         return math.nan
