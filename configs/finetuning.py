@@ -1,7 +1,7 @@
 """Fine-tuning on a user's own people, from a few images of them. All values are ours.
 
 `jaxreid finetune` adds the model, the objective of its matcher and the data. Rates are low and the
-batch-norm statistics stay, so that little is forgotten; docs/own-cameras.md has what was measured.
+batch-norm statistics stay, so that little is forgotten.
 """
 
 from ml_collections import ConfigDict
