@@ -143,7 +143,10 @@ def crop(
     _check(every=every, margin=margin, least=least, start=start)
     read = read_detections(detections, category=category)
     opened = open_frames(frames, first=first, fps=fps)
-    if opened.path.is_file() and first is None and read.first is not None:
+    # A folder may count from 0 what its detections count from 1.
+    video = opened.path.is_file()
+    early = opened.numbers is not None and read.first is not None and opened.numbers[0] < read.first
+    if first is None and read.first is not None and (video or early):
         opened = open_frames(frames, first=read.first, fps=fps)
     camera = _camera(opened.name if camera is None else camera)
     folder = expanded(out)

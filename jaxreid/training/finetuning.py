@@ -15,6 +15,7 @@ from jaxreid.data import sets
 from jaxreid.data.sets.division import FEWEST
 from jaxreid.data.sets.naming import Named, parse_name
 from jaxreid.data.split import Split
+from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.places import expanded
 from jaxreid.runs.settings import check_tensorflow, resolved
@@ -85,7 +86,8 @@ def make_config(
     with _quiet():
         splits = sets.load(name)
     people = check_people(name, splits)
-    config = values.get_settings(people, len(splits["train"])).to_dict()
+    size = people, len(splits["train"]), make_mesh().size
+    config = values.get_settings(*size).to_dict()
     matcher, _ = MATCHERS.find(card["matcher"]["name"])
     config["model"] = {**config["model"], **card, "freeze_stats": True}
     config["objective"] = dict(matcher.LEARNS)
@@ -123,7 +125,9 @@ def check_people(name: str, splits: Mapping[str, Split]) -> int:
                 "measure. Leave out the option split, so that it is divided for fine-tuning."
             )
     pids, counts = np.unique(splits["train"].pid, return_counts=True)
-    if (several := int((counts > 1).sum())) < min(FEWEST, 3):
+    several, others = int((counts > 1).sum()), set(splits["query"].pid.tolist()) - {*pids.tolist()}
+    # Of the fewest, some may be kept back.
+    if several < FEWEST - 2 or several + len(others) < FEWEST:
         raise ValueError(
             f"{name}: {len(pids)} people to learn from, {several} of them on two images or more; "
             f"expected at least {FEWEST} people with two images each. A model learns from what two "

@@ -162,6 +162,15 @@ def test_crops_are_the_pixels_of_their_boxes_and_read_back_with_camera_and_time(
         assert gallery.pid.tolist() == [-1, -1, -1]
 
 
+def test_images_from_0_are_counted_as_the_detections_count_them(frames, tmp_path):
+    for number in (1, 2, 3):
+        (frames / f"img_{number:04d}.png").rename(frames / f"img_{number - 1:04d}.png")
+    cut = jaxreid.crop(frames, mot(tmp_path / "det.txt"), tmp_path / "out")
+    assert [path.name.split("_")[2] for path in cut.files] == ["f000001", "f000001", "f000003"]
+    cut = jaxreid.crop(frames, {0: [[0, 0, 20, 40]]}, tmp_path / "out", camera="b")
+    assert cut.files[0].name == "b_t0.000_f000000_00.jpg"
+
+
 def test_ids_that_are_people_become_their_folders(frames, tmp_path):
     out = tmp_path / "crops"
     jaxreid.crop(frames, coco(tmp_path / "coco.json"), out, camera="a", people=True)

@@ -7,6 +7,7 @@ from people import draw, market_tree, save_model
 
 import jaxreid
 from jaxreid import cli
+from jaxreid.configs import finetuning as values
 from jaxreid.data import sets
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.training import finetuning
@@ -68,6 +69,12 @@ def test_names_of_own_data_say_how_they_are_divided(tmp_path):
     assert own_name("folder:x?pattern={pid}_*") == "folder:x?pattern={pid}_*&split=learn"
     assert own_name("folder:x?split=people") == "folder:x?split=people"
     assert own_name("market1501:/data") == "market1501:/data"
+
+
+def test_a_batch_is_divided_among_the_devices():
+    sizes = {n: values.get_settings(5, 40, n).batch_size for n in (1, 2, 3, 4, 8, 16)}
+    assert sizes == {1: 20, 2: 20, 3: 12, 4: 20, 8: 16, 16: 16}
+    assert [values.get_settings(100, n).epochs for n in (100, 3200, 10**6)] == [40, 4, 4]
 
 
 def test_every_matcher_names_an_objective_that_fine_tunes_it():
