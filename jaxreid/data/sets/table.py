@@ -63,7 +63,29 @@ def find(
         ValueError: the table is empty, of another format, lacks a column, or names an image twice;
             a cell cannot be read; or the images cannot be divided.
     """
-    path = expanded(folder)
+    root, photos, notices = photos_of(folder, need_person=split != "none")
+    return own_source(
+        "table",
+        root,
+        photos,
+        split=split,
+        seed=seed,
+        combine_all=combine_all,
+        keep_numbers=True,
+        notices=notices,
+        description=__doc__,
+    )
+
+
+def photos_of(
+    table: str | os.PathLike, *, need_person: bool = False
+) -> tuple[pathlib.Path, list[Photo], list[str]]:
+    """Read a table; return a folder that holds all images, a photo for each row, and notices.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find`.
+    """
+    path = expanded(table)
     if not path.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r} (from {os.getcwd()}); expected a table "
@@ -72,7 +94,7 @@ def find(
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path} has no rows; expected one per image.")
-    columns, notices = _columns(path, rows, need_person=split != "none")
+    columns, notices = _columns(path, rows, need_person=need_person)
     root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
     photos = []
     for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
@@ -90,17 +112,7 @@ def find(
             )
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from error
-    return own_source(
-        "table",
-        root,
-        photos,
-        split=split,
-        seed=seed,
-        combine_all=combine_all,
-        keep_numbers=True,
-        notices=notices,
-        description=__doc__,
-    )
+    return root, photos, notices
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
