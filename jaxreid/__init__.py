@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
     from jaxreid.frames.crops import crop
+    from jaxreid.index.index import Index
     from jaxreid.reid.loaded import ReID, evaluate, load
     from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
 
 _OFFERED = {
+    "Index": "jaxreid.index.index:Index",
     "ReID": "jaxreid.reid.loaded:ReID",
     "configs": "jaxreid.configs",
     "crop": "jaxreid.frames.crops:crop",
@@ -31,6 +33,7 @@ _OFFERED = {
     "train": "jaxreid.training.loop:train",
 }
 __all__ = [
+    "Index",
     "ReID",
     "configs",
     "crop",

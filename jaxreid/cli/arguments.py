@@ -10,6 +10,7 @@ from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
 from jaxreid.cli.finetune import add_finetune
 from jaxreid.cli.group import add_group
+from jaxreid.cli.index import add_index
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 from jaxreid.cli.search import add_search
 
@@ -199,6 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_crop(commands)
     add_group(commands)
     add_finetune(commands)
+    add_index(commands)
 
     verb = add_verb(
         commands,

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return _apply(args)
     import numpy as np
 
+    from jaxreid.cli.verbs import load_model
     from jaxreid.data.sets.photos import photos_at
     from jaxreid.evaluation.grouping import check_count
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.place} says nobody's name; expected people in sub-folders, in a pattern or in "
             "the column person, to compare with (--labels)."
         )
-    reid = _load(args.model)
+    reid = load_model(args)
     groups = reid.group(
         [str(photo.image) for photo in photos],
         camera=[photo.camera for photo in photos],
@@ -168,12 +169,3 @@ def _agreement(group: Any, known: list[str]) -> dict[str, float]:
         f"{found['recall']:.3f}, F1 {found['f1']:.3f}"
     )
     return found
-
-
-def _load(model: str) -> Any:
-    import jaxreid
-    from jaxreid.mesh import check_devices, remember_compiled
-
-    check_devices()
-    remember_compiled()
-    return jaxreid.load(model)
