@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
+    from jaxreid.export.exporting import export_model
     from jaxreid.reid.loaded import ReID, evaluate, load
     from jaxreid.training.loop import train
 
@@ -22,11 +23,12 @@ _OFFERED = {
     "configs": "jaxreid.configs",
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loaded:evaluate",
+    "export_model": "jaxreid.export.exporting:export_model",
     "load": "jaxreid.reid.loaded:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }
-__all__ = ["ReID", "configs", "datasets", "evaluate", "load", "register", "train"]
+__all__ = ["ReID", "configs", "datasets", "evaluate", "export_model", "load", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:

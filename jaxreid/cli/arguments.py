@@ -5,6 +5,7 @@ import pathlib
 
 from jaxreid.cli import values, verbs
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.export import add_export
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 
 
@@ -187,15 +188,17 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "convert",
         verbs.convert,
-        "convert a PyTorch checkpoint to a weight file",
+        "convert a PyTorch checkpoint or an ONNX file to a weight file",
         "jaxreid convert resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=resnet50_ibn_b.safetensors",
         "Reads .pth, .pth.tar, .pt and .safetensors files with the original parameter names: "
         "ImageNet weights of torchvision and IBN-Net, torchreid's OSNet, models of QAConv 1.0 to "
-        "2.1. Code in a checkpoint is never run. Start from the result with "
+        "2.1; ONNX files of OSNet. Code in a checkpoint is never run. Start from the result with "
         "--config.init_from=FILE.",
     )
     _add_convert(verb)
     add_json(verb)
+
+    add_export(commands)
 
     add_data_verbs(commands)
 
