@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
+    from jaxreid.export.exporting import export_model
     from jaxreid.frames.crops import crop
     from jaxreid.index.index import Index
     from jaxreid.reid.loaded import ReID, evaluate, load
@@ -28,6 +29,7 @@ _OFFERED = {
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loaded:evaluate",
     "finetune": "jaxreid.training.finetuning:finetune",
+    "export_model": "jaxreid.export.exporting:export_model",
     "load": "jaxreid.reid.loaded:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
@@ -39,6 +41,7 @@ __all__ = [
     "crop",
     "datasets",
     "evaluate",
+    "export_model",
     "finetune",
     "load",
     "register",

@@ -9,7 +9,7 @@ import contextvars
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,12 +22,15 @@ from jax.sharding import PartitionSpec as P
 from jaxreid.places import user_cache
 
 AXIS = "data"
+# Platform of exported programs: operations keep their plain form, without loops over tiles, so that
+# the number of images may stay unknown.
+ANY = "any"
 # Platform that is compiled for, if it is not that of this process (`compile_for`).
 _COMPILED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def platform() -> str:
-    """Return the platform that is compiled for: "cpu", "gpu" or "tpu".
+    """Return the platform that is compiled for: "cpu", "gpu", "tpu", or `ANY` in an export.
 
     Operations with a form of their own for a platform ask this function while they are traced.
     """
@@ -42,6 +45,11 @@ def compile_for(name: str) -> Iterator[None]:
         yield
     finally:
         _COMPILED_FOR.reset(token)
+
+
+def kept_whole(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Return a function that exporters see as one operation, known by its name."""
+    return jax.jit(function) if platform() == ANY else function
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -8,6 +8,7 @@ from jaxreid.cli.calibrate import add_calibrate
 from jaxreid.cli.compare import add_compare
 from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.export import add_export
 from jaxreid.cli.finetune import add_finetune
 from jaxreid.cli.group import add_group
 from jaxreid.cli.index import add_index
@@ -186,15 +187,17 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "convert",
         verbs.convert,
-        "convert a PyTorch checkpoint to a weight file",
+        "convert a PyTorch checkpoint or an ONNX file to a weight file",
         "jaxreid convert resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=resnet50_ibn_b.safetensors",
         "Reads .pth, .pth.tar, .pt and .safetensors files with the original parameter names: "
         "ImageNet weights of torchvision and IBN-Net, torchreid's OSNet, models of QAConv 1.0 to "
-        "2.1. Code in a checkpoint is never run. Start from the result with "
+        "2.1; ONNX files of OSNet. Code in a checkpoint is never run. Start from the result with "
         "--config.init_from=FILE.",
     )
     _add_convert(verb)
     add_json(verb)
+
+    add_export(commands)
 
     add_data_verbs(commands)
     add_crop(commands)

@@ -144,10 +144,9 @@ def add(args: argparse.Namespace) -> dict[str, Any]:
 
 def query(args: argparse.Namespace) -> dict[str, Any]:
     """Print the best matches of a person."""
-    from jaxreid.cli.verbs import _images
 
     values.check_out(args.out, ".png")
-    images = _images(args.queries)
+    images = list_images(args.queries)
     index = _open(args)
     hits = index.search(images, top=args.top, shortlist=args.shortlist, **_filters(args))
     for position, hit in enumerate(hits, 1):

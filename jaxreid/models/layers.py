@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import kept_whole
 from jaxreid.ops.convolution import convolve
-from jaxreid.ops.normalize import EPSILON, batch_norm, moments
+from jaxreid.ops.normalize import batch_norm, instance_norm
 
 # Weight initialisation.
 #   he       He et al., ICCV 2015, fan-out, for convolutions; normal(0.01) for linear layers; zero
@@ -144,10 +145,7 @@ class InstanceNorm(nn.Module):
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape) if self.affine else 1.0
         bias = self.param("bias", nn.initializers.zeros, shape) if self.affine else 0.0
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, variance, _ = moments(wide, axes=(1, 2))
-        mean, variance = mean[:, None, None], variance[:, None, None]
-        return ((wide - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + bias).astype(x.dtype)
+        return kept_whole(instance_norm)(x, scale, bias)
 
 
 class InstanceBatchNorm(nn.Module):
@@ -166,9 +164,9 @@ class InstanceBatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise [B, h, w, C]."""
-        half = x.shape[-1] // 2
-        instance = InstanceNorm(name="IN")(x[..., :half])
-        batch = BatchNorm(train=self.train, axis_name=self.axis_name, name="BN")(x[..., half:])
+        first, rest = jnp.split(x, [x.shape[-1] // 2], axis=-1)
+        instance = InstanceNorm(name="IN")(first)
+        batch = BatchNorm(train=self.train, axis_name=self.axis_name, name="BN")(rest)
         return jnp.concatenate([instance, batch], axis=-1)
 
 

@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxreid.mesh import platform
+from jaxreid.mesh import kept_whole, platform
 from jaxreid.ops.device_varying import vary_alike, zeros_like
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -126,6 +126,11 @@ def _windows(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Apply 2x2 average pooling with stride 2 to [B, H, W, C]; halves the size, rounding down."""
+    return kept_whole(average_2x2)(x)
+
+
+def average_2x2(x: jax.Array) -> jax.Array:
+    """Compute `average_pool`."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))

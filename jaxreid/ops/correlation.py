@@ -198,7 +198,7 @@ def find_matches(
     def whole(blocks: Array) -> Array:
         b, a, j, i, n = blocks.shape
         blocks = blocks.transpose(1, 3, 0, 2, 4).reshape(a * i, b * j, n)
-        return blocks[: len(query), : len(gallery)]
+        return blocks[: query.shape[0], : gallery.shape[0]]
 
     return tuple(whole(x) for x in over_tiles(query, gallery, tile, reduce))
 
@@ -252,7 +252,7 @@ def _scores(
 
     blocks = over_tiles(query, gallery, tile, score)
     b, a, i, j = blocks.shape
-    return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: len(query), : len(gallery)]
+    return blocks.transpose(1, 2, 0, 3).reshape(a * i, b * j)[: query.shape[0], : gallery.shape[0]]
 
 
 def _weighted(matches: tuple[Array, ...], query_weight: Array, gallery_weight: Array) -> Array:

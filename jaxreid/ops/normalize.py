@@ -59,6 +59,20 @@ def moments(
     return mean, _finite(total(jnp.square(deviation) * weight) / divisor), count
 
 
+def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalise each channel of each image of [B, h, w, C] by its own statistics.
+
+    Args:
+        x: [B, h, w, C] float.
+        scale: [C] or scalar.
+        bias: [C] or scalar.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean, variance, _ = moments(wide, axes=(1, 2))
+    mean, variance = mean[:, None, None], variance[:, None, None]
+    return ((wide - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + bias).astype(x.dtype)
+
+
 def _finite(x: jax.Array) -> jax.Array:
     """Replace infinity by NaN."""
     return jnp.where(jnp.isinf(x), jnp.nan, x)

@@ -123,7 +123,7 @@ def diagonal_sums(correlation: Array, shape: tuple[int, int], size: int) -> Arra
 
 
 def _flat(maps: Array) -> Array:
-    return maps.reshape(len(maps), -1, maps.shape[-1])
+    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

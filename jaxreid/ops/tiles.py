@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import ANY, platform
+
 Array = jax.Array
 
 
@@ -37,6 +39,13 @@ def cut(x: Array, size: int) -> Array:
     return padded.reshape(tiles, size, *x.shape[1:])
 
 
+def map_rows(function: Callable[[Any], Any], rows: Any, *, at_once: int) -> Any:
+    """Run `jax.lax.map` over rows, `at_once` together; all together in an exported program."""
+    if platform() == ANY:
+        return jax.vmap(function)(rows)
+    return jax.lax.map(function, rows, batch_size=at_once)
+
+
 def over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array], Any]) -> Any:
     """Reduce the correlation tile by tile.
 
@@ -47,9 +56,11 @@ def over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array]
         reduce: takes a tile [j, s, i, r], float32 or wider.
 
     Returns:
-        The results of `reduce`, stacked as [b, a, ...] for b gallery tiles and a query tiles.
+        The results of `reduce`, stacked as [b, a, ...] for b gallery tiles and a query tiles. An
+        exported program has one tile.
     """
-    i, j = tile_shape(query, gallery, tile)
+    whole = platform() == ANY
+    i, j = (query.shape[0], gallery.shape[0]) if whole else tile_shape(query, gallery, tile)
     dtype = jnp.promote_types(jnp.promote_types(query.dtype, gallery.dtype), jnp.float32)
     (r, d), s = query.shape[1:], gallery.shape[1]
 
@@ -60,6 +71,8 @@ def over_tiles(query: Array, gallery: Array, tile: int, reduce: Callable[[Array]
         product = jnp.einsum("nd,md->nm", rows, columns, preferred_element_type=dtype)
         return reduce(product.reshape(j, s, i, r))
 
+    if whole:
+        return jax.tree.map(lambda x: x[None, None], reduce_tile(gallery, query))
     queries = cut(query, i)
     return jax.lax.map(
         lambda maps: jax.lax.map(functools.partial(reduce_tile, maps), queries), cut(gallery, j)

@@ -9,6 +9,7 @@ SAFETENSORS = "a safetensors file"
 TORCH = "a PyTorch checkpoint"
 TORCH_LEGACY = "a PyTorch checkpoint in the format before 1.6"
 TORCH_FORMATS = (TORCH, TORCH_LEGACY)
+ONNX = "an ONNX file"
 PICKLE = "a Python pickle, which could run code when loaded"
 UNKNOWN = "in no known format, or damaged"
 
@@ -40,7 +41,7 @@ def _of(head: bytes, size: int) -> str:
         return TORCH_LEGACY if _LEGACY in head[:32] else PICKLE
     # ModelProto: the version of the format, then the producer or its version.
     if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
-        return "an ONNX file"
+        return ONNX
     return content_of(head, size) or UNKNOWN
 
 

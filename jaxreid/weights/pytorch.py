@@ -148,6 +148,78 @@ def from_official(path: Path, tensor: np.ndarray, shape: Sequence[int]) -> np.nd
     return np.asarray(tensor.reshape(shape), order="C")
 
 
+def to_official(path: Path, array: np.ndarray) -> np.ndarray:
+    """Convert a variable to a tensor in PyTorch's layout, the inverse of `from_official`."""
+    shape = official_shape(path, array.shape)
+    if path[-1] == "kernel":
+        array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
+    return np.asarray(array.reshape(shape), order="C")
+
+
+def published(variables: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return a model's weights as the original code names them, the inverse of `convert`.
+
+    Names of QAConv's matcher begin with "criterion.". What the original code has and never uses is
+    there, too: counters, and of a ResNet the layers after the cut and the classifier, as zeros.
+
+    Args:
+        variables: {"params", "batch_stats"}.
+        card: keywords of `make_model`.
+
+    Raises:
+        ValueError: no original code has such a model.
+    """
+    arch = card["backbone"]["name"]
+    kinds = card["neck"]["name"], card["matcher"]["name"]
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"there is no published network {arch!r}; {_PUBLISHED}.")
+    prefix = "base." if kinds == ("map", "qaconv") else ""
+    flat = traverse_util.flatten_dict({k: variables[k] for k in ("params", "batch_stats")})
+    tensors = {
+        official_name(path, arch, prefix=prefix): to_official(path, np.asarray(array, np.float32))
+        for (_, *path), array in flat.items()
+    }
+    size = (card["height"], card["width"])
+    converted = convert(tensors, arch, cut=card["backbone"].get("cut"), input_size=size)
+    back = traverse_util.flatten_dict(converted.variables)
+    same = back.keys() == flat.keys() and all(np.array_equal(back[k], flat[k]) for k in flat)
+    if not (converted.report.complete and same and kinds == _kinds(converted.card)):
+        raise ValueError(
+            f"no published code has {arch} with the neck {kinds[0]!r} and the matcher {kinds[1]!r} "
+            f"of this model; {_PUBLISHED}."
+        )
+    if arch in resnet.FAMILY:
+        tensors |= _unused(arch, prefix, tensors)
+    for name in [name for name in tensors if name.endswith("running_mean")]:
+        tensors[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
+    return tensors
+
+
+_PUBLISHED = (
+    "published are OSNet with its own neck, QAConv with the neck 'map' on a ResNet of full width, "
+    "and ResNets of ImageNet"
+)
+
+
+def _kinds(card: Mapping[str, Any]) -> tuple[str, str]:
+    return card["neck"]["name"], card["matcher"]["name"]
+
+
+def _unused(arch: str, prefix: str, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return what a whole ResNet has beside some tensors: zeros, and variances of one."""
+    whole = make_model(**_card({}, arch, "", None, None))
+    rest = {}
+    for (_, *path), leaf in traverse_util.flatten_dict(abstract_variables(whole)).items():
+        name, shape = official_name(path, arch, prefix=prefix), official_shape(path, leaf.shape)
+        if name not in tensors:
+            make = np.ones if name.endswith("running_var") else np.zeros
+            rest[name] = make(shape, np.float32)
+    channels = feature_shape(whole, abstract_variables(whole))[0]
+    rest[f"{prefix}fc.weight"] = np.zeros((1000, channels), np.float32)
+    rest[f"{prefix}fc.bias"] = np.zeros(1000, np.float32)
+    return rest
+
+
 def without_wrappers(name: str) -> str:
     """Remove the names of wrappers from an official name."""
     return ".".join(word for word in name.split(".") if word not in WRAPPERS)

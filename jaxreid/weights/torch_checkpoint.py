@@ -1,11 +1,12 @@
-"""Reading of PyTorch checkpoints, and their conversion to weights files.
+"""Reading and writing of PyTorch checkpoints, and their conversion to weights files.
 
-This is the only module of the package that imports PyTorch, and only while it reads a file written
-by `torch.save`. A .safetensors file needs no PyTorch.
+This is the only module of the package that imports PyTorch, and only while it reads or writes a
+file of `torch.save`. A .safetensors file needs no PyTorch.
 """
 
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 import pickle
@@ -22,6 +23,7 @@ import safetensors.numpy
 from jaxreid.names import check_name
 from jaxreid.weights.file import save_weights
 from jaxreid.weights.formats import (
+    ONNX,
     PICKLE,
     SAFETENSORS,
     TORCH,
@@ -29,7 +31,9 @@ from jaxreid.weights.formats import (
     check_claim,
     format_of,
 )
+from jaxreid.weights.onnx_checkpoint import read_onnx
 from jaxreid.weights.pytorch import (
+    ARCHITECTURES,
     IMAGENET,
     RAW,
     Report,
@@ -100,7 +104,7 @@ def convert_file(
     """Convert a PyTorch checkpoint to a weights file for training and evaluation.
 
     Args:
-        checkpoint: as for `read_checkpoint`.
+        checkpoint: as for `read_checkpoint`, or an ONNX file of OSNet.
         out: file to write (.safetensors).
         arch: backbone, one of `pytorch.ARCHITECTURES`.
         input_size: image height and width in pixels; default: the family's.
@@ -122,7 +126,11 @@ def convert_file(
         raise FileNotFoundError(f"--out={out}: directory {out.parent} does not exist.")
     if normalisation is not None:
         check_name(normalisation, NORMALISATIONS, "normalisation")
-    tensors, messages = read_checkpoint(checkpoint, skip=skip)
+    if checkpoint.is_file() and format_of(checkpoint) == ONNX:
+        tensors, messages, size = read_onnx(checkpoint, check_name(arch, ARCHITECTURES, "arch"))
+        input_size = input_size or size
+    else:
+        tensors, messages = read_checkpoint(checkpoint, skip=skip)
     options = {"cut": cut, "input_size": input_size, "skip": skip}
     converted = convert(
         tensors, arch, **options, normalisation=NORMALISATIONS.get(normalisation), memory=memory
@@ -326,6 +334,41 @@ def _read_torch(path: pathlib.Path) -> Any:
         f"{path} ({path.stat().st_size:,} bytes) is not a PyTorch checkpoint, or is incomplete; "
         "download it again."
     ) from problem
+
+
+def checkpoint_bytes(
+    tensors: Mapping[str, np.ndarray], *, pickled: bool, held_as: str = ""
+) -> bytes:
+    """Return tensors by official name (`pytorch.published`) as a file for the original code.
+
+    Args:
+        tensors: arrays by name.
+        pickled: as `torch.save` writes a state dict; those of QAConv in sections "model" and
+            "criterion", as its code does. Else a safetensors file with all names in one.
+        held_as: prefix of the matcher's names in the section "criterion": "matcher." for QAConv 2,
+            whose loss holds its matcher; "" for version 1, whose loss is the matcher.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is needed and not installed.
+    """
+    if not pickled:
+        return safetensors.numpy.save(dict(tensors), {"format": "pt"})
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "PyTorch, which writes .pth files, is not installed: pip install 'jaxreid[torch]', or "
+            "write a .safetensors file with the same names."
+        ) from None
+    # Copies: PyTorch would share the memory of arrays, and warns of those that are read-only.
+    content: dict[str, Any] = {n: torch.from_numpy(np.array(x)) for n, x in tensors.items()}
+    criterion = [name for name in content if name.startswith("criterion.")]
+    if criterion:
+        names = {name: held_as + name.removeprefix("criterion.") for name in criterion}
+        matcher = {new: content.pop(name) for name, new in names.items()}
+        content = {"model": content, "criterion": matcher}
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
 
 
 def report_lines(report: Report, *, every_name: bool = False) -> list[str]:

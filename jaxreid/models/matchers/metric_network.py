@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreid.mesh import ANY, platform
 from jaxreid.models.matchers.matcher import Matcher
 from jaxreid.models.matchers.qaconv import ScoreNorm
 from jaxreid.names import check_at_least, check_name
@@ -125,6 +126,8 @@ class MetricNetwork(Matcher):
         def score(one: jax.Array) -> jax.Array:
             return nn.relu(jnp.square(one - gallery) @ kernel + shift) @ out
 
+        if platform() == ANY:
+            return jax.vmap(score)(query) + bias
         at_once = min(len(query), max(1, PAIRS_AT_ONCE // len(gallery)))
         return jax.lax.map(score, query, batch_size=at_once) + bias
 

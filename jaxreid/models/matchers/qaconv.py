@@ -120,7 +120,7 @@ def check_sizes(query: jax.Array, gallery: jax.Array) -> None:
 
 def rows(maps: jax.Array) -> jax.Array:
     """Reshape [N, h, w, d] to [N, n, d]."""
-    return maps.reshape(len(maps), -1, maps.shape[-1])
+    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
 def map_matches(

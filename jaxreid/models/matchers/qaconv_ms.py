@@ -25,6 +25,7 @@ from jaxreid.models.matchers.qaconv import (
     map_matches,
 )
 from jaxreid.names import check_at_least, check_name
+from jaxreid.ops.tiles import map_rows
 
 HEADS = ("perceptron", "linear")
 # Hidden activations per scoring step and direction: 16 MiB.
@@ -311,4 +312,4 @@ def _by_pieces(folded: tuple[jax.Array, ...], matches: tuple[jax.Array, ...]) ->
     score = lambda pair: sum(nn.relu(x @ kernel + bias) @ out for x in pair)  # noqa: E731
     pairs = tuple(m.reshape(-1, m.shape[-1]) for m in matches)
     at_once = max(1, HIDDEN_SIZE // len(out))
-    return jax.lax.map(score, pairs, batch_size=at_once).reshape(matches[0].shape[:2]) + offset
+    return map_rows(score, pairs, at_once=at_once).reshape(matches[0].shape[:2]) + offset

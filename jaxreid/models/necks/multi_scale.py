@@ -168,7 +168,7 @@ class MultiScaleNeck(Neck):
             y = convolved(unit, channels, size, f"template_{size}")
             parts.append(normalized(y, f"{size}x{size}"))
         if self.attention_layers:
-            z = x.reshape(len(x), -1, self.channels)
+            z = x.reshape(x.shape[0], -1, self.channels)
             for i in range(self.attention_layers):
                 z = EncoderLayer(self.hidden, self.dtype, name=f"encoder_{i}")(z)
             part = "attention" if self.fusion == "score" else "shared"

@@ -72,7 +72,7 @@ class TransformerNeck(Neck):
                 "neck.channels."
             )
         layer = EncoderLayer(self.hidden, self.dtype, self.heads, parent=None)
-        tokens = x.reshape(len(x), -1, x.shape[-1])
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         parts = [tokens]
         for i in range(self.attention_layers):
             params = self.param(f"encoder_{i}", self._start, layer, tokens)
