@@ -6,6 +6,7 @@ import pathlib
 from jaxreid.cli import values, verbs
 from jaxreid.cli.data_arguments import add_data_verbs
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
+from jaxreid.cli.serve import add_serve
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -198,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(verb)
 
     add_data_verbs(commands)
+    add_serve(commands)
 
     verb = add_verb(
         commands,
