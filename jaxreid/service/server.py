@@ -65,12 +65,15 @@ def bind(host: str, port: int, *, token: str | None) -> Address:
             f"other machines could reach {host}, and there is no token: set {VARIABLE} or "
             "--token-file, or use --host=127.0.0.1, which this machine alone can reach."
         )
+    bound = None
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise OSError(
             f"cannot bind {host}, port {port}: {error.strerror or error}; try another --port."
         ) from error
