@@ -10,6 +10,20 @@ from jaxreid.data.sets import market1501
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.weights.file import save_weights
 
+# Of scores from -60 to 0, whose log odds are from -3 to 3.
+CALIBRATION = {
+    "format": "jaxreid calibration 1",
+    "sets": [
+        {"name": "a set", "fingerprint": "0", "people": 9, "positives": 50, "negatives": 1000}
+    ],
+    "model_digest": "0",
+    "score": [-60, 0],
+    "log_ratio": [-3, 3],
+    "rate_score": [-60, -10, 0],
+    "rate": [1, 0.01, 0.001],
+    "thresholds": [{"rate": 0.01, "score": -10, "error": 0.002, "by_set": [0.01]}],
+    "own": False,
+}
 MODEL = {
     "backbone": {"name": "resnet18", "cut": "layer1", "width": 4},
     "neck": {"name": "map", "channels": 4},

@@ -10,11 +10,13 @@ import types
 import numpy as np
 import pytest
 from golden import REPOSITORY
-from people import market_tree
+from people import CALIBRATION, market_tree
 from PIL import Image
 
 import jaxreid
 from jaxreid import cli
+from jaxreid.evaluation.calibration import Calibration
+from jaxreid.reid.hits import Hit, Hits
 
 
 class Saved:
@@ -31,7 +33,8 @@ class Saved:
 class Model:
     """As `jaxreid.ReID`: a feature is the mean colour of an image."""
 
-    step, path, asked = 7, pathlib.Path("a run"), {}
+    step, path, asked, searched = 7, pathlib.Path("a run"), {}, {}
+    calibration = Calibration.from_json(CALIBRATION)
 
     def embed(self, images):
         return np.stack([np.asarray(Image.open(image)).mean((0, 1)) for image in images])
@@ -46,6 +49,16 @@ class Model:
             for g in np.argsort(-scores)[:top]
         ]
         return Saved(*hits)
+
+    def search(self, query, gallery, **options):
+        self.searched.update(query=query, **options)
+        hits = [
+            Hit(e.image, i, float(-i), e.name, "door", 5.0) for i, e in enumerate(gallery.entries)
+        ]
+        return Hits(query, hits, notes=["3 images searched."])
+
+    def check_explains(self):
+        pass
 
     def explain(self, a, b):
         return Saved()
@@ -78,12 +91,36 @@ def said(capsys, *arguments, status=0):
 def test_images_are_compared_and_ranked(images, tmp_path, capsys):
     a, page = images / "a.png", tmp_path / "page.png"
     assert "-30.000" in said(capsys, "compare", "run", a, images / "c.png").out
+    text = said(capsys, "compare", a, images / "c.png", "--model=run", "--out", page).out
+    assert "probability  50%" in text
+    assert "calibrated on 9 people and 1,050 pairs of a set" in text
+    found = json.loads(said(capsys, "compare", a, a, "--json", "--prior=0.01").out)
+    assert found["false_match_rate"] == pytest.approx(0.001)
+    assert found["probability"] == pytest.approx(
+        float(Model.calibration.probability(0, prior=0.01))
+    )
     out = said(capsys, "rank", "run", a, images, "--top=2", "--out", page).out
     assert [line.split()[-1] for line in out.splitlines()[:2]] == [str(a), str(images / "c.png")]
     assert page.exists()
     found = json.loads(said(capsys, "rank", "run", a, images, "--json").out)
     assert [hit["score"] for hit in found["hits"]] == [0, -30, -540]
     said(capsys, "explain", "run", a, images / "b.png", "--out", page)
+
+
+def test_a_person_is_searched_for(images, tmp_path, capsys):
+    a, b = images / "a.png", images / "b.png"
+    files = {suffix: tmp_path / f"page.{suffix}" for suffix in ("html", "png", "jsonl")}
+    outputs = ["--html", files["html"], "--out", files["png"], "--jsonl", files["jsonl"]]
+    out = said(capsys, "search", a, b, images, "--camera=door", "--after=9", *outputs).out
+    assert "1.    +0.000  a.png  door  0:00:05.0" in out
+    assert "3 images searched." in out
+    assert all(path.exists() for path in files.values())
+    assert Model.searched["query"] == [a, b]
+    assert Model.searched["where"].cameras == ("door",)
+    assert Model.searched["where"].after == 9
+    found = json.loads(said(capsys, "search", a, images, "--json", "--threshold=fmr:1e-3").out)
+    assert [hit["image"] for hit in found["hits"]] == ["a.png", "b.png", "c.png"]
+    assert Model.searched["threshold"] == "fmr:1e-3"
 
 
 def test_features_go_into_a_file(images, tmp_path, capsys):
@@ -151,6 +188,8 @@ def test_every_verb_explains_itself_with_an_example(capsys):
         "evaluate",
         "embed",
         "compare",
+        "search",
+        "calibrate",
         "rank",
         "explain",
         "weights",
@@ -179,7 +218,12 @@ MISTAKES = [
     (["convert", "a.pth", "--arch=x", "--out=b", "--input-size=384"], 2, "such as 384x128"),
     (["evaluate", "run", "--jsn"], 2, "unknown arguments: --jsn"),
     (["explain", "run", "a.png", "b.png"], 2, "--out"),
-    (["compare", "run", "a.png"], 2, "required: b"),
+    (["compare", "a.png"], 2, "expected two images, got 1"),
+    (["search", "a.png"], 2, "expected query photos and a gallery"),
+    (["search", "{images}/a.png", "/nowhere"], 1, "expected a folder of images, a table"),
+    (["search", "{images}/a.png", "{images}", "--after=noon"], 1, "--after: time is 'noon'"),
+    (["search", "{images}/a.png", "{images}", "--html=page.txt"], 1, "must end in .html"),
+    (["calibrate", "run", "--out=a.txt"], 1, "a.txt must end in .safetensors"),
     (["plan", "qaconv"], 2, "--topology"),
     (["plan", "qaconv", "--topology=v5x:4"], 1, "valid: v5"),
     (["plan", "qaconv", "--topology=v5e:4", "--chips=1,0"], 2, "at least 1, got 0"),

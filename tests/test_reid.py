@@ -162,6 +162,8 @@ def test_a_run_is_trained_loaded_and_evaluated(place, run, tmp_path):
     assert row["cmc"][0] == pytest.approx(row["rank1"])
     reid = jaxreid.load(run)
     assert reid.step == row["step"]
+    assert reid.calibration.model_digest == row["model_digest"]
+    assert [held.name for held in reid.calibration.sets] == ["market1501"]
     results = jaxreid.evaluate(run, test=["market1501"])
     assert results["market1501"].metrics["mAP"] == pytest.approx(row["mAP"], abs=1e-6)
     step = jaxreid.load(run / "checkpoints" / str(row["step"]))

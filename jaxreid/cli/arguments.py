@@ -4,8 +4,11 @@ import argparse
 import pathlib
 
 from jaxreid.cli import values, verbs
+from jaxreid.cli.calibrate import add_calibrate
+from jaxreid.cli.compare import add_compare
 from jaxreid.cli.data_arguments import add_data_verbs
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
+from jaxreid.cli.search import add_search
 from jaxreid.cli.serve import add_serve
 
 
@@ -130,17 +133,9 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=values.path, metavar="FILE.npz", help="file to write")
     add_json(verb)
 
-    verb = add_verb(
-        commands,
-        "compare",
-        verbs.compare,
-        "score a pair of images; larger means more similar",
-        "jaxreid compare runs/qaconv a.jpg b.jpg",
-    )
-    add_model(verb)
-    verb.add_argument("a", type=values.path, help="image file")
-    verb.add_argument("b", type=values.path, help="image file")
-    add_json(verb)
+    add_compare(commands)
+    add_search(commands)
+    add_calibrate(commands)
 
     verb = add_verb(
         commands,

@@ -32,6 +32,34 @@ def add_model(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_chosen_model(verb: argparse.ArgumentParser) -> None:
+    """Add the model that a verb uses, as an option."""
+    verb.add_argument(
+        "--model",
+        default="drawn",
+        metavar="RUN|FILE",
+        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
+        "(.safetensors) (default: drawn)",
+    )
+
+
+def add_worth(verb: argparse.ArgumentParser) -> None:
+    """Add what turns scores into probabilities."""
+    verb.add_argument(
+        "--calibration",
+        type=values.path,
+        metavar="FILE.json",
+        help="calibration to use (default: that of the model)",
+    )
+    verb.add_argument(
+        "--prior",
+        type=float,
+        metavar="P",
+        help="probability of the same person before looking (default: even odds in compare, one "
+        "image of the gallery in search)",
+    )
+
+
 def add_images(verb: argparse.ArgumentParser, name: str, title: str) -> None:
     """Add image files or folders."""
     verb.add_argument(name, nargs="+", type=values.path, help=title)

@@ -51,7 +51,7 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model; return metrics by test set."""
-    reid = _load(args)
+    reid = load_model(args)
     if not args.test and reid.step is None:
         raise ValueError(
             f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
@@ -73,8 +73,8 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     from jaxreid.runs.files import replace_file
 
     check_out(args.out, ".npz")
-    paths = _images(args.images)
-    features = _load(args).embed(paths)
+    paths = list_images(args.images)
+    features = load_model(args).embed(paths)
     names = [str(path) for path in paths]
     if args.out:
         np.savez(file := io.BytesIO(), features=features, names=np.array(names))
@@ -84,21 +84,11 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     return {"images": names, "shape": list(features.shape), "out": args.out and str(args.out)}
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Print the score of a pair of images."""
-    paths = _images([args.a, args.b])
-    reid = _load(args)
-    features = reid.embed(paths)
-    score = float(reid.score(features[:1], features[1:])[0, 0])
-    print(f"{score:+.3f}  (score of this model; larger means more similar)")
-    return {"a": str(args.a), "b": str(args.b), "score": score}
-
-
 def rank(args: argparse.Namespace) -> dict[str, Any]:
     """Print the best matches of a query in a gallery."""
     check_out(args.out, ".png")
-    (query,), gallery = _images([args.query]), _images(args.gallery)
-    hits = _load(args).rank(query, gallery, top=args.top)
+    (query,), gallery = list_images([args.query]), list_images(args.gallery)
+    hits = load_model(args).rank(query, gallery, top=args.top)
     for position, hit in enumerate(hits, 1):
         print(f"{position:3}. {hit.score:+8.3f}  {hit.image}")
     if args.out:
@@ -111,7 +101,7 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
 def explain(args: argparse.Namespace) -> dict[str, Any]:
     """Draw the matches of a pair of images."""
     check_out(args.out, ".png")
-    explanation = _load(args).explain(*_images([args.a, args.b]))
+    explanation = load_model(args).explain(*list_images([args.a, args.b]))
     explanation.save(args.out)
     print(f"wrote {args.out}")
     return {"a": str(args.a), "b": str(args.b), "out": str(args.out)}
@@ -120,7 +110,7 @@ def explain(args: argparse.Namespace) -> dict[str, Any]:
 def weights(args: argparse.Namespace) -> dict[str, Any]:
     """Export a model to a weight file."""
     check_out(args.out, ".safetensors")
-    reid = _load(args)
+    reid = load_model(args)
     reid.save(args.out)
     print(f"wrote {args.out}\nstart from it with --config.init_from={args.out}")
     return {"model": str(args.model), "step": reid.step, "out": str(args.out)}
@@ -217,24 +207,29 @@ def version(args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _load(args: argparse.Namespace) -> Any:
-    """Load the model, after checking that JAX finds a device."""
+def load_model(args: argparse.Namespace) -> Any:
+    """Load the model with the calibration to use, after checking that JAX finds a device."""
     import jaxreid
     from jaxreid.mesh import check_devices, remember_compiled
 
     check_devices()
     remember_compiled()
-    return jaxreid.load(args.model)
+    reid = jaxreid.load(args.model)
+    if getattr(args, "calibration", None) is not None:
+        from jaxreid.reid.calibrated import read_for
+
+        reid.calibration = read_for(args.calibration, reid)
+    return reid
 
 
-def _images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+def list_images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """List image files; a folder stands for its images, sorted by name."""
-    from jaxreid.data.sets.files import list_images
+    from jaxreid.data.sets.files import list_images as images_in
 
     images = []
     for path in paths:
         if path.is_dir():
-            inside, left_out = list_images(path)
+            inside, left_out = images_in(path)
             if not inside:
                 raise ValueError(
                     f"{path} contains no images (.jpg, .png, ...); expected image files. {left_out}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.split import Split
+from jaxreid.evaluation.calibration import Reliability
 from jaxreid.evaluation.means import METRICS, family, means_of
 from jaxreid.evaluation.ranking import (
     QueryRanks,
@@ -21,13 +22,17 @@ from jaxreid.evaluation.ranking import (
     summarize,
     top_matches,
 )
+from jaxreid.evaluation.ranking.pairs import Pairs
 from jaxreid.evaluation.ranking.roc import Roc, RocAccumulator
 from jaxreid.evaluation.variants import PLAIN, Variant
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.ranking import Row, Tile, ranking_picture
+from jaxreid.pictures.reliability import Curve, Panel, reliability_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 
+# File in a work directory.
+RELIABILITY = "reliability.png"
 # Gallery images kept of each query's ranking.
 LISTED = 10
 RANKS = (1, 5, 10, 20)
@@ -49,6 +54,8 @@ class Result:
         ranks: ranks of each query.
         top: [Q, `LISTED`] int64, best gallery images without junk, best first; padded with -1.
         top_scores: [Q, `LISTED`] float32, their scores; padded with NaN.
+        pairs: scores of all pairs, for a calibration; None for variants other than the plain one,
+            whose scores `ReID.score` does not return, and without pairs of two people.
     """
 
     variant: Variant
@@ -57,6 +64,7 @@ class Result:
     ranks: QueryRanks
     top: np.ndarray
     top_scores: np.ndarray
+    pairs: Pairs | None = None
 
     def with_metrics(self, **more: float) -> "Result":
         """Return this result with further metrics."""
@@ -127,12 +135,14 @@ class Ranking:
         metrics = summarize(ranks, RANKS)
         people = set(self._ids[0][0]) | set(self._ids[1][0])
         # The ROC needs pairs of two people.
+        kept = None
         if pairs and len(people) > 1:
             metrics |= _rates(self._roc.result())
+            kept = self._roc.all_pairs() if self.variant == PLAIN else None
         first = ranks.first_match[ranks.matches > 0]
         cmc = (first[:, None] <= np.arange(1, CMC + 1)).mean(0)
         tops = np.concatenate(top)[back], np.concatenate(top_scores)[back]
-        return Result(self.variant, metrics, cmc, ranks, *tops)
+        return Result(self.variant, metrics, cmc, ranks, *tops, kept)
 
 
 def _rates(roc: Roc) -> dict[str, float]:
@@ -252,6 +262,26 @@ def write_ranking(
         title = f"{name}: rank-1 {result.metrics['rank1']:.1%}, mAP {result.metrics['mAP']:.1%}"
         sections.append((title, rows))
     save(ranking_picture(sections), path)
+
+
+def write_reliability(path: pathlib.Path, judged: Mapping[str, Mapping[str, Reliability]]) -> None:
+    """Draw probabilities beside shares of each test set (PNG), from `reliabilities`."""
+    panels = [
+        Panel(
+            name,
+            [
+                Curve(
+                    f"fitted on {where}: error {reliability.ece:.1%}",
+                    reliability.predicted,
+                    reliability.observed,
+                    reliability.weight,
+                )
+                for where, reliability in curves.items()
+            ],
+        )
+        for name, curves in judged.items()
+    ]
+    save(reliability_picture(panels), path)
 
 
 def write_queries(

@@ -16,17 +16,20 @@ from jax.sharding import Mesh
 from jaxreid.data.images.on_disk import chained
 from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
+from jaxreid.evaluation.calibration import CALIBRATION, Calibration, fit, reliabilities
 from jaxreid.evaluation.means import means_of
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
 from jaxreid.evaluation.ranking.protocol import RULES
 from jaxreid.evaluation.results import (
+    RELIABILITY,
     Result,
     results_of,
     results_table,
     shortlist_sentence,
     write_queries,
     write_ranking,
+    write_reliability,
 )
 from jaxreid.evaluation.retrieval import evaluate
 from jaxreid.evaluation.scoring import Scorer
@@ -132,7 +135,10 @@ class Evaluation:
         again: bool = False,
         initial: str = "untrained",
     ) -> dict[str, dict[str, Result]]:
-        """Evaluate every test set; write events, results.json, queries.jsonl and ranking.png.
+        """Evaluate every test set; write events and files.
+
+        The files are results.json, queries.jsonl, ranking.png, calibration.json and
+        reliability.png.
 
         `step` is the number of updates of the model. If the run already holds an evaluation of
         every set at this step, nothing is evaluated unless `again`. The results call the model of
@@ -159,6 +165,8 @@ class Evaluation:
             evaluated[name] = results
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
+            for message in calibrate(workdir, evaluated, events, **model):
+                writer.say(message)
             rows = results_of([*writer.events, *events], initial=initial)
             write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
             first = {name: next(iter(results.values())) for name, results in evaluated.items()}
@@ -193,6 +201,50 @@ class Evaluation:
             for name, splits in tests.items()
             for variant in self._possible(name, **splits)[0]
         }
+
+
+def calibrate(
+    workdir: pathlib.Path,
+    evaluated: Mapping[str, Mapping[str, Result]],
+    events: list[dict[str, Any]],
+    *,
+    model_digest: str,
+    **_: Any,
+) -> list[str]:
+    """Write calibration.json and reliability.png; add to the events how well calibrations hold.
+
+    A calibration of the same model on a user's own images stays.
+
+    Returns:
+        Messages for the user.
+    """
+    pairs = {
+        name: result.pairs
+        for name, results in evaluated.items()
+        for result in results.values()
+        if result.pairs is not None
+    }
+    if not pairs:
+        return []
+    judged = reliabilities(pairs)
+    fingerprints = {}
+    for row in events:
+        fingerprints[row["set"]] = row["fingerprint"]
+        if row["variant"] == PLAIN.name and row["set"] in pairs:
+            for where, reliability in judged[row["set"]].items():
+                key = f"calibrated_on_{where.replace(' ', '_')}"
+                row[f"{key}_ece"] = reliability.ece
+                row[f"{key}_log_loss"] = reliability.log_loss
+    write_reliability(workdir / RELIABILITY, judged)
+    path = workdir / CALIBRATION
+    try:
+        held = Calibration.read(path)
+    except (OSError, ValueError):
+        held = None
+    if held is not None and held.own and held.model_digest == model_digest:
+        return [f"{path} stays: it was calibrated on your own images ({held.names})."]
+    fit(pairs, fingerprints, model_digest=model_digest).save(path)
+    return []
 
 
 def make_evaluation(
@@ -244,7 +296,8 @@ def warnings_of(workdir: pathlib.Path, tests: TestSets) -> list[str]:
 def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained") -> None:
     """Log the results of a run as a table, and the location of its files."""
     writer.say(results_table(results_of(writer.events, initial=initial)))
-    files = [f for f in ("results.json", "queries.jsonl", "ranking.png") if (workdir / f).exists()]
+    names = ("results.json", "queries.jsonl", "ranking.png", CALIBRATION, RELIABILITY)
+    files = [name for name in names if (workdir / name).exists()]
     writer.say(f"{', '.join(files)}, metrics and checkpoints are in {workdir}")
 
 

@@ -1,6 +1,7 @@
 """Ranked lists: a query on the left, the best gallery images on the right."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from PIL import Image
@@ -21,6 +22,8 @@ CELL = (64, 128)
 GAP, MARGIN, HEADING = 6, 14, 34
 # Height of each further line of a caption.
 LINE = 14
+# Gallery images in a row of one person's.
+PER_ROW = 12
 # Minimum width of the picture, for the titles.
 NARROWEST = 420
 STEP = CELL[0] + 2 * FRAME + GAP
@@ -76,37 +79,31 @@ def ranking_picture(sections: Sequence[tuple[str, Sequence[Row]]]) -> Image.Imag
     return canvas.picture()
 
 
-def hits_picture(
-    queries: Sequence[ImageSource],
-    hits: Sequence[Sequence[tuple[ImageSource, float]]],
-    title: str = "",
+def person_picture(
+    queries: Sequence[ImageSource], hits: Sequence[tuple[ImageSource, str, Sequence[str]]]
 ) -> Image.Image:
-    """Draw the best gallery images for each query, best first, where the right ones are unknown.
+    """Draw the best gallery images of one person, best first, `PER_ROW` in a row.
 
-    The caption of each image is its rank, its score, and its name if it has a path.
+    Args:
+        queries: one or more photos of the person, one beside each row; the first is repeated.
+        hits: images with their names, and lines that stand between rank and name.
     """
-    rows = [
-        Row(
-            image_name(query) or f"query {number}",
-            Tile(query, "query", None),
-            [
-                Tile(image, _hit_caption(place, image, score), None)
-                for place, (image, score) in enumerate(entries, 1)
-            ],
-        )
-        for number, (query, entries) in enumerate(zip(queries, hits, strict=True), 1)
-    ]
-    return ranking_picture([(title or _title(rows), rows)])
+    rows = []
+    for number in range(max(len(queries), -(-len(hits) // PER_ROW))):
+        first = number * PER_ROW
+        query = queries[number] if number < len(queries) else queries[0]
+        tiles = [
+            Tile(image, _hit_caption(place, name, lines), None)
+            for place, (image, name, lines) in enumerate(hits[first : first + PER_ROW], first + 1)
+        ]
+        rows.append(Row(image_name(query), Tile(query, "query", None), tiles))
+    photos = f", {len(queries)} photos together" if len(queries) > 1 else ""
+    return ranking_picture([(f"best {len(hits)} for one person{photos}", rows)])
 
 
-def _hit_caption(place: int, image: ImageSource, score: float) -> str:
-    name = wrapped(image_name(image), CAPTION_WIDTH, CAPTION_SIZE, lines=2)
-    return f"{place}.  {score:+.2f}\n{name}".rstrip()
-
-
-def _title(rows: Sequence[Row]) -> str:
-    longest = max((len(row.gallery) for row in rows), default=0)
-    return f"{len(rows)} queries and their best {longest}" if len(rows) > 1 else f"best {longest}"
+def _hit_caption(place: int, name: str, lines: Sequence[str]) -> str:
+    short = wrapped(pathlib.PurePath(name).name, CAPTION_WIDTH, CAPTION_SIZE, lines=2)
+    return f"{place}.  " + "\n".join([*lines, short]).rstrip()
 
 
 def _tile(canvas: Canvas, tile: Tile, corner: tuple[int, int]) -> None:

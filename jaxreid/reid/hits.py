@@ -1,14 +1,24 @@
-"""Ranked lists: the best gallery images for a query."""
+"""Ranked lists: the best gallery images for a person."""
 
 import dataclasses
+import json
+import math
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxreid.pictures.canvas import save
-from jaxreid.pictures.ranking import hits_picture
+from jaxreid.pictures.matches import Pair
+from jaxreid.pictures.numbers import probability_text
+from jaxreid.pictures.page import Card, search_page
+from jaxreid.pictures.ranking import person_picture
+from jaxreid.runs.files import replace_file
+
+# Suffixes of files that a ranked list can be saved as.
+SUFFIXES = (".html", ".png", ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +29,62 @@ class Hit:
         image: image as passed: a path, bytes, a PIL image or an array.
         index: index in the gallery.
         score: score with the query; larger is more similar.
+        name: name of the image, for people.
+        camera: name of the camera; "" if unknown.
+        time: seconds; NaN if unknown.
+        probability: probability of the same person; None without a calibration.
+        false_match_rate: share of other people that score as high; None without a calibration.
+        photo: number of the query photo that is most similar.
     """
 
     image: Any
     index: int
     score: float
+    name: str = ""
+    camera: str = ""
+    time: float = math.nan
+    probability: float | None = None
+    false_match_rate: float | None = None
+    photo: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data; null for what is unknown."""
+        return {
+            "image": self.name or name_of(self.image, self.index),
+            "path": os.fspath(self.image) if isinstance(self.image, str | os.PathLike) else None,
+            "index": self.index,
+            "score": self.score,
+            "probability": self.probability,
+            "false_match_rate": self.false_match_rate,
+            "camera": self.camera or None,
+            "time": None if math.isnan(self.time) else self.time,
+            "photo": self.photo,
+        }
 
 
 class Hits(Sequence[Hit]):
-    """Query and its best gallery images, best first."""
+    """Query and its best gallery images, best first.
 
-    def __init__(self, query: Any, hits: Sequence[Hit]) -> None:
+    Args:
+        query: image, or a list of images of one person.
+        hits: the images, best first.
+        notes: sentences about the search, for pages.
+        resolution: smallest false-match rate that the calibration can see; 0 without one.
+        explain: the local matches of query photo number `photo` with images, a pair for each; None
+            for a model without them.
+    """
+
+    def __init__(
+        self,
+        query: Any,
+        hits: Sequence[Hit],
+        *,
+        notes: Sequence[str] = (),
+        resolution: float = 0.0,
+        explain: Callable[[int, Sequence[Any]], list[Pair]] | None = None,
+    ) -> None:
         self.query, self._hits = query, list(hits)
+        self.notes, self.resolution, self._explain = tuple(notes), resolution, explain
 
     def __len__(self) -> int:
         return len(self._hits)
@@ -39,13 +93,69 @@ class Hits(Sequence[Hit]):
         return self._hits[place]
 
     def __repr__(self) -> str:
-        lines = (f"{hit.score:+8.3f}  {name_of(hit.image, hit.index)}" for hit in self)
-        return "\n".join([f"{len(self)} hits for {name_of(self.query, 0)}", *lines])
+        lines = (f"{hit.score:+8.3f}  {hit.name or name_of(hit.image, hit.index)}" for hit in self)
+        names = ", ".join(name_of(query, i) for i, query in enumerate(self.queries))
+        return "\n".join([f"{len(self)} hits for {names}", *lines])
+
+    @property
+    def queries(self) -> list[Any]:
+        """Query photos."""
+        return listed(self.query)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the ranked list as a picture (PNG)."""
-        entries = [(hit.image, hit.score) for hit in self]
-        save(hits_picture([self.query], [entries]), path)
+        """Write the ranked list: a picture (.png), a page (.html) or lines of JSON (.jsonl).
+
+        The page is one file that holds its images and needs no network. It draws the matches of a
+        model with local matches, which are computed now.
+
+        Raises:
+            ValueError: another suffix.
+            OSError: the file cannot be written, or an image not be read.
+        """
+        path = pathlib.Path(path)
+        if path.suffix.lower() == ".html":
+            replace_file(path, self._page().encode())
+        elif path.suffix.lower() == ".jsonl":
+            lines = [
+                json.dumps({"rank": rank, **hit.as_json()}, ensure_ascii=False) + "\n"
+                for rank, hit in enumerate(self, 1)
+            ]
+            replace_file(path, "".join(lines).encode())
+        elif path.suffix.lower() == ".png":
+            save(person_picture(self.queries, [_lines(hit) for hit in self]), path)
+        else:
+            raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}.")
+
+    def _page(self) -> str:
+        pairs: dict[int, Pair] = {}
+        if self._explain is not None:
+            for photo in sorted({hit.photo for hit in self}):
+                places = [place for place, hit in enumerate(self) if hit.photo == photo]
+                found = self._explain(photo, [self[place].image for place in places])
+                pairs.update(zip(places, found, strict=True))
+        cards = [
+            Card(
+                image=hit.image,
+                name=hit.name or name_of(hit.image, hit.index),
+                score=hit.score,
+                probability=hit.probability,
+                false_match_rate=hit.false_match_rate,
+                camera=hit.camera,
+                time=hit.time,
+                photo=hit.photo,
+                pair=pairs.get(place),
+            )
+            for place, hit in enumerate(self)
+        ]
+        queries = [(query, name_of(query, number)) for number, query in enumerate(self.queries)]
+        return search_page(queries, cards, self.notes, self.resolution)
+
+
+def _lines(hit: Hit) -> tuple[Any, str, list[str]]:
+    """Return image, name and lines of a hit, as `person_picture` takes them."""
+    worth = [] if hit.probability is None else [probability_text(hit.probability)]
+    name = hit.name or name_of(hit.image, hit.index)
+    return hit.image, name, [*worth, f"{hit.score:+.2f}"]
 
 
 def listed(images: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """Model with its weights, ready to use; returned by `jaxreid.load`."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.data.images.pillow import ImageSource, read_image
 from jaxreid.data.sets import load_sets
+from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
 from jaxreid.evaluation.scoring import Scorer
@@ -19,8 +21,11 @@ from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
 from jaxreid.processes import lost_processes_named
+from jaxreid.reid.calibrated import calibrate, find_calibration
 from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
+from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
+from jaxreid.reid.search import find
 from jaxreid.runs.log import Writer, progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card, save_weights
@@ -41,6 +46,7 @@ class ReID:
         step: number of updates in the run; None for a weights file.
         settings: resolved configuration of the run; {} for a weights file.
         messages: messages about what was read.
+        mesh: the devices.
     """
 
     def __init__(
@@ -56,8 +62,8 @@ class ReID:
         self.card, self.path, self.step = dict(card), path, step
         self.settings, self.messages = dict(settings or {}), tuple(messages)
         self.model = make_model(**self.card)
-        self._mesh = make_mesh()
-        self.variables = jax.device_put(dict(variables), shardings(self._mesh, P()))
+        self.mesh = make_mesh()
+        self.variables = jax.device_put(dict(variables), shardings(self.mesh, P()))
         self._scorers: dict[tuple[tuple[str, int], ...], Scorer] = {}
         self._explain = make_explain(self.model, self.variables)
 
@@ -147,6 +153,94 @@ class ReID:
         scores = self.score(self.embed(query), features)[0]
         order = np.argsort(-scores, kind="stable")[:top]
         return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores are worth, by the run or the weights file; None without. May be replaced.
+
+        Raises:
+            ValueError, OSError: it cannot be read.
+        """
+        return find_calibration(self.path, self.variables)[0]
+
+    def calibrate(
+        self,
+        test: Sequence[str] | str | None = None,
+        *,
+        dir: str | os.PathLike | None = None,
+        prepared_dir: str | os.PathLike | None = None,
+    ) -> Calibration:
+        """Calibrate on test sets, such as photos of your own cameras, and keep it as `calibration`.
+
+        Its `save` writes a file, and `save` of the model a weights file that carries it.
+
+        Args:
+            test: names of data sets; those of the run by default.
+            dir: as for `evaluate`.
+            prepared_dir: as for `evaluate`.
+
+        Raises:
+            ValueError, OSError: a set cannot be read or shows too few people.
+        """
+        self.calibration, _ = calibrate(self, self.load_tests(test, dir, prepared_dir))
+        return self.calibration
+
+    def search(
+        self,
+        query: ImageSource | Sequence[ImageSource],
+        gallery: Gallery | Sequence[Any],
+        *,
+        top: int = 50,
+        threshold: float | str | None = None,
+        prior: float | None = None,
+        fusion: str = "mean",
+        where: Filter | None = None,
+    ) -> Hits:
+        """Search a gallery for one person.
+
+        Args:
+            query: one or more photos of the person, as for `embed`; they count together.
+            gallery: images, or entries with cameras and times (`reid.gallery`), or what
+                `open_gallery` returns. Files that are a query themselves are left out.
+            top: length of the list, at most.
+            threshold: lowest score; or "score:X", "prob:0.9" (probability) or "fmr:1e-3" (rate of
+                other people who score as high), which need a calibration.
+            prior: probability of the same person before looking; 1 / (G + 1) for G searched images
+                by default: one of them, or none, may be expected.
+            fusion: "mean" or "max" of the scores of several photos.
+            where: cameras and times to search.
+
+        Returns:
+            Ranked list, best first, with probabilities if there is a calibration.
+
+        Raises:
+            ValueError, OSError: an image cannot be read, or an argument is out of its range.
+        """
+        photos = listed(query)
+        hits, notes = find(
+            self,
+            photos,
+            gallery_of(gallery),
+            top=top,
+            threshold=threshold,
+            prior=prior,
+            fusion=fusion,
+            where=where or Filter(),
+        )
+        local = hasattr(self.model.matcher, "explain")
+        pairs = lambda photo, images: self._matches(photos[photo], images)  # noqa: E731
+        resolution = 0.0 if self.calibration is None else self.calibration.resolution
+        explain = pairs if local else None
+        return Hits(query, hits, notes=notes, resolution=resolution, explain=explain)
+
+    def _matches(self, query: Any, images: Sequence[Any]) -> list[Any]:
+        """Return the pairs of `explain`, a few at a time; with parts, those of the first."""
+        part = list(self.check_explains())[:1] or None
+        return [
+            pair
+            for first in range(0, len(images), 16)
+            for pair in self.explain(query, *images[first : first + 16], parts=part).pairs
+        ]
 
     def explain(
         self,
@@ -242,6 +336,17 @@ class ReID:
         Raises:
             ValueError, OSError: a set cannot be read, or a setting is invalid.
         """
+        tests = self.load_tests(test, dir, prepared_dir, identities)
+        return self.evaluate_on(tests, workdir=workdir, **settings)
+
+    def load_tests(
+        self,
+        test: Sequence[str] | str | None = None,
+        dir: str | os.PathLike | None = None,
+        prepared_dir: str | os.PathLike | None = None,
+        identities: int | None = None,
+    ) -> TestSets:
+        """Load test sets as `evaluate` does: splits "query" and "gallery" by set."""
         data = dict(self.settings.get("data", {}))
         names = [test] if isinstance(test, str) else list(test or data.get("test") or ())
         if not names:
@@ -256,14 +361,14 @@ class ReID:
             identities=data.get("identities", 0) if identities is None else identities,
             skip_broken=data.get("skip_broken", False),
         )
-        return self.evaluate_on(tests, workdir=workdir, **settings)
+        return tests
 
     def evaluate_on(
         self, tests: TestSets, *, workdir: str | os.PathLike | None = None, **settings: Any
     ) -> dict[str, Result]:
         """Evaluate, as `evaluate`, on test sets in memory: splits "query" and "gallery" by set."""
         settings = {**self.settings.get("eval", {}), **settings}
-        scorer, evaluation = make_evaluation(self.model, self._mesh, settings)
+        scorer, evaluation = make_evaluation(self.model, self.mesh, settings)
         scorer = scorer.bind(self.variables)
         warnings = []
         if self.path is not None and self.step is not None:
@@ -306,18 +411,20 @@ class ReID:
         if not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"folder {path.absolute().parent} does not exist.")
         source = "; ".join(self.messages) or f"{self.path}"
-        save_weights(path, jax.tree.map(np.asarray, self.variables), self.card, source=source)
+        calibration = None if self.calibration is None else self.calibration.as_json()
+        variables = jax.tree.map(np.asarray, self.variables)
+        save_weights(path, variables, self.card, source=source, calibration=calibration)
 
     def _scorer(self, **sizes: int) -> Scorer:
         """Return a scorer of these sizes, compiled once."""
         key = tuple(sorted(sizes.items()))
         if key not in self._scorers:
-            devices = self._mesh.size
+            devices = self.mesh.size
             up = {
                 k: v if k == "query_tile" else -(-v // devices) * devices for k, v in sizes.items()
             }
             default: dict[str, Any] = {"batch_size": 64 * devices, "gallery_tile": 512 * devices}
-            self._scorers[key] = Scorer(self.model, self._mesh, self.variables, **default | up)
+            self._scorers[key] = Scorer(self.model, self.mesh, self.variables, **default | up)
         return self._scorers[key]
 
     def _checked(self, features: np.ndarray) -> np.ndarray:

@@ -34,7 +34,12 @@ PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
 
 
 def save_weights(
-    path: pathlib.Path, variables: Mapping[str, Any], card: Mapping[str, Any], *, source: str
+    path: pathlib.Path,
+    variables: Mapping[str, Any],
+    card: Mapping[str, Any],
+    *,
+    source: str,
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a weights file.
 
@@ -43,6 +48,7 @@ def save_weights(
         variables: {"params", "batch_stats"}, and optionally {"memory"}; NumPy arrays.
         card: keywords of `make_model`.
         source: origin of the weights, as a sentence for people.
+        calibration: what scores of the model are worth, plain data (`evaluation.calibration`).
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -63,6 +69,8 @@ def save_weights(
         "model": model,
         "sha256": _digest(model, sorted(tensors.items())),
     }
+    if calibration is not None:
+        metadata["calibration"] = json.dumps(calibration, allow_nan=False)
     replace_file(path, _in_order(safetensors.numpy.save(tensors, metadata)))
 
 
@@ -87,6 +95,16 @@ def read_card(path: str | pathlib.Path) -> dict[str, Any]:
     """
     with _open(path) as file:
         return _card(file, path)
+
+
+def read_calibration(path: str | pathlib.Path) -> str | None:
+    """Read the calibration of a weights file, as it was written; None without one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_card`.
+    """
+    with _open(path) as file:
+        return (file.metadata() or {}).get("calibration")
 
 
 def load_weights(

@@ -5,7 +5,7 @@ from people import draw
 from PIL import ImageDraw
 
 from jaxreid.pictures.canvas import PLAIN, RIGHT, WRONG, text_width
-from jaxreid.pictures.ranking import CELL, Row, Tile, hits_picture, ranking_picture
+from jaxreid.pictures.ranking import CELL, Row, Tile, person_picture, ranking_picture
 
 
 def framed(picture, colour):
@@ -39,10 +39,11 @@ def test_captions_of_two_lines_make_room_below(tmp_path):
 def test_hits_of_images_of_any_kind_are_framed_alike(tmp_path):
     path = tmp_path / "0001_c1s1_000325_00_with_a_very_long_name.jpg"
     draw(1, 0, 0).save(path)
-    hits = [(path, 2.5), (draw(2, 0, 0), 1.25), (np.asarray(draw(3, 0, 0)), -0.5)]
-    one = hits_picture([str(path)], [hits])
-    two = hits_picture([path, path.read_bytes()], [hits, hits[:1]])
-    for picture, count in ((one, 4), (two, 6)):
+    images = [path, draw(2, 0, 0), np.asarray(draw(3, 0, 0))]
+    hits = [(image, "a name", ["97%", "+2.50"]) for image in images]
+    one = person_picture([str(path)], hits)
+    two = person_picture([path, path.read_bytes()], hits)
+    for picture, count in ((one, 4), (two, 5)):
         assert 0 <= framed(picture, PLAIN).sum() - count * FRAME < 300  # as above
         assert framed(picture, RIGHT).sum() == framed(picture, WRONG).sum() == 0
     assert one.width == two.width
@@ -57,7 +58,7 @@ def test_captions_and_file_names_stay_within_their_columns(tmp_path, monkeypatch
         ImageDraw.ImageDraw, "text", lambda *a, **k: (written.append(a[2]), text(*a, **k))[1]
     )
     path = tmp_path / name
-    hits_picture([path], [[(path, 12.345)]])
+    person_picture([path], [(path, name, ["+12.35"])])
     titles = [line for line in written if line.startswith("person")]
     assert titles[0] == name  # the query's has the width of the picture
     (caption,) = (lines for lines in written if "\n" in lines)

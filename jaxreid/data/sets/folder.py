@@ -88,7 +88,7 @@ def find(
             f"no folder {str(root)!r} (from {os.getcwd()}); expected the folder of your images."
         )
     parts = [path for path in _subfolders(root) if path.name.lower() in SPLITS]
-    read = _by_pattern(pattern, fps) if pattern else _by_folder
+    read = by_pattern(pattern, fps) if pattern else by_folder
     photos, wrong, left_out = [], [], []
     for part in parts or [root]:
         files, sentences = images_below(part)
@@ -139,7 +139,7 @@ def find(
     )
 
 
-def _by_folder(path: pathlib.Path) -> _Label | None:
+def by_folder(path: pathlib.Path) -> _Label | None:
     """Return the label of an image by its relative path; None if the path is of another form."""
     folders = path.parts[:-1]
     if len(folders) not in (1, 2):
@@ -148,14 +148,14 @@ def _by_folder(path: pathlib.Path) -> _Label | None:
     return person, camera, math.nan
 
 
-def _by_pattern(pattern: str, fps: float) -> Callable[[pathlib.Path], _Label | None]:
-    """Return a function as `_by_folder` that follows a pattern."""
+def by_pattern(pattern: str, fps: float) -> Callable[[pathlib.Path], _Label | None]:
+    """Return a function as `by_folder` that follows a pattern."""
     compiled, rate = _compiled(pattern), _rate(fps)
     names_people = "pid" in compiled.groupindex
 
     def read(path: pathlib.Path) -> _Label | None:
         match = compiled.fullmatch(path.with_suffix("").as_posix() if "/" in pattern else path.stem)
-        label = _UNKNOWN if names_people else _by_folder(path)
+        label = _UNKNOWN if names_people else by_folder(path)
         if match is None or label is None:
             return None
         (person, camera, time), fields = label, match.groupdict()

@@ -63,33 +63,7 @@ def find(
         ValueError: the table is empty, of another format, lacks a column, or names an image twice;
             a cell cannot be read; or the images cannot be divided.
     """
-    path = expanded(folder)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no file {str(path)!r} (from {os.getcwd()}); expected a table "
-            f"({', '.join(_READERS)}) with the columns {', '.join(_COLUMNS)}."
-        )
-    rows = _rows(path)
-    if not rows:
-        raise ValueError(f"{path} has no rows; expected one per image.")
-    columns, notices = _columns(path, rows, need_person=split != "none")
-    root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
-    photos = []
-    for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
-        cells = {kind: row[column] for kind, column in columns.items()}
-        try:
-            photos.append(
-                Photo(
-                    image,
-                    image.relative_to(root).as_posix(),
-                    person=_text(cells.get("person")),
-                    camera=_camera(cells.get("camera")),
-                    time=_seconds(cells.get("time")),
-                    split=_split(cells.get("split")),
-                )
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
+    root, photos, notices = photos_of(folder, need_person=split != "none")
     return own_source(
         "table",
         root,
@@ -101,6 +75,40 @@ def find(
         notices=notices,
         description=__doc__,
     )
+
+
+def photos_of(
+    folder: str | os.PathLike, *, need_person: bool
+) -> tuple[pathlib.Path, list[Photo], list[str]]:
+    """Return the folder of the images of a table, its rows, and notices; raises as `find`."""
+    path = expanded(folder)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {str(path)!r} (from {os.getcwd()}); expected a table "
+            f"({', '.join(_READERS)}) with the columns {', '.join(_COLUMNS)}."
+        )
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"{path} has no rows; expected one per image.")
+    columns, notices = _columns(path, rows, need_person=need_person)
+    root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
+    photos = []
+    for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
+        cells = {kind: row[column] for kind, column in columns.items()}
+        try:
+            photos.append(
+                Photo(
+                    image,
+                    image.relative_to(root).as_posix(),
+                    person=_text(cells.get("person")),
+                    camera=_camera(cells.get("camera")),
+                    time=seconds_of(cells.get("time")),
+                    split=_split(cells.get("split")),
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+    return root, photos, list(notices)
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -228,7 +236,12 @@ def _camera(value: Any) -> str:
     return "" if text == "-1" else text
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
+    """Return a time in seconds: of a number, or of a date in ISO 8601; NaN for an empty cell.
+
+    Raises:
+        ValueError: it is neither.
+    """
     text = _text(value)
     if not text:
         return math.nan

@@ -13,14 +13,18 @@ score, with an error bound of about 1e-5 for scores that spread over a power of 
 
 import bisect
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxreid.evaluation.ranking.metrics import _comparable, _rows
+from jaxreid.evaluation.ranking.pairs import Pairs, half_of, people_of, rate_error
 
 # Low bits of a float32 score that are dropped: an interval is at most 2^-15 of its scores wide.
 _DROPPED_BITS = 8
+# Intervals that a calibration sees as one: 2^-10 of its scores wide.
+_JOINED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ class RocAccumulator:
     """ROC of scores that arrive in tiles; independent of their order and size, bit for bit.
 
     Memory: all positives, up to twice the kept negatives and, if there may be more negatives,
-    counts (256 KiB for the scores of one power of two).
+    counts (768 KiB for the scores of one power of two), with the people of each pair.
 
     Args:
         pairs: upper bound of the number of pairs, Q * G or more.
@@ -80,11 +84,16 @@ class RocAccumulator:
         # One more than may be accepted: a threshold lies above the highest rejected negative.
         self._keep = max(keep, 1 + max((_accepted(rate, pairs) for rate in rates), default=0))
         self._positives: list[np.ndarray] = []
+        # Halves of the people that the positives are of.
+        self._halves: list[np.ndarray] = []
+        # Scores of negatives with their two people, [3, n] float64, which holds both exactly.
         self._highest: list[np.ndarray] = []
         self._held = self._negatives = 0
         self._floor = None
-        # Pages of zeros take no memory until they are written to.
-        self._counts = np.zeros(2 ** (32 - _DROPPED_BITS) if pairs > self._keep else 0, np.int64)
+        self._images: tuple[Counter, Counter] = Counter(), Counter()
+        # By half (`Pairs`). Pages of zeros take no memory until they are written to.
+        intervals = 2 ** (32 - _DROPPED_BITS) if pairs > self._keep else 0
+        self._counts = np.zeros((3, intervals), np.int64)
 
     def add(
         self,
@@ -108,11 +117,23 @@ class RocAccumulator:
                 than `pairs` negatives.
         """
         ids = query_pid, query_camid, gallery_pid, gallery_camid
-        for _, row, match, junk in _rows(_comparable(scores), *ids):
+        people = people_of(gallery_pid)
+        halves = half_of(people)
+        for q, row, match, junk in _rows(_comparable(scores), *ids):
+            person = int(query_pid[q])
+            half = half_of(np.array(person))
             self._positives.append(row[match])
-            self._add_negatives(np.delete(row, np.concatenate([match, junk])))
+            self._halves.append(np.full(match.size, half))
+            kept = np.ones(row.size, bool)
+            kept[match] = kept[junk] = False
+            self._add_negatives(row, kept, person, people, np.where(halves == half, halves, 2))
+            self._images[0][person] += row.size - match.size - junk.size
+        self._images[1].update({p: n * len(scores) for p, n in Counter(people.tolist()).items()})
 
-    def _add_negatives(self, scores: np.ndarray) -> None:
+    def _add_negatives(
+        self, row: np.ndarray, kept: np.ndarray, person: int, people: np.ndarray, half: np.ndarray
+    ) -> None:
+        scores = row[kept]
         self._negatives += scores.size
         if self._negatives > self.pairs:
             raise ValueError(
@@ -120,22 +141,24 @@ class RocAccumulator:
                 "least the number of queries times the number of gallery images."
             )
         if self._counts.size:
-            np.add.at(self._counts, _interval(scores), 1)
+            # Indices of one dimension: NumPy adds those several times as fast.
+            places = half[kept] * self._counts.shape[1] + _interval(scores)
+            np.add.at(self._counts.reshape(-1), places, 1)
         if self._floor is not None:
-            scores = scores[scores > self._floor]
-        self._highest.append(scores)
+            kept &= row > self._floor
+            scores = row[kept]
+        self._highest.append(np.stack([scores, np.full(scores.size, person), people[kept]]))
         self._held += scores.size
         if self._held > 2 * self._keep:
             highest = self._take_highest()
-            self._highest, self._held, self._floor = [highest], highest.size, highest.min()
+            self._highest, self._held = [highest], highest.shape[1]
+            self._floor = highest[0].min()
 
     def _take_highest(self) -> np.ndarray:
-        """Return up to `_keep` of the highest negatives."""
-        highest = np.concatenate(self._highest)
-        if highest.size > self._keep:
-            highest.partition(-self._keep)
-            # The copy lets the rest be freed.
-            highest = highest[-self._keep :].copy()
+        """Return up to `_keep` of the highest negatives with their people, [3, n]."""
+        highest = np.concatenate([*self._highest, np.zeros((3, 0))], axis=1)
+        if highest.shape[1] > self._keep:
+            highest = highest[:, np.argpartition(highest[0], -self._keep)[-self._keep :]]
         return highest
 
     def result(self) -> Roc:
@@ -151,7 +174,7 @@ class RocAccumulator:
                 "people remain after removing junk; a ROC needs both. Check that query and gallery "
                 "belong together and share people and cameras."
             )
-        highest = np.sort(self._take_highest())
+        highest = np.sort(self._take_highest()[0]).astype(positives.dtype)
         rate, threshold = {}, {}
         for f in self.rates:
             # The highest rejected negative; scores equal to it are rejected too.
@@ -162,6 +185,37 @@ class RocAccumulator:
             threshold[f] = float(min(np.concatenate(next_up), default=np.inf))
         equal_error = self._meeting_above(positives, highest) or self._meeting_within(positives)
         return Roc(rate, threshold, *equal_error, positives.size, self._negatives)
+
+    def all_pairs(self) -> Pairs:
+        """Return the pairs for a calibration, with the errors of the rates at their thresholds.
+
+        Raises:
+            ValueError: positives or negatives are missing.
+        """
+        roc, highest = self.result(), self._take_highest()
+        positives, halves = (np.concatenate(part) for part in (self._positives, self._halves))
+        if self._counts.size:
+            joined = self._counts.reshape(3, -1, _JOINED).sum(2)
+            half, interval = np.nonzero(joined)
+            negatives, counts = _middles(interval * _JOINED, _JOINED), joined[half, interval]
+        else:
+            negatives, counts = highest[0], np.ones(highest.shape[1], np.int64)
+            ours, theirs = (half_of(people) for people in highest[1:])
+            half = np.where(ours == theirs, ours, 2)
+        errors = {
+            rate: rate_error(highest[1:, highest[0] >= t], self._images, self._negatives)
+            for rate, t in roc.threshold.items()
+        }
+        return Pairs(
+            positives=positives.astype(np.float64),
+            positive_halves=halves,
+            negatives=negatives.astype(np.float64),
+            counts=counts,
+            negative_halves=half,
+            people=len(self._images[0]),
+            thresholds=roc.threshold,
+            errors=errors,
+        )
 
     def _meeting_above(
         self, positives: np.ndarray, highest: np.ndarray
@@ -186,8 +240,8 @@ class RocAccumulator:
 
     def _meeting_within(self, positives: np.ndarray) -> tuple[float, float, float]:
         """Return equal-error rate, threshold and bound from the counts of all negatives."""
-        used = np.flatnonzero(self._counts)
-        below = np.append(0, np.cumsum(self._counts[used]))
+        used = np.flatnonzero(self._counts.any(0))
+        below = np.append(0, np.cumsum(self._counts[:, used].sum(0)))
         place = _interval(positives)
 
         def rates(interval):
@@ -195,7 +249,7 @@ class RocAccumulator:
             missed = np.searchsorted(place, interval)
             return accepted / self._negatives, missed / positives.size
 
-        ends = range(self._counts.size + 1)
+        ends = range(self._counts.shape[1] + 1)
         at = bisect.bisect_left(ends, True, key=lambda i: np.less(*rates(i))) - 1
         rate, bound = _meeting(*rates(np.array([at + 1, at])))
         return rate, _lower_end(at), bound
@@ -238,7 +292,22 @@ def _interval(scores: np.ndarray) -> np.ndarray:
 
 def _lower_end(interval: int) -> float:
     """Return the smallest score of an interval."""
-    bits = np.array(int(interval) - 2 ** (31 - _DROPPED_BITS), np.int32) << _DROPPED_BITS
-    end = float((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32))
+    return float(_lower_ends(np.array(interval)))
+
+
+def _lower_ends(interval: np.ndarray) -> np.ndarray:
+    """Return the smallest score of each interval, float64."""
+    bits = (interval - 2 ** (31 - _DROPPED_BITS)).astype(np.int32) << _DROPPED_BITS
+    with np.errstate(invalid="ignore"):
+        ends = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32).astype(np.float64)
     # The interval of -inf begins among the NaNs.
-    return -np.inf if np.isnan(end) else end
+    return np.where(np.isnan(ends), -np.inf, ends)
+
+
+def _middles(interval: np.ndarray, size: int) -> np.ndarray:
+    """Return the middles of intervals joined `size` at a time; finite also beside infinity."""
+    largest = float(np.finfo(np.float32).max)
+    lower, upper = (
+        np.clip(_lower_ends(at), -largest, largest) for at in (interval, interval + size)
+    )
+    return (lower + upper) / 2

@@ -1,0 +1,198 @@
+"""Pages of search results: one HTML file with its images, style and script, and no network.
+
+Text is escaped here and nowhere assembled by the script, whose digest is the only one that the
+page's content security policy lets run: a name in a gallery cannot become code.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+
+from PIL import Image
+
+from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.pictures.matches import Pair, strongest_links
+from jaxreid.pictures.numbers import probability_text, rate_text, time_text
+
+FOLDER = pathlib.Path(__file__).parent
+# Largest height and width in pixels of an embedded image, and its JPEG quality.
+LARGEST, QUALITY = 320, 85
+# Lines between two images, at most.
+LINES = 12
+_UNNAMED = "image without a name"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Card:
+    """Image of a ranked list.
+
+    Attributes:
+        image: path, encoded bytes, PIL image or uint8 [h, w, 3].
+        name: its name, any text.
+        score: score.
+        probability: of the same person; None if unknown.
+        false_match_rate: share of other people that score as high; None if unknown.
+        camera: name of the camera; "" if unknown.
+        time: seconds; NaN if unknown.
+        photo: number of the query photo that the pair is of.
+        pair: matches with this photo; None for a model without local matches.
+    """
+
+    image: ImageSource
+    name: str
+    score: float
+    probability: float | None
+    false_match_rate: float | None
+    camera: str
+    time: float
+    photo: int
+    pair: Pair | None
+
+
+def search_page(
+    queries: Sequence[tuple[ImageSource, str]],
+    cards: Sequence[Card],
+    notes: Sequence[str],
+    resolution: float = 0.0,
+) -> str:
+    """Return the page of a search.
+
+    Args:
+        queries: photos of the person, with their names.
+        cards: what was found, best first.
+        notes: sentences about the search.
+        resolution: smallest false-match rate that can be seen.
+    """
+    style, script = ((FOLDER / name).read_text() for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
+        f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
+    )
+    lines = any(card.pair is not None for card in cards)
+    photos = "".join(
+        f'<figure><img class="photo" src="{_embedded(image)}" alt="query photo {number}">'
+        f"<figcaption>{_text(_short(name))}</figcaption></figure>"
+        for number, (image, name) in enumerate(queries, 1)
+    )
+    keys = "<kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>Enter</kbd> enlarges"
+    keys += ", <kbd>M</kbd> matches" * lines
+    found = "".join(_card(rank, card, resolution) for rank, card in enumerate(cards, 1))
+    empty = "" if cards else '<p class="empty">No image of the gallery passes.</p>'
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    legend = (
+        '<p class="legend"><span class="ramp"></span>Lines join cells that match; the redder, the '
+        "more a match adds to the score. They show why a score is high, not that it is right.</p>"
+    )
+    count = f"{len(cards):,} {'image' if len(cards) == 1 else 'images'}"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="generator" content="jaxreid">
+<meta name="referrer" content="no-referrer">
+<meta name="robots" content="noindex">
+<title>{_text(_short(queries[0][1]))} · search</title>
+<style>{style}</style>
+</head>
+<body>
+<aside>
+<h1>{"The person" if len(queries) == 1 else f"The person, {len(queries)} photos"}</h1>
+<div class="photos">{photos}</div>
+{legend * lines}
+</aside>
+<main>
+<header>
+<h2>{count}, most similar first</h2>
+<div class="tools"><span class="keys">{keys}</span>
+<button type="button" id="theme" aria-label="light or dark">◐</button></div>
+</header>
+<div class="cards" id="cards">{found}</div>{empty}
+<footer><ul>{items}</ul>
+<p>Scores order images for somebody who looks at them. They prove nothing about anybody.</p>
+</footer>
+</main>
+<svg id="lines" aria-hidden="true"></svg>
+<dialog id="large" aria-label="comparison">
+<div class="pair">
+<figure><img id="left" alt="query photo"><figcaption id="name"></figcaption></figure>
+<figure><img id="right" alt="result"><figcaption id="about"></figcaption></figure>
+<svg id="pairlines" aria-hidden="true"></svg></div>
+<p class="keys"><kbd>←</kbd> <kbd>→</kbd> previous and next, <kbd>Esc</kbd> closes</p>
+</dialog>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _card(rank: int, card: Card, resolution: float) -> str:
+    known = [part for part in (card.camera, time_text(card.time)) if part]
+    where = "".join(f'<p class="where">{_text(part)}</p>' for part in known)
+    worth = ""
+    if card.probability is not None:
+        worth = (
+            f'<div class="sure"><strong>{_text(probability_text(card.probability))}</strong>'
+            f'<meter min="0" max="1" value="{card.probability:.4f}"></meter></div>'
+        )
+    rate = ""
+    if card.false_match_rate is not None:
+        title = "share of other people who score at least as high"
+        value = html.escape(rate_text(card.false_match_rate, resolution))
+        rate = f'<dt title="{title}">false match</dt><dd>{value}</dd>'
+    links = html.escape(json.dumps(_links(card.pair)), quote=True)
+    return (
+        f'<article class="card" tabindex="{0 if rank == 1 else -1}" data-photo="{card.photo}" '
+        f'data-links="{links}" aria-label="rank {rank}: {_text(_short(card.name))}">'
+        f'<div class="frame"><img src="{_embedded(card.image)}" alt="">'
+        f'<span class="rank">{rank}</span></div>{worth}'
+        f"<dl><dt>score</dt><dd>{card.score:+.2f}</dd>{rate}</dl>"
+        f"{where}"
+        f'<p class="name" title="{_text(card.name)}">{_text(_short(card.name))}</p></article>'
+    )
+
+
+def _links(pair: Pair | None) -> list[list[float]]:
+    """Return the strongest matches: x and y in both images as fractions, and strength in 0..1."""
+    if pair is None:
+        return []
+    rows, columns = pair.from_query.shape
+    links = strongest_links(pair, LINES)
+    strongest = max((link.value for link in links), default=1.0)
+
+    def centre(cell: int) -> list[float]:
+        row, column = divmod(cell, columns)
+        return [round((column + 0.5) / columns, 4), round((row + 0.5) / rows, 4)]
+
+    return [
+        [*centre(link.query), *centre(link.gallery), round(link.value / strongest, 3)]
+        for link in links
+    ]
+
+
+def _embedded(image: ImageSource) -> str:
+    picture = Image.fromarray(read_image(image))
+    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _short(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name or _UNNAMED
+
+
+def _text(text: str) -> str:
+    """Escape text for HTML; what UTF-8 or HTML cannot hold is replaced."""
+    clean = "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return html.escape(clean.encode("utf-8", "replace").decode(), quote=True)
