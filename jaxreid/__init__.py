@@ -14,10 +14,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxreid import configs, register
     from jaxreid.data import sets as datasets
+    from jaxreid.index.index import Index
     from jaxreid.reid.loaded import ReID, evaluate, load
     from jaxreid.training.loop import train
 
 _OFFERED = {
+    "Index": "jaxreid.index.index:Index",
     "ReID": "jaxreid.reid.loaded:ReID",
     "configs": "jaxreid.configs",
     "datasets": "jaxreid.data.sets",
@@ -26,7 +28,7 @@ _OFFERED = {
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }
-__all__ = ["ReID", "configs", "datasets", "evaluate", "load", "register", "train"]
+__all__ = ["Index", "ReID", "configs", "datasets", "evaluate", "load", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:

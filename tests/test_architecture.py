@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 # A room imports itself and what is left of an arrow; between two arrows nobody knows the other.
 ORDER = (
     "contents, names, places <- locks, mesh, processes <- ops, runs, data <- configs, models"
-    " <- weights, pictures <- evaluation <- reid <- training"
+    " <- weights, pictures <- evaluation <- reid <- index, training"
     " <- planning, main, register, service <- cli"
 )
 LEVEL = {name: i for i, rooms in enumerate(ORDER.split(" <- ")) for name in rooms.split(", ")}
@@ -72,6 +72,7 @@ def test_libraries_stay_where_they_belong():
     # The reader of PyTorch's files imports it while it reads one; nothing else does.
     assert importers("torch") == {"weights.torch_checkpoint"}
     assert importers("safetensors") == {"weights.file", "weights.torch_checkpoint"}
+    assert importers("lancedb") == {"index.store"}
     assert not [name for name in importers("tensorflow") if name.startswith("data.sampling")]
 
 

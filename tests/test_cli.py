@@ -198,6 +198,7 @@ def test_every_verb_explains_itself_with_an_example(capsys):
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),
         *(["data", a] for a in ("info", "check", "sheet", "build", "clean")),
+        *(["index", a] for a in ("create", "add", "query", "remove", "info", "optimize")),
     ]:
         with pytest.raises(SystemExit) as end:
             cli.main([*words, "--help"])
@@ -230,6 +231,8 @@ MISTAKES = [
     (["plan", "qaconv", "--topology=cpu:1", "--config.batchsize=4"], 1, "batch_size"),
     (["evalute", "run"], 2, "invalid choice: 'evalute'"),
     (["data"], 2, "expected info, check, sheet, build or clean"),
+    (["index"], 2, "expected create, add, query, remove, info or optimize"),
+    (["index", "query", "a", "b.png", "--after=noon"], 2, "expected seconds, or a date"),
     ([], 2, "expected a verb"),
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from jaxreid.cli import values, verbs
 from jaxreid.cli.calibrate import add_calibrate
 from jaxreid.cli.compare import add_compare
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.index import add_index
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 from jaxreid.cli.search import add_search
 from jaxreid.cli.serve import add_serve
@@ -195,6 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_data_verbs(commands)
     add_serve(commands)
+    add_index(commands)
 
     verb = add_verb(
         commands,

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_json, add_verb
+from jaxreid.cli.pieces import add_chosen_model, add_json, add_verb
 
 
 def add_serve(commands: Any) -> None:
@@ -21,12 +21,12 @@ def add_serve(commands: Any) -> None:
         "/docs describes all. Answers this machine alone unless there is a token. It needs "
         "FastAPI: pip install 'jaxreid[serve]'.",
     )
+    add_chosen_model(verb)
     verb.add_argument(
-        "--model",
-        default="drawn",
-        metavar="RUN|FILE",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
-        "(.safetensors) (default: drawn)",
+        "--calibration",
+        type=values.path,
+        metavar="FILE.json",
+        help="calibration to use (default: that of the model)",
     )
     verb.add_argument("--index", help="index to search, made with the same model")
     verb.add_argument("--writable", action="store_true", help="requests may change the index")
@@ -78,6 +78,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
         raise ModuleNotFoundError(
             f"the service needs {error.name}: pip install 'jaxreid[serve]'"
         ) from error
+    from jaxreid.cli.verbs import load_model
     from jaxreid.service.engine import Engine
 
     if args.port > 65535:
@@ -94,7 +95,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     token = read_token(args.token_file)
     # Before the model, because that takes longer.
     address = bind(args.host, args.port, token=token)
-    reid = _load(args)
+    reid = load_model(args)
     index = None
     if args.index is not None:
         from jaxreid.index.index import Index
@@ -126,12 +127,3 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
         "requests": answered,
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def _load(args: argparse.Namespace) -> Any:
-    import jaxreid
-    from jaxreid.mesh import check_devices, remember_compiled
-
-    check_devices()
-    remember_compiled()
-    return jaxreid.load(args.model)

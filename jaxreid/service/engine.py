@@ -50,7 +50,7 @@ class Engine:
         self.limits = limits = limits or Limits()
         self.writable = writable and index is not None
         self.metrics = Metrics()
-        self.calibration = getattr(reid, "calibration", None)
+        self.calibration = reid.calibration
         self.local = hasattr(reid.model.matcher, "explain")
         self._explain = make_explain(reid.model, reid.variables) if self.local else None
         self._batcher = Batcher(

@@ -304,7 +304,7 @@ class Stub:
     """A model whose features are computed by a function."""
 
     def __init__(self, embed):
-        self.embed, self.path = embed, None
+        self.embed, self.path, self.calibration = embed, None, None
         matcher = types.SimpleNamespace()
         size = {"height": 8, "width": 4, "interpolation": "bicubic"}
         self.model = types.SimpleNamespace(matcher=matcher, **size)

@@ -78,7 +78,7 @@ def find(
 
 
 def photos_of(
-    folder: str | os.PathLike, *, need_person: bool
+    folder: str | os.PathLike, *, need_person: bool = False
 ) -> tuple[pathlib.Path, list[Photo], list[str]]:
     """Return the folder of the images of a table, its rows, and notices; raises as `find`."""
     path = expanded(folder)

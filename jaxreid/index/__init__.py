@@ -1,0 +1,1 @@
+"""Index: the features of many images on disk, searched without reading them all."""

@@ -1,0 +1,96 @@
+"""What an index is about: its model, the form of the features on disk, and its measured recall."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreid.index.encoding import DTYPES
+from jaxreid.reid.loaded import ReID
+
+FORMAT = "jaxreid index 1"
+# Images that are scored exactly for a query, until it has been measured how many it takes.
+SHORTLIST = 400
+# Values of one image's features; the largest published maps have 500,000.
+_MOST = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What an index is about.
+
+    Attributes:
+        model: place that the model was loaded from.
+        digest: of the model, by `model_digest`.
+        shape: shape of one image's features, [h, w, d] or [d].
+        unit: embeddings are compared by their angles.
+        dtype: dtype of the features on disk, one of `DTYPES`.
+        shortlist: images that are scored exactly for a query.
+        recall: measured share of the exactly best ten that are found, by length of the shortlist.
+        measured: queries, images that they were compared with, and images in the index then.
+    """
+
+    model: str
+    digest: str
+    shape: tuple[int, ...]
+    unit: bool
+    dtype: str
+    shortlist: int = SHORTLIST
+    recall: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    measured: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, which `read_about` reads."""
+        recall = {str(length): share for length, share in self.recall.items()}
+        return {"format": FORMAT, **dataclasses.asdict(self), "recall": recall}
+
+
+def read_about(held: Any, place: str) -> About:
+    """Check what an index says of itself.
+
+    Raises:
+        ValueError: it is of another version, or not what `About.as_dict` returns.
+    """
+    held = held if isinstance(held, dict) else {}
+    if (version := held.get("format")) != FORMAT:
+        raise ValueError(
+            f"index {place} has the format {version!r}; expected {FORMAT!r}. Create it again, or "
+            "use the version of jaxreid that made it."
+        )
+    try:
+        return _checked({key: value for key, value in held.items() if key != "format"})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"index {place} does not say what it is about ({error}): it is damaged. Restore it "
+            "from a copy, or create it again."
+        ) from error
+
+
+def _checked(held: dict[str, Any]) -> About:
+    recall = {int(length): float(share) for length, share in held.pop("recall").items()}
+    measured = {str(key): int(value) for key, value in held.pop("measured").items()}
+    about = About(**held, recall=recall, measured=measured)
+    shape = tuple(about.shape)
+    if len(shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"shape {about.shape}")
+    if math.prod(shape) > _MOST or about.dtype not in DTYPES:
+        raise ValueError(f"shape {shape}, dtype {about.dtype!r}")
+    if not (type(about.shortlist) is int and 0 < about.shortlist <= 10**6):
+        raise ValueError(f"shortlist {about.shortlist!r}")
+    if not (isinstance(about.model, str) and isinstance(about.digest, str)):
+        raise ValueError("model")
+    return dataclasses.replace(about, shape=shape, unit=bool(about.unit))
+
+
+def model_digest(reid: ReID) -> str:
+    """Return 16 hexadecimal digits that change with any weight, size or option of a model."""
+    digest = hashlib.sha256(json.dumps(reid.card, sort_keys=True, default=list).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(reid.variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""Features as they lie on disk, and the vector by which they are found."""
+
+import math
+
+import numpy as np
+
+DTYPES = ("float16", "int8")
+# Rows of a map that the coarse search tells apart: head, chest, hips, legs.
+STRIPS = 4
+# The scale of a map of int8, before its values.
+_SCALE = np.dtype("<f4")
+
+
+def size_of(shape: tuple[int, ...], dtype: str) -> int:
+    """Return the bytes of one image's features."""
+    count = math.prod(shape)
+    return 2 * count if dtype == "float16" else _SCALE.itemsize + count
+
+
+def encode(features: np.ndarray, dtype: str) -> np.ndarray:
+    """Return features [n, ...] as bytes [n, size] uint8.
+
+    int8 has a scale for each image, its largest value over 127.
+
+    Raises:
+        ValueError: a value is too large for float16.
+    """
+    flat = np.float32(features).reshape(len(features), -1)
+    if dtype == "float16":
+        return _half(flat).view(np.uint8)
+    scale = np.maximum(np.abs(flat).max(1, keepdims=True), 1e-30) / 127
+    values = np.rint(flat / scale).astype(np.int8).view(np.uint8)
+    return np.concatenate([scale.astype(_SCALE).view(np.uint8), values], 1)
+
+
+def decode(content: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return the features [n, ...] float32 of `encode`.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    content = np.ascontiguousarray(content)
+    if dtype == "float16":
+        features: np.ndarray = content.view("<f2").astype(np.float32)
+    else:
+        head = _SCALE.itemsize
+        scale = np.ascontiguousarray(content[:, :head]).view(_SCALE)
+        features = content[:, head:].view(np.int8) * scale.astype(np.float32)
+    if not np.isfinite(features).all():
+        raise ValueError("features in the index are not finite numbers: it is damaged.")
+    return features.reshape(-1, *shape)
+
+
+def vectors(features: np.ndarray, *, unit: bool) -> np.ndarray:
+    """Return the vectors [n, dim] float16 that the coarse search compares by their distances.
+
+    Of a map [h, w, d], the largest and the smallest value of each channel in each of `STRIPS`
+    strips, as a vector of unit length. Embeddings stand for themselves.
+
+    Args:
+        features: [n, h, w, d] or [n, d].
+        unit: scale embeddings to unit length, for a matcher that compares angles.
+
+    Raises:
+        ValueError: a value is too large for float16.
+    """
+    features = np.asarray(features, np.float32)
+    _check(features)
+    if features.ndim == 4:
+        n, h, _, _ = features.shape
+        edges = np.linspace(0, h, min(STRIPS, h) + 1).round().astype(int)
+        parts = [features[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        pooled = [getattr(part, name)((1, 2)) for name in ("max", "min") for part in parts]
+        features, unit = np.concatenate(pooled, 1), True
+    if unit:
+        length: np.ndarray = np.linalg.norm(features, axis=1, keepdims=True)
+        features = np.asarray(features / np.maximum(length, 1e-12))
+    return _half(features)
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    _check(values)
+    return values.astype("<f2")
+
+
+def _check(values: np.ndarray) -> None:
+    largest = np.abs(values).max(initial=0)
+    if not largest <= np.finfo(np.float16).max:
+        raise ValueError(f"features reach {largest:.3g}; expected at most 65504, for float16.")

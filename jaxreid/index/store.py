@@ -1,0 +1,344 @@
+"""Rows of an index on disk: a table of LanceDB, and what it is about. The only user of LanceDB.
+
+A row is an image: its digest, the vector that the coarse search compares, the bytes of its features
+and what is known of it. Every change is a new version of the table, there as a whole or not at all:
+a process that dies leaves the last one, and readers keep theirs while another one is written.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxreid.places import expanded
+
+ROWS, ABOUT = "entries", "about"
+COLUMNS = ("id", "path", "camera", "time", "person")
+# Rows from which vectors are put into cells; below, comparing all of them is as fast.
+LARGE = 20_000
+# LanceDB's caches, for cells and for the layout of files; its own defaults are 7 GB.
+_CACHES = {"index_cache_size_bytes": 1 << 28, "metadata_cache_size_bytes": 1 << 26}
+# Files of versions that were replaced less long ago are kept for those who still read them.
+_GRACE = datetime.timedelta(minutes=10)
+# Without a warning that is for those who do not know what it does.
+_NONE = datetime.timedelta(milliseconds=1)
+# Vectors to a cell, and the most cells.
+_CELL, _CELLS = 2_000, 512
+# Share of the cells that a query looks into.
+_PROBED = 0.25
+# Of the clustering: vectors to a cell, and rounds. A fifth of LanceDB's, for two cores.
+_TRAINING = {"sample_rate": 64, "max_iterations": 12}
+_URI = re.compile(r"[a-z][a-z0-9+.-]+://")
+
+
+class Rows(NamedTuple):
+    """Rows that were read.
+
+    Attributes:
+        feature: [n, bytes] uint8, or [n, dim] float16 where the vector stands for the features.
+        columns: `COLUMNS`, lists of n; None where unknown.
+    """
+
+    feature: np.ndarray
+    columns: dict[str, list[Any]]
+
+
+class Store:
+    """Tables of an index; may be read by several threads.
+
+    Args:
+        place: folder, or the URI of an object store as LanceDB takes it ("s3://bucket/folder").
+
+    Attributes:
+        place: the same as text.
+        folder: the folder; None for an object store.
+
+    Raises:
+        ModuleNotFoundError: LanceDB is not installed.
+    """
+
+    def __init__(self, place: str | os.PathLike) -> None:
+        self._lancedb = _library()
+        remote = bool(_URI.match(os.fspath(place)))
+        self.folder: pathlib.Path | None = None if remote else expanded(place)
+        self.place = os.fspath(place) if remote else str(self.folder)
+        self._database: Any = None
+        self._rows: Any = None
+
+    def holds_index(self) -> bool:
+        """Return whether there is an index; creates nothing."""
+        if self.folder is not None:
+            return (self.folder / f"{ABOUT}.lance").is_dir()
+        with self.explained():
+            return ABOUT in self.database.list_tables().tables
+
+    def create(self, about: Mapping[str, Any], *, dim: int, size: int) -> None:
+        """Create the tables.
+
+        Args:
+            about: plain data that is kept beside the rows.
+            dim: length of the vector.
+            size: bytes of the features; 0 where the vector stands for them.
+        """
+        import pyarrow as pa
+
+        kinds = {"path": pa.string(), "camera": pa.string(), "time": pa.float64()}
+        feature = {"feature": pa.binary(size)} if size else {}
+        fields = {"id": pa.string(), "vector": pa.list_(pa.float16(), dim), **feature, **kinds}
+        schema = pa.schema({**fields, "person": pa.string()})
+        with self.explained():
+            # The second table comes last: without it, the folder holds no index.
+            self.database.create_table(ROWS, schema=schema, mode="overwrite")
+        self.write_about(about)
+
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """Replace what is kept beside the rows."""
+        import pyarrow as pa
+
+        text = json.dumps(dict(about), allow_nan=False)
+        with self.explained():
+            table = self.database.create_table(ABOUT, pa.table({"json": [text]}), mode="overwrite")
+            table.optimize(cleanup_older_than=_GRACE)
+
+    def read_about(self) -> Any:
+        """Return what is kept beside the rows: plain data, unchecked."""
+        with self.explained():
+            cells = self.database.open_table(ABOUT).to_arrow().column("json")
+            return json.loads(cells[0].as_py())
+
+    @property
+    def database(self) -> Any:
+        """The database of the tables."""
+        if self._database is None:
+            # A look for a newer version is a listing, which takes long in an object store.
+            seconds = 0 if self.folder is not None else 5
+            self._database = self._lancedb.connect(
+                self.place,
+                read_consistency_interval=datetime.timedelta(seconds=seconds),
+                session=self._lancedb.Session(**_CACHES),
+            )
+        return self._database
+
+    @property
+    def rows(self) -> Any:
+        """The table of rows."""
+        if self._rows is None:
+            self._rows = self.database.open_table(ROWS)
+        return self._rows
+
+    def layout(self) -> tuple[int, int]:
+        """Return the length of the vectors and the bytes of the features, as given to `create`.
+
+        Raises:
+            ValueError: these are not the rows of an index.
+        """
+        with self.explained():
+            schema = self.rows.schema
+            names = {*COLUMNS, "vector"}
+            if not names <= set(schema.names) <= names | {"feature"}:
+                raise ValueError(f"it has the columns {', '.join(schema.names)}")
+            dim = schema.field("vector").type.list_size
+            kind = schema.field("feature").type if "feature" in schema.names else None
+            return dim, 0 if kind is None else kind.byte_width
+
+    def __len__(self) -> int:
+        with self.explained():
+            return self.rows.count_rows()
+
+    def add(self, vector: np.ndarray, feature: np.ndarray, columns: Mapping[str, Sequence]) -> None:
+        """Append rows, all or none.
+
+        Args:
+            vector: [n, dim] float16.
+            feature: [n, bytes] uint8.
+            columns: `COLUMNS`, n values each.
+        """
+        import pyarrow as pa
+
+        schema = self.rows.schema
+        arrays: dict[str, Any] = {
+            name: pa.array(cells, schema.field(name).type) for name, cells in columns.items()
+        }
+        arrays["vector"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(vector.ravel()), vector.shape[1]
+        )
+        if "feature" in schema.names:
+            content = pa.py_buffer(np.ascontiguousarray(feature))
+            arrays["feature"] = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(feature.shape[1]), len(feature), [None, content]
+            )
+        with self.explained():
+            self.rows.add(pa.table([arrays[name] for name in schema.names], schema=schema))
+
+    def ids(self) -> set[str]:
+        """Return the ids of all rows."""
+        with self.explained():
+            found = self.rows.search().select(["id"]).limit(len(self) or 1).to_arrow()
+            return set(found.column("id").to_pylist())
+
+    def nearest(self, vector: np.ndarray, count: int, *, where: str, every: bool = False) -> Rows:
+        """Return the rows with the nearest vectors, nearest first.
+
+        Args:
+            vector: [dim] float.
+            count: number of rows.
+            where: condition on the rows (SQL); "" for all.
+            every: compare all vectors, not only those of the nearest cells.
+        """
+
+        def search() -> Any:
+            query = self.rows.search(np.float32(vector), vector_column_name="vector")
+            query = query.distance_type("l2").limit(count).select([*self._read, "_distance"])
+            # More cells than these are looked into where a condition leaves too few rows.
+            query = query.minimum_nprobes(max(1, round(_PROBED * _CELLS))).maximum_nprobes(0)
+            query = query.bypass_vector_index() if every else query
+            return (query.where(where, prefilter=True) if where else query).to_arrow()
+
+        with self.explained():
+            try:
+                found = search()
+            except (RuntimeError, OSError, ValueError) as error:
+                # Another process may have merged the files that this one was about to read.
+                if "not found" not in str(error).lower():
+                    raise
+                self._rows = None
+                found = search()
+        return _read(found)
+
+    def sample(self, count: int, seed: int = 0) -> Rows:
+        """Return some rows at random."""
+        size = len(self)
+        places = np.random.default_rng(seed).choice(size, min(count, size), replace=False)
+        with self.explained():
+            found = self.rows.take_offsets(np.sort(places).tolist()).select(self._read)
+            return _read(found.to_arrow())
+
+    def batches(self, where: str = "") -> Iterator[Rows]:
+        """Yield all rows for which a condition holds, some at a time."""
+        with self.explained():
+            query = self.rows.search().select(self._read).limit(len(self) or 1)
+            query = query.where(where) if where else query
+            for batch in query.to_batches(1024):
+                yield _read(batch)
+
+    def count(self, where: str) -> int:
+        """Return the number of rows for which a condition holds."""
+        with self.explained():
+            return self.rows.count_rows(where)
+
+    def remove(self, where: str) -> None:
+        """Remove the rows for which a condition holds, all or none."""
+        with self.explained():
+            self.rows.delete(where)
+
+    def state(self) -> tuple[int, int, int]:
+        """Return the numbers of rows, of parts they are stored in, and of rows in cells."""
+        with self.explained():
+            stats = self.rows.stats()
+            indices = self.rows.list_indices()
+            held = self.rows.index_stats(indices[0].name).num_indexed_rows if indices else 0
+        return stats["num_rows"], stats["fragment_stats"]["num_fragments"], held
+
+    def is_slow(self) -> bool:
+        """Return whether there are many small parts, or many rows outside of cells."""
+        rows, parts, held = self.state()
+        if rows >= LARGE and rows - held > 0.3 * rows:
+            return True
+        # Merging writes rows again. Done when the parts have grown by a share of all rows, it
+        # writes a bounded multiple of what is added.
+        return parts > 1024 or (parts > 64 and rows - held > 0.1 * rows)
+
+    def optimize(self) -> None:
+        """Merge small parts and put rows into cells."""
+        with self.explained():
+            self.rows.optimize(cleanup_older_than=_GRACE)
+            rows, _, held = self.state()
+            if rows >= LARGE and held < 0.5 * rows:
+                cells = min(_CELLS, rows // _CELL)
+                config = self._lancedb.index.IvfSq(
+                    distance_type="l2", num_partitions=cells, **_TRAINING
+                )
+                self.rows.create_index("vector", config=config, replace=True)
+
+    def erase(self) -> None:
+        """Write all rows anew and delete every other file, with what was removed.
+
+        Who reads an older version at that moment fails and has to repeat.
+        """
+        with self.explained():
+            schema = self.rows.schema
+            batches = self.rows.search().limit(len(self) or 1).to_batches(1024)
+            self.database.create_table(ROWS, batches, schema=schema, mode="overwrite")
+            self._rows = None
+            self.optimize()
+            self.rows.optimize(cleanup_older_than=_NONE, delete_unverified=True)
+
+    @property
+    def _read(self) -> list[str]:
+        held = "feature" if "feature" in self.rows.schema.names else "vector"
+        return [*COLUMNS, held]
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise an error of LanceDB again, as a sentence with the place."""
+        try:
+            yield
+        except Exception as error:
+            if getattr(error, "explained", False):
+                raise
+            reason = str(error).split(", /")[0].strip() or type(error).__name__
+            message = (
+                f"index {self.place} cannot be used: {reason[:300]}. Expected a place that "
+                "`jaxreid index create` has made, with room and access, whose files nobody changed."
+            )
+            raised = OSError(message) if isinstance(error, OSError) else ValueError(message)
+            raised.explained = True  # type: ignore[union-attr]
+            raise raised from error
+        except BaseException as error:
+            # LanceDB's own library gives up on some damaged files.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(
+                f"index {self.place} is damaged: {str(error)[:300]}. Restore it from a copy, or "
+                "create it again."
+            ) from error
+
+
+def _read(found: Any) -> Rows:
+    columns = {name: found.column(name).to_pylist() for name in COLUMNS}
+    names = found.schema.names
+    name = "feature" if "feature" in names else "vector"
+    column = found.column(name)
+    # A table has chunks, a batch has none.
+    array = column.combine_chunks() if hasattr(column, "chunks") else column
+    return Rows(_matrix(array), columns)
+
+
+def _matrix(array: Any) -> np.ndarray:
+    """Return an array of vectors or of bytes as [n, length]."""
+    if array.null_count:
+        raise ValueError("rows without features")
+    if hasattr(array.type, "list_size"):
+        return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
+    size = array.type.byte_width
+    content = np.frombuffer(array.buffers()[1], np.uint8, len(array) * size, array.offset * size)
+    return content.reshape(len(array), size)
+
+
+def _library() -> Any:
+    # It warns of what it will change in later versions.
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    try:
+        import lancedb
+        import lancedb.index
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "an index needs LanceDB: pip install 'jaxreid[index]'."
+        ) from error
+    return lancedb
