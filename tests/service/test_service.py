@@ -342,82 +342,64 @@ def test_a_fault_shows_nothing_of_the_machine():
     assert answer.json()["detail"] == "fault of the service; its log has the reason."
 
 
-class Index:
-    """As `jaxreid.Index`: answers in the order in which images came."""
-
-    def __init__(self):
-        self.rows, self.asked = {}, None
-
-    def __len__(self):
-        return len(self.rows)
-
-    def add(self, added):
-        features, said = added
-        rows = {id: {**said, "id": id, "path": ""} for id in said["id"] if id not in self.rows}
-        self.rows |= rows
-        return len(rows)
-
-    def remove(self, *, id):
-        return int(self.rows.pop(id, None) is not None)
-
-    def info(self):
-        about = {"place": "/home/secret", "model": "/home/secret", "digest": "0" * 16}
-        about |= {"features": [8, 4, 4], "dtype": "int8", "shortlist": 400, "recall": None}
-        return {"images": len(self), **about}
-
-    def search(self, features, *, top, **conditions):
-        self.asked = conditions
-        rows = [types.SimpleNamespace(score=1.0, **row) for row in self.rows.values()]
-        return rows[:top]
+@pytest.fixture
+def index(reid, tmp_path):
+    """A file of a door's camera, one that has changed since, and one without a file."""
+    index = jaxreid.Index.create(tmp_path / "index", reid)
+    paths = [tmp_path / name for name in ("kept.png", "changed.png")]
+    for pid, path in enumerate(paths):
+        path.write_bytes(photo(pid))
+    index.add([*paths, photo(2)], {"camera": ["door", "door", "hall"], "time": 5})
+    paths[1].write_bytes(photo(9))
+    return index
 
 
-def test_an_index_is_searched_and_shows_only_what_was_indexed(reid, tmp_path):
-    index = Index()
-    for name, there in (("kept", True), ("changed", False)):
-        path = tmp_path / f"{name}.png"
-        path.write_bytes(content := photo(len(index.rows)))
-        row = {"id": digest_of(content), "path": str(path)}
-        index.rows[row["id"]] = row | {"camera": "door", "time": 5.0, "person": ""}
-        if not there:
-            path.write_bytes(photo(9))
+def test_an_index_is_searched_and_shows_only_what_was_indexed(reid, index, tmp_path):
     with running(reid, index=index) as client:
-        assert client.get("/model").json()["index"] == 2
-        described = client.get("/index").text
+        assert client.get("/model").json()["index"] == 3
+        described = client.get("/index")
         files = pictures(photo(1), field="query")
-        asked = {"camera": ["door", "hall"], "after": "1970-01-01T00:01", "matches": 3}
-        answer = client.post("/search", files=files, data=asked)
+        answer = client.post("/search", files=files, data={"matches": 3})
+        data = {"camera": "hall", "after": "1970-01-01T00:00:04"}
+        (hit,) = client.post("/search", files=files, data=data).json()["hits"]
+        late = client.post("/search", files=files, data={"after": "1970-01-01T00:01"}).json()
         refused = client.post("/index", files=pictures(photo(1)))
-    assert index.asked == {"camera": ["door", "hall"], "after": 60.0, "before": None}
-    kept, changed = answer.json()["hits"]
+    hits = {hit["name"]: hit for hit in answer.json()["hits"]}
+    kept, changed = hits["kept.png"], hits["changed.png"]
     head, _, data = kept["thumbnail"].partition(",")
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert (head, picture.size) == ("data:image/jpeg;base64", (32, 64))
-    assert (kept["name"], kept["camera"], kept["time"]) == ("kept.png", "door", 5.0)
+    assert (kept["camera"], kept["time"]) == ("door", 5.0)
     assert kept["matches"]
     assert changed["thumbnail"] is changed["matches"] is None
-    assert "secret" not in described
-    assert str(tmp_path) not in answer.text
+    assert answer.json()["hits"][0] == changed
+    assert (hit["id"], hit["name"]) == (digest_of(photo(2)),) * 2
+    assert late["hits"] == []
+    assert described.json()["images"] == 3
+    assert str(tmp_path) not in answer.text + described.text
     assert refused.status_code == 403
     assert "--writable" in refused.json()["detail"]
 
 
-def test_a_writable_index_takes_images_without_any_path(reid):
-    index = Index()
-    said = {"camera": "door", "time": "60", "person": "Ann"}
+def test_a_writable_index_takes_images_without_any_path(reid, index):
+    said = {"camera": "gate", "time": "60", "person": "Ann"}
     with running(reid, index=index, writable=True) as client:
-        added = client.post("/index", files=pictures(photo(1), photo(2)), data=said).json()
-        again = client.post("/index", files=pictures(photo(1))).json()
-        wrong = client.post("/index", files=pictures(photo(1)), data={"time": "noon"})
+        new = pictures(photo(5), photo(6))
+        added = client.post("/index", files=new, data=said).json()
+        again = client.post("/index", files=new[:1]).json()
+        wrong = client.post("/index", files=new, data={"time": "noon"})
+        files = pictures(photo(6), field="query")
+        hit = client.post("/search", files=files, data={"camera": "gate"}).json()["hits"][0]
         ids = added["ids"]
         gone = client.delete(f"/index/{ids[0]}").json()
         status = [client.delete(f"/index/{id}").status_code for id in (ids[0], "..%2F..%2Fetc")]
     assert (added["added"], again["added"], again["there"]) == (2, 0, 1)
-    assert ids == [digest_of(photo(1)), digest_of(photo(2))]
-    assert index.rows[ids[1]]["camera"] == "door"
-    assert index.rows[ids[1]]["path"] == ""
+    assert ids == [digest_of(photo(5)), digest_of(photo(6))]
+    assert (hit["id"], hit["time"], hit["person"]) == (ids[1], 60.0, "Ann")
+    assert hit["thumbnail"] is None
     assert wrong.status_code == 422
     assert "time is 'noon'; expected seconds, or a date" in wrong.json()["detail"]
-    assert gone == {"removed": 1, "images": 1}
+    assert gone == {"removed": 1, "images": 4}
     assert status[0] == 404
     assert status[1] in (404, 422)
 
