@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 ORDER = (
     "contents, names, places <- locks, mesh, processes <- ops, runs, data"
     " <- configs, frames, models <- weights, pictures <- evaluation <- reid"
-    " <- export, index, training <- planning, main, register <- cli"
+    " <- export, index, training <- planning, main, register, service <- cli"
 )
 LEVEL = {name: i for i, rooms in enumerate(ORDER.split(" <- ")) for name in rooms.split(", ")}
 FILES = sorted(PACKAGE.rglob("*.py"))

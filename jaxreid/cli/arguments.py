@@ -14,6 +14,7 @@ from jaxreid.cli.group import add_group
 from jaxreid.cli.index import add_index
 from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
 from jaxreid.cli.search import add_search
+from jaxreid.cli.serve import add_serve
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -203,6 +204,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_crop(commands)
     add_group(commands)
     add_finetune(commands)
+    add_serve(commands)
     add_index(commands)
 
     verb = add_verb(

@@ -144,7 +144,6 @@ def add(args: argparse.Namespace) -> dict[str, Any]:
 
 def query(args: argparse.Namespace) -> dict[str, Any]:
     """Print the best matches of a person."""
-
     values.check_out(args.out, ".png")
     images = list_images(args.queries)
     index = _open(args)

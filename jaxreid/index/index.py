@@ -53,10 +53,9 @@ class Found(Hit):
         person: name of the person; "" if unknown.
     """
 
-    id: str
+    id: str = ""
     path: str = ""
-    camera: str = ""
-    time: float | None = None
+    time: float | None = None  # type: ignore[assignment]
     person: str = ""
 
 
@@ -559,7 +558,7 @@ def _digest(content: bytes) -> str:
 
 def _found(columns: Mapping[str, list], row: int, place: int, scores: np.ndarray) -> Found:
     cells = {key: values[row] for key, values in columns.items()}
-    text = {key: cells[key] or "" for key in ("id", "path", "camera", "person")}
+    text: dict[str, Any] = {key: cells[key] or "" for key in ("id", "path", "camera", "person")}
     image = text["path"] or text["id"]
     return Found(image, place, float(scores[row]), time=cells["time"], **text)
 

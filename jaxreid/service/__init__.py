@@ -1,0 +1,1 @@
+"""HTTP service: embed, compare, search and index images that requests bring, and a page."""
