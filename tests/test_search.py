@@ -156,8 +156,10 @@ def test_galleries_are_folders_tables_and_sets(tmp_path):
     assert [e.name for e in open_gallery(root).entries] == ["front.png"]
     deep = open_gallery(root, recursive=True)
     assert [e.name for e in deep.entries] == ["front.png", "door/1_c1_5.png", "door/1_c2_7.5.png"]
-    patterned = open_gallery(f"folder:{root}?pattern={{pid}}_c{{camid}}_{{time}}")
-    assert [(e.camera, e.time) for e in patterned.entries[1:]] == [("1", 5.0), ("2", 7.5)]
+    with pytest.raises(ValueError, match="unlike the pattern.* 1 of 3 .front.png"):
+        open_gallery(f"folder:{root}?pattern={{pid}}_c{{camid}}_{{time}}")
+    patterned = open_gallery(f"folder:{root / 'door'}?pattern={{pid}}_c{{camid}}_{{time}}")
+    assert [(e.camera, e.time) for e in patterned.entries] == [("1", 5.0), ("2", 7.5)]
     assert patterned.cameras == ["1", "2"]
     table = root / "people.csv"
     table.write_text("path,camera,time\nfront.png,door,2026-11-27T10:00\ndoor/1_c1_5.png,,\n")

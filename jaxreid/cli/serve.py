@@ -14,7 +14,7 @@ def add_serve(commands: Any) -> None:
     verb = add_verb(
         commands,
         "serve",
-        serve,
+        run_serve,
         "serve a model over HTTP, with a page for drag and drop",
         "jaxreid serve --model=runs/qaconv --port=8080",
         "Endpoints: /embed, /compare, /search, /index, /model, /health, /metrics; / is the page, "
@@ -66,7 +66,7 @@ def add_serve(commands: Any) -> None:
     add_json(verb)
 
 
-def serve(args: argparse.Namespace) -> dict[str, Any]:
+def run_serve(args: argparse.Namespace) -> dict[str, Any]:
     """Load a model, compile it, and answer requests until the process is stopped."""
     try:
         from jaxreid.service.limits import Limits

@@ -123,7 +123,7 @@ def drawn_people(count: int) -> list[bytes]:
     """Draw images of people, for a check without images of one's own."""
     splits = plan("plaza", train_ids=1, test_ids=-(-count // 4), images_per_id=4, distractors=0)
     planned = [*splits["query"], *splits["gallery"]][:count]
-    return [sighting.image for sighting in draw_all("plaza", planned, workers=1)]
+    return [sighting.image for sighting in draw_all(planned, workers=1)]
 
 
 def _portable(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -4,10 +4,14 @@ It is a process of its own, with a limit of memory, because a small file can cla
 for which Arrow takes memory before it looks for them.
 """
 
-import contextlib
 import json
 import os
 import sys
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 # Bytes of addresses; rows are read in batches.
 _MEMORY = 8 * 2**30
@@ -15,10 +19,7 @@ _MEMORY = 8 * 2**30
 
 def main(path: str) -> None:
     """Print the rows; end with a sentence if the file cannot be read."""
-    # Not on Windows.
-    with contextlib.suppress(ImportError):
-        import resource
-
+    if resource is not None:
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         least = _MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most)
         resource.setrlimit(resource.RLIMIT_AS, (least, most))
