@@ -21,7 +21,8 @@ def add_search(commands: Any) -> None:
         "jaxreid search query.jpg photographs/ --model=runs/qaconv --html=page.html",
         "Several query photos of one person count together. The gallery is a folder of images, a "
         "table, or a data set with its place: table:people.csv and "
-        "folder:DIR?pattern={pid}_c{camid}_{time} also know cameras and times.",
+        "folder:DIR?pattern={pid}_c{camid}_{time} also know cameras and times, as does an index "
+        "(jaxreid index), which is searched with its own model.",
     )
     verb.add_argument(
         "places",
@@ -57,7 +58,7 @@ def search_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Print the best matches of a person in a gallery."""
     from jaxreid.cli.verbs import list_images, load_model
     from jaxreid.pictures.numbers import probability_text, rate_text, time_text
-    from jaxreid.reid.gallery import Filter, open_gallery
+    from jaxreid.reid.gallery import Filter
 
     if len(args.places) < 2:
         args.parser.error("expected query photos and a gallery: jaxreid search QUERY... GALLERY")
@@ -71,9 +72,7 @@ def search_gallery(args: argparse.Namespace) -> dict[str, Any]:
         after=_time(args.after, "--after", -math.inf),
         before=_time(args.before, "--before", math.inf),
     )
-    gallery = open_gallery(place, recursive=args.recursive)
-    for notice in gallery.notices:
-        print(f"warning: {notice}", file=sys.stderr)
+    gallery = _gallery(place, args)
     hits = load_model(args).search(
         photos,
         gallery,
@@ -98,6 +97,23 @@ def search_gallery(args: argparse.Namespace) -> dict[str, Any]:
             print(f"wrote {path}")
     listed = [hit.as_json() for hit in hits]
     return {"query": [str(photo) for photo in photos], "hits": listed, "notes": list(hits.notes)}
+
+
+def _gallery(place: str, args: argparse.Namespace) -> Any:
+    """Open an index, a folder, a table or a data set."""
+    from jaxreid.reid.gallery import open_gallery
+
+    if "://" in place or (values.path(place) / "about.lance").is_dir():
+        from jaxreid.index.index import Index
+
+        index = Index.open(place)
+        if args.model == "drawn":  # not chosen
+            args.model = index.about.model
+        return index
+    gallery = open_gallery(place, recursive=args.recursive)
+    for notice in gallery.notices:
+        print(f"warning: {notice}", file=sys.stderr)
+    return gallery
 
 
 def _time(text: str | None, option: str, default: float) -> float:

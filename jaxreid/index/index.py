@@ -9,6 +9,7 @@ features, which are read for them alone. How long the shortlist has to be is mea
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from jaxreid.index.encoding import DTYPES, decode, encode, size_of, vectors
 from jaxreid.index.store import Rows, Store
 from jaxreid.locks import hold
 from jaxreid.names import check_name
+from jaxreid.reid.gallery import Candidates, Entry, Filter
 from jaxreid.reid.hits import Hit, Hits, listed, name_of
 from jaxreid.reid.loaded import LONG, ReID
 from jaxreid.runs.log import progress
@@ -296,8 +298,39 @@ class Index:
         else:
             batches = self._shortlist(features, max(length, top), where)
         scores, columns = self._scored(features, batches)
+        scores = scores.mean(axis=0)
         order = np.argsort(-scores, kind="stable")[:top]
         return Hits(shown, [_found(columns, int(row), i, scores) for i, row in enumerate(order)])
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the cameras, sorted."""
+        return self._store.cameras()
+
+    def candidates(
+        self, model: ReID, query: np.ndarray, where: Filter, left_out: Callable[[Entry], bool]
+    ) -> Candidates:
+        """Return the images of the shortlists; makes an index a gallery of `ReID.search`."""
+        self.attach(model)
+        after, before = (t if math.isfinite(t) else None for t in (where.after, where.before))
+        sql = condition(camera=where.cameras or None, after=after, before=before)
+        batches = self._shortlist(self._checked(query), self.about.shortlist, sql)
+        scores, columns = self._scored(query, batches)
+        entries = [
+            Entry(
+                path or name,
+                os.path.basename(path or name),
+                camera or "",
+                math.nan if time is None else time,
+            )
+            for path, name, camera, time in zip(
+                *(columns.get(key, []) for key in ("path", "id", "camera", "time")), strict=True
+            )
+        ]
+        kept = np.array([i for i, entry in enumerate(entries) if not left_out(entry)], int)
+        passed = self._store.count(sql) if sql else len(self)
+        searched = passed - (len(entries) - len(kept))
+        return Candidates([entries[i] for i in kept], kept, scores[:, kept], searched)
 
     def optimize(self) -> None:
         """Merge small parts, sort vectors into cells, and measure again.
@@ -327,7 +360,7 @@ class Index:
             query = features[i : i + 1]
             vector = self._vectors(query)[0]
             every = self._store.nearest(vector, deep + 1, where="", every=True)
-            scores, columns = self._scored(query, iter([every]))
+            (scores,), columns = self._scored(query, iter([every]))
             ids = np.array(columns["id"])
             best = [name for name in ids[np.argsort(-scores, kind="stable")] if name != own][:10]
             if best:
@@ -440,18 +473,17 @@ class Index:
     def _scored(
         self, query: np.ndarray, batches: Iterator[Rows]
     ) -> tuple[np.ndarray, dict[str, list]]:
-        """Return the mean scores [n] of rows with the queries, and their columns."""
+        """Return the scores [Q, n] of rows with the queries, and the columns of the rows."""
         reid = self._needed()
-        scores: list[np.ndarray] = [np.zeros(0, np.float32)]
+        scores: list[np.ndarray] = [np.zeros((len(query), 0), np.float32)]
         columns: dict[str, list] = {}
         for rows in batches:
             for first in range(0, len(rows.feature), _SCORED):
                 part = Rows(rows.feature[first : first + _SCORED], {})
-                block = reid.score(query, self._features(part))
-                scores.append(np.asarray(block.mean(axis=0)))
+                scores.append(reid.score(query, self._features(part)))
             for key, cells in rows.columns.items():
                 columns.setdefault(key, []).extend(cells)
-        return np.concatenate(scores), columns
+        return np.concatenate(scores, axis=1), columns
 
     def _features(self, rows: Rows) -> np.ndarray:
         if rows.feature.dtype == np.float16:

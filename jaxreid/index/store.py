@@ -182,6 +182,14 @@ class Store:
             found = self.rows.search().select(["id"]).limit(len(self) or 1).to_arrow()
             return set(found.column("id").to_pylist())
 
+    def cameras(self) -> list[str]:
+        """Return the names of the cameras of all rows, sorted."""
+        import pyarrow.compute as pc
+
+        with self.explained():
+            found = self.rows.search().select(["camera"]).limit(len(self) or 1).to_arrow()
+            return sorted(name for name in pc.unique(found.column("camera")).to_pylist() if name)
+
     def nearest(self, vector: np.ndarray, count: int, *, where: str, every: bool = False) -> Rows:
         """Return the rows with the nearest vectors, nearest first.
 

@@ -18,6 +18,7 @@ from jaxreid import cli
 from jaxreid.index import index as module
 from jaxreid.index import store as store_module
 from jaxreid.index.encoding import decode, encode, vectors
+from jaxreid.reid.gallery import Entry, Filter
 
 pytest.importorskip("lancedb")
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -93,6 +94,20 @@ def test_searches_keep_to_cameras_and_times(made, photos):
     assert {hit.camera for hit in hits} == {"c1"}
     assert sorted(hit.time for hit in hits) == [7, 10, 13, 16, 19]
     assert not made.search(photos[0], camera='it\'s "another"')
+
+
+def test_an_index_is_a_gallery_of_searches(made, reid, photos):
+    where = Filter(cameras=("c1",), after=6)
+    entries = [
+        Entry(p, p.name, f"c{p.stem[-1]}", float(i)) for i, p in enumerate(photos)
+    ]  # as in the index
+    found, exact = (reid.search(photos[3:5], g, top=6, where=where) for g in (made, entries))
+    assert [hit.name for hit in found] == [hit.name for hit in exact]
+    np.testing.assert_allclose([h.score for h in found], [h.score for h in exact], atol=0.02)
+    assert found[0].camera == "c1"
+    assert found.notes[0].startswith("9 images searched")
+    with pytest.raises(ValueError, match="unknown camera 'c7'; the gallery has c0, c1, c2"):
+        reid.search(photos[0], made, where=Filter(cameras=("c7",)))
 
 
 def test_embeddings_are_searched_by_their_own_distances(place, embeddings, photos, tmp_path):
