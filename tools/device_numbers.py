@@ -266,32 +266,37 @@ def golden_training(dtype: str, precision: str) -> Row:
 
 def correctness(small: bool) -> Iterator[Row]:
     """Compare matches and gradients with the definition in float64, on random shapes."""
-    worst: dict[str, float] = {}
-    generator = np.random.default_rng(0)
-    for case in range(2 if small else 20):
-        q, g, r, s = (int(n) for n in generator.integers(1, [20, 40, 64, 64]))
-        d = int(generator.choice([8, 64, 128]))
-        query, gallery = maps(q, r, d, 2 * case), maps(g, s, d, 2 * case + 1)
-        expected = definition(query, gallery)
-        for kind, (dtype, precision) in KINDS.items():
-            with jax.default_matmul_precision(precision):
-                rounded = jnp.asarray(query, dtype), jnp.asarray(gallery, dtype)
-                got = jax.jit(best_matches)(*rounded)
-            found = max(largest(a, b) for a, b in zip(got, expected, strict=True))
-            name = f"matches, {kind}"
-            worst[name] = max(worst.get(name, 0.0), found)
-        weight = generator.standard_normal((q, g, r)).astype(np.float32)
-        gradient = gradient_of(query, gallery, weight)
+    count, worst = 2 if small else 20, {}
+    for _, errors in in_parallel({i: lambda i=i: errors_of_matches(i) for i in range(count)}):
+        if isinstance(errors, Exception):
+            yield {"what": "matches", "failed": reason(errors)}
+            continue
+        worst = {name: max(worst.get(name, 0.0), error) for name, error in errors.items()}
+    for name, error in worst.items():
+        yield {"what": f"{name}, {count} shapes", "error": error}
 
-        def weighted(query: Any, gallery: Any, weight: Any) -> Any:
-            return (best_matches(query, gallery)[0] * weight).sum()
 
-        with jax.default_matmul_precision("highest"):
-            got = jax.jit(jax.grad(weighted))(query, gallery, weight)
-        name = "gradient of matches, float32"
-        worst[name] = max(worst.get(name, 0.0), largest(got, gradient))
-    for name, found in worst.items():
-        yield {"what": f"{name}, {case + 1} shapes", "error": found}
+def errors_of_matches(case: int) -> dict[str, float]:
+    """Return the errors of a random shape by name."""
+    generator, errors = np.random.default_rng(case), {}
+    q, g, r, s = (int(n) for n in generator.integers(1, [20, 40, 64, 64]))
+    d = int(generator.choice([8, 64, 128]))
+    query, gallery = maps(q, r, d, 2 * case), maps(g, s, d, 2 * case + 1)
+    expected = definition(query, gallery)
+    for kind, (dtype, precision) in KINDS.items():
+        with jax.default_matmul_precision(precision):
+            got = jax.jit(best_matches)(jnp.asarray(query, dtype), jnp.asarray(gallery, dtype))
+        pairs = zip(got, expected, strict=True)
+        errors[f"matches, {kind}"] = max(largest(a, b) for a, b in pairs)
+    weight = generator.standard_normal((q, g, r)).astype(np.float32)
+
+    def weighted(query: Any, gallery: Any, weight: Any) -> Any:
+        return (best_matches(query, gallery)[0] * weight).sum()
+
+    with jax.default_matmul_precision("highest"):
+        got = jax.jit(jax.grad(weighted))(query, gallery, weight)
+    errors["gradient of matches, float32"] = largest(got, gradient_of(query, gallery, weight))
+    return errors
 
 
 def definition(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -311,38 +316,45 @@ def gradient_of(query: np.ndarray, gallery: np.ndarray, weight: np.ndarray) -> n
 
 def kernel(small: bool) -> Iterator[Row]:
     """Compare the Pallas kernel with the definition: matches, positions and weighted sums."""
-    generator = np.random.default_rng(1)
-    for case in range(2 if small else 20):
-        # The first is the real size; others need padding to the tiles of the hardware.
-        q, g, r, s, d = 8, 32, 192, 192, 128
-        if case or small:
-            q, g = (int(n) for n in generator.integers(1, [4, 9] if small else [12, 100]))
-            r, s = (int(n) for n in generator.integers(1, [20, 20] if small else [257, 257]))
-            d = int(generator.choice([64] if small else [32, 64, 128]))
-        query = jnp.asarray(maps(q, r, d, 2 * case), jnp.bfloat16)
-        gallery = jnp.asarray(maps(g, s, d, 2 * case + 1), jnp.bfloat16)
-        expected = definition(query, gallery)
-        weights = [generator.standard_normal(n).astype(np.float32) for n in (r, s)]
-        row: Row = {"what": f"Pallas, {q} x {g} maps of {r} and {s} x {d}"}
-        try:
-            *got, at_gallery, at_query = jax.jit(
-                lambda q, g: best_matches(q, g, engine="pallas", positions=True)
-            )(query, gallery)
-            row["error"] = max(largest(a, b) for a, b in zip(got, expected, strict=True))
-            # Ties may be broken either way: what counts is the correlation there.
-            correlation = np.einsum("ird,jsd->ijrs", np.float64(query), np.float64(gallery))
-            there = np.take_along_axis(correlation, np.asarray(at_gallery, int)[..., None], 3)
-            back = np.take_along_axis(correlation, np.asarray(at_query, int)[:, :, None], 2)
-            row["error_of_positions"] = max(
-                largest(there[..., 0], expected[0]), largest(back[:, :, 0], expected[1])
-            )
-            sums = jax.jit(lambda q, g, a, b: match_scores(q, g, a, b, engine="pallas"))
-            row["error_of_sums"] = largest(
-                sums(query, gallery, *weights), expected[0] @ weights[0] + expected[1] @ weights[1]
-            )
-        except Exception as error:
-            row["failed"] = reason(error)
-        yield row
+    jobs = {i: lambda i=i: errors_of_kernel(i, small) for i in range(2 if small else 20)}
+    for case, row in in_parallel(jobs):
+        failed = isinstance(row, Exception)
+        yield {"what": f"Pallas, shape {case}", "failed": reason(row)} if failed else row
+
+
+def errors_of_kernel(case: int, small: bool) -> Row:
+    """Return the errors of the kernel on a random shape."""
+    generator = np.random.default_rng(case)
+    # The first is the real size; others need padding to the tiles of the hardware.
+    q, g, r, s, d = 8, 32, 192, 192, 128
+    if case or small:
+        q, g = (int(n) for n in generator.integers(1, [4, 9] if small else [12, 100]))
+        r, s = (int(n) for n in generator.integers(1, [20, 20] if small else [257, 257]))
+        d = int(generator.choice([64] if small else [32, 64, 128]))
+    query = jnp.asarray(maps(q, r, d, 2 * case), jnp.bfloat16)
+    gallery = jnp.asarray(maps(g, s, d, 2 * case + 1), jnp.bfloat16)
+    row: Row = {"what": f"Pallas, {q} x {g} maps of {r} and {s} x {d}"}
+    expected = definition(query, gallery)
+    weights = [generator.standard_normal(n).astype(np.float32) for n in (r, s)]
+    try:
+        *got, at_gallery, at_query = jax.jit(
+            lambda q, g: best_matches(q, g, engine="pallas", positions=True)
+        )(query, gallery)
+        row["error"] = max(largest(a, b) for a, b in zip(got, expected, strict=True))
+        # Ties may be broken either way: what counts is the correlation there.
+        correlation = np.einsum("ird,jsd->ijrs", np.float64(query), np.float64(gallery))
+        there = np.take_along_axis(correlation, np.asarray(at_gallery, int)[..., None], 3)
+        back = np.take_along_axis(correlation, np.asarray(at_query, int)[:, :, None], 2)
+        row["error_of_positions"] = max(
+            largest(there[..., 0], expected[0]), largest(back[:, :, 0], expected[1])
+        )
+        sums = jax.jit(lambda q, g, a, b: match_scores(q, g, a, b, engine="pallas"))
+        row["error_of_sums"] = largest(
+            sums(query, gallery, *weights), expected[0] @ weights[0] + expected[1] @ weights[1]
+        )
+    except Exception as error:
+        row["failed"] = reason(error)
+    return row
 
 
 def trajectories(small: bool) -> Iterator[Row]:

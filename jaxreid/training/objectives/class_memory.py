@@ -34,6 +34,10 @@ class ClassMemoryObjective(Objective):
         """Return the mean focal loss, and the share of images whose best class is correct."""
         memory, label = batch.memory, batch.label
         rows = memory.valid.shape[0]
+        if self.axis_name is None or jax.lax.axis_size(self.axis_name) == 1:
+            # One device need not match the padding, which lets others divide the memory.
+            memory = jax.tree.map(lambda x: x[: self.num_classes], memory)
+            rows = min(rows, self.num_classes)
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * rows
         real = first + jnp.arange(rows) < self.num_classes
         logit = model.match(batch.feature, memory.feature, train=True, mask=real)
