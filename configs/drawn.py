@@ -1,7 +1,7 @@
 """The bundled model `drawn`: QAConv-GS trained on drawn people alone, for cameras of any kind.
 
     python -m jaxreid.main --config=drawn --workdir=runs/drawn
-    jaxreid weights runs/drawn --out=drawn.safetensors
+    jaxreid weights runs/drawn drawn.safetensors
 
 4,000 people in 160 domains that are drawn themselves (`synthetic_people/random`), a small network
 from random weights, graph sampling with the pairwise loss. The class graph matches pooled maps, so

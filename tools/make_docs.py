@@ -4,9 +4,10 @@
     python tools/make_docs.py settings
 
 A document holds generated text between <!-- SOURCE --> and <!-- end -->. SOURCE is `settings`, a
-file of `benchmark.py --json`, or benchmarks/plan.jsonl, results of `jaxreid plan --json`. Settings
-are described by their comments in configs/, options of components by the docstrings of their
-classes. `mkdocs build` also uses this file (mkdocs.yml).
+file of `benchmark.py --json`, benchmarks/plan.jsonl, results of `jaxreid plan --json`, or
+benchmarks/factors.json, a result of `study_factors.py`. Settings are described by their comments in
+configs/, options of components by the docstrings of their classes. `mkdocs build` also uses this
+file (mkdocs.yml).
 """
 
 import argparse
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (settings|\S+\.jsonl) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (settings|\S+\.jsonl?) -->\n).*?(<!-- end -->)", re.DOTALL)
 DATA = ("synthetic", "market1501")
 COLUMNS = ("`NAME`", "`NAME:market1501`")
 # Values by recipe and path.
@@ -51,7 +52,11 @@ def generate(document: str) -> str:
 
     def renew(block: re.Match[str]) -> str:
         opening, source, closing = block.groups()
-        makers = {"settings": lambda _: settings(), "benchmarks/plan.jsonl": plans}
+        makers = {
+            "settings": lambda _: settings(),
+            "benchmarks/plan.jsonl": plans,
+            "benchmarks/factors.json": factors,
+        }
         content = makers.get(source, benchmarks)(ROOT / source)
         return f"{opening}{content}\n{closing}"
 
@@ -63,6 +68,13 @@ def benchmarks(path: pathlib.Path) -> str:
     import benchmark_tables
 
     return benchmark_tables.markdown(path)
+
+
+def factors(path: pathlib.Path) -> str:
+    """Generate the tables of `study_factors.py`."""
+    import study_report
+
+    return study_report.markdown(json.loads(path.read_text()))
 
 
 def plans(path: pathlib.Path) -> str:

@@ -22,8 +22,8 @@ from jaxreid.data.synthetic.stream import Stream
 from jaxreid.data.synthetic.walks import NOBODY, Plan
 from jaxreid.data.synthetic.wardrobe import COLOURS, SKIN
 
-# People of each domain.
-PER_DOMAIN = 6
+# People of each domain, who all pass the same two cameras.
+PER_DOMAIN = 10
 # The first of every block of people who may dress alike: no two of the study do.
 _BLOCK = 4
 # What all cameras of the study share, so that each picture takes the same random numbers.
@@ -121,11 +121,10 @@ class Factor:
 
 
 def subjects(people: int, seed: int) -> list[Subject]:
-    """Draw people and the cameras that see them, by turns from `people / PER_DOMAIN` domains."""
-    domains = -(-people // PER_DOMAIN)
+    """Draw people and the cameras that see them, one domain after the other."""
     result = []
     for i in range(people):
-        domain, index = number(seed, i % domains), _BLOCK * (i // domains)
+        domain, index = number(seed, i // PER_DOMAIN), _BLOCK * (i % PER_DOMAIN)
         s = Stream(seed, domain, 50, index)
         views = [
             View(place, dataclasses.replace(cameras_of(domain)[place], **_STEADY), 5 * turn)
@@ -225,7 +224,10 @@ def _cover(share: float) -> Callable[[Sequence[Subject]], list[Subject]]:
 
 
 def _alike(strangers: int) -> Callable[[Sequence[Subject]], list[Subject]]:
-    """Return a change by which everybody meets this many strangers in the very same clothes."""
+    """Return a change by which everybody meets this many strangers in the very same clothes.
+
+    PER_DOMAIN is a multiple of one more than it, so that the strangers pass the same cameras.
+    """
 
     def change(people: Sequence[Subject]) -> list[Subject]:
         first = [i - i % (strangers + 1) for i in range(len(people))]
@@ -284,5 +286,5 @@ FACTORS = (
     Factor("box", "box: shift across, at most, % of its width", "gallery", tuple(
         _camera(f"{round(1000 / 128 * slop)}", slop=slop) for slop in (0.0, 1.0, 2.0, 3.0, 4.0))),
     Factor("lookalikes", "strangers in the very same clothes in the gallery", "everybody", tuple(
-        Level(str(strangers), _alike(strangers)) for strangers in (0, 1, 2, 4, 9))),
+        Level(str(strangers), _alike(strangers)) for strangers in (0, 1, 4, 9))),
 )  # fmt: skip

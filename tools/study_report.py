@@ -100,48 +100,88 @@ def _decades(rate: float) -> float:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return a table for each factor."""
-    reference = result["reference"]
+    """Return an overview, and a table for each factor."""
+    reference, model = result["reference"], result["model"]
+    passed = _thousandths(reference["false_match_rate"])
+    step = f", step {model['step']}" if model["step"] is not None else ""
     lines = [
+        f"Model `{model['name']}`{step} (digest {model['digest']}). "
         f"{result['people']} people of {result['domains']} drawn domains (seed {result['seed']}), "
         f"as drawn: rank-1 {_percent(reference['rank1'])}, mAP "
-        f"{_percent(reference['mAP'])}; false matches {_rate(reference['false_match_rate'])} of "
+        f"{_percent(reference['mAP'])}; false matches {passed} of "
         f"1,000 pairs, misses {_percent(reference['miss_rate'])}. In brackets: 95 % of "
-        f"{result['draws']:,} draws of people."
+        f"{result['draws']:,} draws of people; bold: they are all of one sign.",
+        "",
+        *_overview(result["factors"]),
     ]
     for factor in result["factors"]:
         alike = any("false_match_rate_alike" in level for level in factor["levels"])
         where = "" if factor["where"] == "everybody" else " (gallery)"
         header = [
             f"{factor['title']}{where}", "rank-1", "change", "mAP", "misses",
-            "false matches, of 1,000 pairs", *["... of pairs dressed alike"] * alike,
+            "false matches, of 1,000 pairs", "change", *["... of pairs dressed alike"] * alike,
         ]  # fmt: skip
         lines += ["", _row(header), "|---" * len(header) + "|"]
         for k, level in enumerate(factor["levels"]):
             cells = [
                 level["level"],
                 _percent(level["rank1"]),
-                _percent(level["rank1_change"], sign=True) if k else "",
-                _percent(level["mAP"], short=True),
+                _change(level, "rank1", _percent) if k else "",
+                _percent(level["mAP"]).partition(" ")[0],
                 _percent(level["miss_rate"]),
-                _rate(level["false_match_rate"]),
+                _thousandths(level["false_match_rate"]),
+                _change(level, "false_match_rate", _thousandths) if k else "",
             ]
             if alike:
                 held = level.get("false_match_rate_alike")
-                cells.append(_rate(held) if held else "")
+                cells.append(_thousandths(held) if held else "")
             lines.append(_row(cells))
     return "\n".join(lines)
+
+
+def _overview(factors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of the levels of each factor that differ most from its first level."""
+    header = (
+        *("factor", "from", "lowest rank-1 at", "change"),
+        *("most false matches at", "change, of 1,000 pairs"),
+    )
+    lines = [_row(header), "|---" * len(header) + "|"]
+    for factor in factors:
+        first, *others = factor["levels"]
+        rank = min(others, key=lambda level: level["rank1"][0])
+        false = max(others, key=lambda level: level["false_match_rate"][0])
+        lines.append(
+            _row(
+                (
+                    factor["title"],
+                    first["level"],
+                    rank["level"],
+                    _change(rank, "rank1", _percent),
+                    false["level"],
+                    _change(false, "false_match_rate", _thousandths),
+                )
+            )
+        )
+    return lines
+
+
+def _change(level: Mapping[str, Any], name: str, words: Callable[..., str]) -> str:
+    """Write a change, in bold where all of its interval has one sign."""
+    interval = level[f"{name}_change"]
+    _, low, high = interval
+    text = words(interval, "+")
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
-def _percent(interval: Sequence[float], *, sign: bool = False, short: bool = False) -> str:
-    value, low, high = (f"{100 * x:{'+' if sign else ''}.1f}" for x in interval)
-    return value if short else f"{value} [{low}, {high}]"
+def _percent(interval: Sequence[float], sign: str = "") -> str:
+    value, low, high = (f"{100 * x:{sign}.1f}" for x in interval)
+    return f"{value} [{low}, {high}]"
 
 
-def _rate(interval: Sequence[float]) -> str:
-    value, low, high = (f"{1000 * x:.{1 if x < 0.1 else 0}f}" for x in interval)
+def _thousandths(interval: Sequence[float], sign: str = "") -> str:
+    value, low, high = (f"{1000 * x:{sign}.{1 if abs(x) < 0.1 else 0}f}" for x in interval)
     return f"{value} [{low}, {high}]"
