@@ -15,6 +15,7 @@ def add_serve(commands: Any) -> None:
         commands,
         "serve",
         run_serve,
+        run_service,
         "serve a model over HTTP, with a page for drag and drop",
         "jaxreid serve --model=runs/qaconv --port=8080",
         "Endpoints: /embed, /compare, /search, /index, /model, /health, /metrics; / is the page, "
@@ -67,11 +68,11 @@ def add_serve(commands: Any) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> dict[str, Any]:
+def run_service(args: argparse.Namespace) -> dict[str, Any]:
     """Load a model, compile it, and answer requests until the process is stopped."""
     try:
         from jaxreid.service.limits import Limits
-        from jaxreid.service.server import bind, read_token
-        from jaxreid.service.server import serve as answer
+        from jaxreid.service.server import bind, read_token, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("jaxreid"):
             raise
@@ -114,7 +115,7 @@ def run_serve(args: argparse.Namespace) -> dict[str, Any]:
         print(f"serving {pathlib.Path(args.model).name}{held}{worth}")
         print(f"{address.url}  ({asked}; Ctrl-C stops)", flush=True)
 
-    answer(engine, address, token=token, ready=ready)
+    serve(engine, address, token=token, ready=ready)
     answered = sum(
         int(sample.value)
         for metric in engine.metrics.requests.collect()

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import jaxreid
+from jaxreid import cli
+from jaxreid.cli.arguments import make_parser
 from jaxreid.pictures.matches import strongest_links
 from jaxreid.service import server
 from jaxreid.service.app import make_app
@@ -317,19 +320,19 @@ def test_too_much_at_once_and_too_long_are_refused():
         go.wait(10)
         return np.zeros((len(images), 1))
 
-    limits = Limits(waiting=1, requests=1, seconds=0.3)
-    with running(Stub(embed), limits=limits) as client:
-        full = client.post("/embed", files=pictures(photo(1), photo(2)))
+    with running(Stub(embed), limits=Limits(seconds=0.3)) as client:
         slow = client.post("/embed", files=pictures(photo(1)))
+        go.set()
+    with running(Stub(embed), limits=Limits(waiting=1, requests=1)) as client:
+        full = client.post("/embed", files=pictures(photo(1), photo(2)))
         client.app_._count = 1
         busy = client.get("/model")
         assert client.get("/health").status_code == 200
-        go.set()
-    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
-    assert "expected at most 1" in full.json()["detail"]
     assert slow.status_code == 504
     assert "within 0.3 seconds" in slow.json()["detail"]
-    assert busy.status_code == 503
+    for answer, words in ((full, "expected at most 1"), (busy, "1 requests are in progress")):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert words in answer.json()["detail"]
 
 
 def test_a_fault_shows_nothing_of_the_machine():
@@ -441,6 +444,69 @@ def test_every_program_is_compiled_at_the_start(reid, monkeypatch):
     engine._matches(features[:1], features, 3)
     engine.close()
     assert reid._scorers == scorers
+
+
+DOCUMENT = (REPOSITORY / "docs" / "service.md").read_text()
+
+
+def test_the_examples_of_the_document_are_answered(client, index, monkeypatch):
+    monkeypatch.setattr(client.engine, "index", index)
+    monkeypatch.setattr(client.engine, "writable", True)
+    commands = re.findall(r"^curl (.*)$", DOCUMENT, re.MULTILINE)
+    assert len(commands) == 11
+    for command in commands:
+        words = shlex.split(command)
+        files, data, method = [], {}, None
+        for option, value in itertools.pairwise(words):
+            name, _, content = value.partition("=")
+            if option == "-F" and content.startswith("@"):
+                files.append((name, (content[1:], photo(ord(content[1])))))
+            elif option == "-F":
+                data[name] = content
+            method = value if option == "-X" else method
+        address, _, path = words[-1].removeprefix("http://").partition("/")
+        path = re.sub("[0-9a-f]{32}", digest_of(photo(2)), path)
+        method = method or ("POST" if files else "GET")
+        answer = client.request(method, path, files=files, data=data)
+        assert (address, answer.status_code) == ("127.0.0.1:8080", 200), command
+
+
+def test_limits_and_endpoints_of_the_document_are_those_of_the_command(client):
+    for name, path in itertools.product(("get", "post", "delete"), ("/search", "/index", "/embed")):
+        known = name in client.get("/openapi.json").json()["paths"][path]
+        assert (f"`{name.upper()} {path}`" in DOCUMENT) == known
+    limits, args = Limits(), make_parser().parse_args(["serve"])
+    of_the_command = {
+        "--max-mb": (args.max_mb, limits.body / 2**20),
+        "--max-megapixels": (args.max_megapixels, limits.pixels / 1e6),
+        "--max-images": (args.max_images, limits.images),
+        "--max-requests": (args.max_requests, limits.requests),
+        "--max-seconds": (args.max_seconds, limits.seconds),
+        "--wait-ms": (args.wait_ms, 5),
+    }
+    documented = dict(re.findall(r"\| `(--[a-z-]+)` \| (\d+)", DOCUMENT))
+    assert {option: int(value) for option, value in documented.items()} == {
+        option: value for option, (value, _) in of_the_command.items()
+    }
+    assert all(value == default for value, default in of_the_command.values())
+    assert (limits.queries, limits.waiting) == (8, 512)
+
+
+def test_mistakes_of_the_command_are_answered_before_the_model_is_loaded(capsys, monkeypatch):
+    monkeypatch.delenv("JAXREID_TOKEN", raising=False)
+    assert cli.main(["serve", "--host=0.0.0.0"]) == 1
+    assert "set JAXREID_TOKEN or --token-file" in capsys.readouterr().err
+    assert cli.main(["serve", "--token-file=/no/such/file"]) == 1
+    assert "No such file" in capsys.readouterr().err
+    for wrong, words in (("--writable", "give --index=INDEX"), ("--port=65536", "at most 65535")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["serve", wrong])
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "jaxreid.service.server")
+    assert cli.main(["serve"]) == 1
+    assert "the service needs uvicorn: pip install 'jaxreid[serve]'" in capsys.readouterr().err
 
 
 def form(**files):
