@@ -14,7 +14,6 @@ def add_serve(commands: Any) -> None:
     verb = add_verb(
         commands,
         "serve",
-        run_serve,
         run_service,
         "serve a model over HTTP, with a page for drag and drop",
         "jaxreid serve --model=runs/qaconv --port=8080",
@@ -67,7 +66,6 @@ def add_serve(commands: Any) -> None:
     add_json(verb)
 
 
-def run_serve(args: argparse.Namespace) -> dict[str, Any]:
 def run_service(args: argparse.Namespace) -> dict[str, Any]:
     """Load a model, compile it, and answer requests until the process is stopped."""
     try:
