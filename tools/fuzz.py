@@ -165,9 +165,15 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
     counts: collections.Counter[str] = collections.Counter()
     for target in args.targets or TARGETS:
+        # User and system time, of this process and its children; not that of the wall.
+        before = sum(os.times()[:4])
         done, findings = _run(target, args)
+        spent = sum(os.times()[:4]) - before
         counts[target] = len(findings)
-        print(f"{target}: {done:,} files read, {len(findings)} findings", flush=True)
+        print(
+            f"{target}: {done:,} files read in {spent:.0f} s of CPU time, {len(findings)} findings",
+            flush=True,
+        )
         for content, words in findings:
             print(words)
             if args.keep:

@@ -352,7 +352,9 @@ def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
         step: step of a run; the newest checkpoint if None.
 
     Raises:
-        FileNotFoundError, ValueError: `path` holds no model, or one that cannot be read.
+        FileNotFoundError, ValueError: `path` holds no model, one that cannot be read, or one of a
+            module (`package.module:Class`) that is neither imported nor allowed by the environment
+            variable JAXREID_ALLOW.
     """
     weights = open_weights(path, step=step)
     return ReID(

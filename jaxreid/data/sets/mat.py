@@ -34,7 +34,7 @@ _TYPES = {
 _TYPES |= {16: "u1", 17: "u2", 18: "u4"}
 _MATRIX, _COMPRESSED = 14, 15
 # Classes of arrays.
-_CELL, _STRUCT, _TEXT, _NUMBERS = 1, 2, 4, range(6, 16)
+_CLASSES, _CELL, _STRUCT, _TEXT, _NUMBERS = range(1, 16), 1, 2, 4, range(6, 16)
 # Bytes of a variable: small files can hold ones without end.
 _LARGEST = 2**28
 
@@ -66,7 +66,11 @@ def read_mat(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
             if kind != _MATRIX:
                 continue
             parts = _elements(data, order)
-            flags, shape, name = (_integers(parts, order) for _ in range(3))
+            flags = _integers(parts, order)
+            # Objects of newer classes have no shape, and are nobody's data.
+            if flags and flags[0] & 0xFF not in _CLASSES:
+                continue
+            shape, name = (_integers(parts, order) for _ in range(2))
             if _text(name) in names:
                 held[_text(name)] = _value(flags, shape, parts, order)
     except (zlib.error, RecursionError) as error:
