@@ -240,7 +240,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
 def value_at(config: Mapping[str, Any], path: str) -> Any:
     """Return the setting at a dotted path; None if there is not one."""
     for name in path.split("."):
-        if not isinstance(config, Mapping) or name not in config:
+        # A ConfigDict is not a Mapping.
+        if not hasattr(config, "keys") or name not in config:
             return None
         config = config[name]
     return config
