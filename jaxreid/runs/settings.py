@@ -65,7 +65,6 @@ RULES = {
     "sampler.instances": SIZE,
     "sampler.quota": Numbers(SIZE, (16, 16), any_length=True),
     "sampler.alternate": Flag(),
-    "sampler.graph_window": Numbers(SIZE, (2, 2)),
     "sampler.save_graph": Flag(),
     "optim.name": Text("sgd"),
     "optim.lr": Number(0, above=True),
@@ -241,6 +240,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
 def value_at(config: Mapping[str, Any], path: str) -> Any:
     """Return the setting at a dotted path; None if there is not one."""
     for name in path.split("."):
+        # A ConfigDict is not a Mapping.
         if not hasattr(config, "keys") or name not in config:
             return None
         config = config[name]
