@@ -115,6 +115,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"test sets, as {values.DATASET} (default: those of the run)",
     )
+    verb.add_argument(
+        "--junk",
+        choices=("auto", "camera", "same-image", "none"),
+        help="matches to ignore: from the query's camera, its own file, or none (default: that of "
+        "the run, or auto)",
+    )
     verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
     verb.add_argument("--tlift", action="store_true", help="also report TLift")
     verb.add_argument(

@@ -56,7 +56,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
         )
-    options = {name: True for name in ("rerank", "tlift", "flip") if getattr(args, name)}
+    names = ("rerank", "tlift", "flip", "junk")
+    options = {name: value for name in names if (value := getattr(args, name))}
     workdir = reid.path if reid.step is not None else None
     folders = {"dir": args.dir, "prepared_dir": args.prepared_dir}
     results = reid.evaluate(args.test, workdir=workdir, **folders, **options)

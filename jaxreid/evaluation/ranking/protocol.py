@@ -26,8 +26,7 @@ def choose_rule(
     """
     cameras = np.concatenate([query_camid, gallery_camid])
     unknown = int((cameras < 0).sum())
-    alone = len(cameras) > 0 and (cameras == cameras[0]).all()
-    if not unknown and not alone:
+    if not unknown:
         return "camera", ""
     total = len(cameras)
     shared = len(set(query_name) & set(gallery_name))
@@ -41,8 +40,7 @@ def choose_rule(
         )
     return (
         rule,
-        f"{f'no camera is known for {unknown} of' if unknown else 'one camera took all'} {total} "
-        f"images: junk rule {rule!r}, {effect}.",
+        f"no camera is known for {unknown} of {total} images: junk rule {rule!r}, {effect}.",
     )
 
 
@@ -111,8 +109,8 @@ def protocol_of(
             advice = " Some cameras are unknown: use --config.eval.junk=auto."
         elif rule == "camera" and own.any():
             advice = (
-                " Every person is seen by one camera alone: use --config.eval.junk=none to count "
-                "matches within a camera."
+                " Every person is seen by one camera alone: use --config.eval.junk=none "
+                "(jaxreid evaluate: --junk=none) to count matches within a camera."
             )
         elif not own.any():
             advice = " Expected people who are both in the queries and in the gallery."
