@@ -65,6 +65,7 @@ RULES = {
     "sampler.instances": SIZE,
     "sampler.quota": Numbers(SIZE, (16, 16), any_length=True),
     "sampler.alternate": Flag(),
+    "sampler.graph_window": Numbers(SIZE, (2, 2)),
     "sampler.save_graph": Flag(),
     "optim.name": Text("sgd"),
     "optim.lr": Number(0, above=True),
