@@ -611,7 +611,7 @@ def test_the_page_finds_a_dropped_person_in_a_browser(browser, reid):
         view.goto(address.url)
         view.fill("#token", TOKEN)
         view.keyboard.press("Enter")
-        view.wait_for_function("state.about !== null")
+        view.wait_for_selector("#notes li", state="attached")
         problems.clear()  # the refusal of the first request
         encoded = lambda *pids: [  # noqa: E731
             [f"<img src=x onerror=alert(1)>{pid}.png", base64.b64encode(photo(pid)).decode()]
@@ -630,7 +630,7 @@ def test_the_page_finds_a_dropped_person_in_a_browser(browser, reid):
         view.keyboard.press("ArrowRight")
         assert view.evaluate("document.activeElement.querySelector('.rank').textContent") == "2"
         view.keyboard.press("Enter")
-        view.wait_for_function("document.querySelectorAll('#pairlines line').length > 0")
+        view.wait_for_selector("#pairlines line", state="attached")
         view.keyboard.press("Escape")
         view.evaluate(DROP, ["found", [["broken.png", base64.b64encode(b"x" * 9).decode()]]])
         view.wait_for_selector("#problem:not([hidden])")
