@@ -176,8 +176,8 @@ def bomb(side):
             {},
         ),
         (413, "pixels", "/embed", pictures(bomb(60_000)), {}),
-        (422, "expected 1 to 100 images, got 101", "/embed", pictures(*[b"x"] * 101), {}),
-        (422, "expected 1 to 8 images", "/search", pictures(*[b"x"] * 9, field="query"), {}),
+        (422, "at most 100 items", "/embed", pictures(*[b"x"] * 101), {}),
+        (422, "at most 8 items", "/search", pictures(*[b"x"] * 9, field="query"), {}),
         (422, "images: Field required", "/embed", pictures(b"x", field="other"), {}),
         (422, "less than or equal to 100", "/search", pictures(b"x", field="query"), {"top": 101}),
         (422, "prior", "/search", pictures(b"x", field="query"), {"prior": "nan"}),
@@ -195,6 +195,11 @@ def test_what_is_not_expected_is_refused_in_words(client, status, words, path, f
     answer = client.post(path, files=files, data=data)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     assert words in answer.json()["detail"]
+
+
+def test_another_method_is_answered_with_those_that_a_path_has(client):
+    answer = client.put("/index")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 
 
 def test_a_body_is_limited_with_and_without_its_length(reid):
