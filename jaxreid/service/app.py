@@ -16,6 +16,7 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 import jaxreid
 from jaxreid.service import answers, pages
@@ -45,7 +46,6 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": answers.Problem, "description": "No index, or nothing of this id in it"}
 }
 
-Images = Annotated[list[UploadFile], File(description="image files")]
 Prior = Annotated[
     float | None, Form(gt=0, lt=1, description="probability of the same person before looking")
 ]
@@ -63,6 +63,8 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         token: bearer token that requests must have; None for none.
     """
     limits = engine.limits
+    some = {"min_length": 1, "max_length": limits.images}
+    Images = Annotated[list[UploadFile], File(description="image files", **some)]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -90,10 +92,6 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         files = [(await file.read(), file.filename) for group in groups for file in group]
         photos = iter(await engine.read(files))
         return [[next(photos) for _ in group] for group in groups]
-
-    def within(files: Sequence[UploadFile], most: int, what: str, least: int = 1) -> None:
-        if not least <= len(files) <= most:
-            raise Refused(422, f"{what}: expected {least} to {most} images, got {len(files)}.")
 
     def index_needed(*, change: bool = False) -> None:
         if engine.index is None:
@@ -134,7 +132,6 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
             Literal["json", "npy"], Form(description="npy: float32 as NumPy writes it")
         ] = "json",
     ) -> Response:
-        within(images, limits.images, "images")
         (photos,) = await read(images)
         features = await engine.features(photos)
         if format == "npy":
@@ -156,9 +153,13 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         "/search", summary="Find a person in a gallery, or in the index", responses=_NOT_FOUND
     )
     async def search(
-        query: Annotated[list[UploadFile], File(description="photos of one person")],
+        query: Annotated[
+            list[UploadFile],
+            File(description="photos of one person", min_length=1, max_length=limits.queries),
+        ],
         gallery: Annotated[
-            list[UploadFile], File(description="images to search; none for the index")
+            list[UploadFile],
+            File(description="images to search; none for the index", max_length=limits.images),
         ] = [],  # noqa: B006
         top: Annotated[int, Form(ge=1, le=limits.top)] = min(10, limits.top),
         prior: Prior = None,
@@ -172,8 +173,6 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         after: Moment = None,
         before: Moment = None,
     ) -> answers.Found:
-        within(query, limits.queries, "query")
-        within(gallery, limits.images, "gallery", least=0)
         if not gallery:
             index_needed()
         moments = {"after": moment_of(after, "after"), "before": moment_of(before, "before")}
@@ -199,7 +198,6 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         images: Images, camera: Text = None, time: Moment = None, person: Text = None
     ) -> answers.Added:
         index_needed(change=True)
-        within(images, limits.images, "images")
         for name, text in (("camera", camera), ("person", person)):
             if text and not text.isprintable():
                 raise Refused(422, f"{name}: expected one line of printable text.")
@@ -256,7 +254,12 @@ def _features(photos: Sequence[Photo], features: np.ndarray) -> Response:
 
 
 async def _refused(request: Request, error: Any) -> Response:
-    return JSONResponse({"detail": str(error.detail)}, error.status_code, error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        # Starlette names the methods of one route of this path alone.
+        matching = (r for r in request.app.routes if r.matches(request.scope)[0] != Match.NONE)
+        headers["allow"] = ", ".join(sorted({m for route in matching for m in route.methods}))
+    return JSONResponse({"detail": str(error.detail)}, error.status_code, headers)
 
 
 async def _invalid(request: Request, error: Any) -> Response:
