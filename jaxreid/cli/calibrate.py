@@ -12,7 +12,7 @@ def add_calibrate(commands: Any) -> None:
     verb = add_verb(
         commands,
         "calibrate",
-        calibrate,
+        calibrate_model,
         "fit probabilities and thresholds on your own images",
         "jaxreid calibrate runs/qaconv --data 'folder:/data/mine?pattern={pid}_c{camid}_*'",
         "Needs people who are seen by two cameras or more: a few dozen for a threshold at 1e-2, "
@@ -37,7 +37,7 @@ def add_calibrate(commands: Any) -> None:
     add_json(verb)
 
 
-def calibrate(args: argparse.Namespace) -> dict[str, Any]:
+def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
     """Fit a calibration, print how well it holds, and write it."""
     from jaxreid.cli.verbs import load_model
     from jaxreid.evaluation.calibration import CALIBRATION

@@ -12,7 +12,7 @@ def add_compare(commands: Any) -> None:
     verb = add_verb(
         commands,
         "compare",
-        compare,
+        compare_images,
         "score a pair of images, with probability and rate of false matches",
         "jaxreid compare a.jpg b.jpg --model=runs/qaconv --out=why.png",
         "jaxreid compare MODEL A B is the same.",
@@ -24,7 +24,7 @@ def add_compare(commands: Any) -> None:
     add_json(verb)
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
+def compare_images(args: argparse.Namespace) -> dict[str, Any]:
     """Print the score of a pair of images and what it is worth."""
     from jaxreid.cli.verbs import list_images, load_model
     from jaxreid.pictures.numbers import prior_text, probability_text, rate_text

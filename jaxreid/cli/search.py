@@ -15,7 +15,7 @@ def add_search(commands: Any) -> None:
     verb = add_verb(
         commands,
         "search",
-        search,
+        search_gallery,
         "find a person in a gallery of images",
         "jaxreid search query.jpg photographs/ --model=runs/qaconv --html=page.html",
         "Several query photos of one person count together. The gallery is a folder of images, a "
@@ -52,7 +52,7 @@ def add_search(commands: Any) -> None:
     add_json(verb)
 
 
-def search(args: argparse.Namespace) -> dict[str, Any]:
+def search_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Print the best matches of a person in a gallery."""
     from jaxreid.cli.verbs import list_images, load_model
     from jaxreid.pictures.numbers import probability_text, rate_text, time_text

@@ -108,12 +108,12 @@ def test_errors_are_over_people_and_hold_over_draws():
 def test_an_error_is_that_of_sums_over_people():
     from collections import Counter
 
-    accepted = np.array([[1, 1, 1, 2], [5, 6, 7, 5]])
+    accepted = np.array([[1, 1, 1, 1], [5, 5, 5, 5]])
     images = Counter({1: 100, 2: 100}), Counter({5: 50, 6: 50, 7: 100})
     rate = 4 / 200
-    queries = np.array([3, 1]) - rate * np.array([100, 100])
-    gallery = np.array([2, 1, 1]) - rate * np.array([50, 50, 100])
-    variance = 2 * (queries**2).sum() + 1.5 * (gallery**2).sum() - 4
+    queries = np.array([4, 0]) - rate * np.array([100, 100])
+    gallery = np.array([4, 0, 0]) - rate * np.array([50, 50, 100])
+    variance = 2 * (queries**2).sum() + 1.5 * (gallery**2).sum() - 4**2
     assert rate_error(accepted, images, 200) == pytest.approx(np.sqrt(variance) / 200)
 
 

@@ -11,7 +11,10 @@ from jaxreid.evaluation.run import Evaluation
 
 def test_events_are_written_after_the_files_that_they_stand_for(tmp_path, monkeypatch):
     result = types.SimpleNamespace(
-        metrics={"mAP": 1.0}, cmc=np.ones(1), variant=types.SimpleNamespace(options={})
+        metrics={"mAP": 1.0},
+        cmc=np.ones(1),
+        variant=types.SimpleNamespace(options={}),
+        pairs=None,
     )
     monkeypatch.setattr(Evaluation, "on", lambda *_: ({"plain": result}, {}, []))
     monkeypatch.setattr(Evaluation, "_held", lambda *_: False)
