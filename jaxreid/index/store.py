@@ -20,9 +20,9 @@ from jaxreid.places import expanded
 
 ROWS, ABOUT = "entries", "about"
 COLUMNS = ("id", "path", "camera", "time", "person")
-# Rows from which vectors are put into cells; below, comparing all of them is as fast.
+# Rows from which vectors are put into cells; with fewer, all of them are compared.
 LARGE = 20_000
-# LanceDB's caches, for cells and for the layout of files; its own defaults are 7 GB.
+# Bytes of LanceDB's caches, for cells and for the layout of files: a query stays small.
 _CACHES = {"index_cache_size_bytes": 1 << 28, "metadata_cache_size_bytes": 1 << 26}
 # Files of versions that were replaced less long ago are kept for those who still read them.
 _GRACE = datetime.timedelta(minutes=10)
@@ -30,8 +30,8 @@ _GRACE = datetime.timedelta(minutes=10)
 _NONE = datetime.timedelta(milliseconds=1)
 # Vectors to a cell, and the most cells.
 _CELL, _CELLS = 2_000, 512
-# Share of the cells that a query looks into.
-_PROBED = 0.25
+# Cells that a query looks into.
+_PROBED = 128
 # Of the clustering: vectors to a cell, and rounds. A fifth of LanceDB's, for two cores.
 _TRAINING = {"sample_rate": 64, "max_iterations": 12}
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
@@ -196,7 +196,7 @@ class Store:
             query = self.rows.search(np.float32(vector), vector_column_name="vector")
             query = query.distance_type("l2").limit(count).select([*self._read, "_distance"])
             # More cells than these are looked into where a condition leaves too few rows.
-            query = query.minimum_nprobes(max(1, round(_PROBED * _CELLS))).maximum_nprobes(0)
+            query = query.minimum_nprobes(_PROBED).maximum_nprobes(0)
             query = query.bypass_vector_index() if every else query
             return (query.where(where, prefilter=True) if where else query).to_arrow()
 
@@ -241,9 +241,15 @@ class Store:
         """Return the numbers of rows, of parts they are stored in, and of rows in cells."""
         with self.explained():
             stats = self.rows.stats()
-            indices = self.rows.list_indices()
-            held = self.rows.index_stats(indices[0].name).num_indexed_rows if indices else 0
+            name = f"cells_{max(self._cells(), default=0)}"
+            cells = self.rows.index_stats(name)
+        held = cells.num_indexed_rows if cells else 0
         return stats["num_rows"], stats["fragment_stats"]["num_fragments"], held
+
+    def _cells(self) -> list[int]:
+        """Return the numbers of cells of the search structures; there is one, or none."""
+        names = (index.name for index in self.rows.list_indices())
+        return [int(name.removeprefix("cells_")) for name in names if name.startswith("cells_")]
 
     def is_slow(self) -> bool:
         """Return whether there are many small parts, or many rows outside of cells."""
@@ -258,13 +264,17 @@ class Store:
         """Merge small parts and put rows into cells."""
         with self.explained():
             self.rows.optimize(cleanup_older_than=_GRACE)
-            rows, _, held = self.state()
-            if rows >= LARGE and held < 0.5 * rows:
-                cells = min(_CELLS, rows // _CELL)
+            rows, old = self.rows.count_rows(), self._cells()
+            cells = min(_CELLS, rows // _CELL)
+            # New cells for twice as many, or where a process died between the two steps.
+            if rows >= LARGE and (len(old) != 1 or cells >= 2 * old[0]):
                 config = self._lancedb.index.IvfSq(
                     distance_type="l2", num_partitions=cells, **_TRAINING
                 )
-                self.rows.create_index("vector", config=config, replace=True)
+                name = f"cells_{cells}"
+                self.rows.create_index("vector", config=config, replace=True, name=name)
+                for number in {*old} - {cells}:
+                    self.rows.drop_index(f"cells_{number}")
 
     def erase(self) -> None:
         """Write all rows anew and delete every other file, with what was removed.

@@ -136,6 +136,19 @@ def test_removed_images_are_found_no_more_and_can_be_erased(copied, place, photo
     assert str(photos[0]) not in {hit.path for hit in copied.search(photos[0], top=99)}
 
 
+def test_an_object_store_holds_an_index_too(reid, tmp_path):
+    uri = f"file-object-store://{tmp_path / 'bucket'}"
+    features = features_of(reid, 9)
+    index = jaxreid.Index.create(uri, reid, dtype="float16")
+    index.add(features, {"id": [str(i) for i in range(9)]})
+    again = jaxreid.Index.open(uri, reid)
+    assert again.search(features[3], top=1)[0].id == index.search(features[3], top=1)[0].id
+    assert again.remove(id="3") == 1
+    assert len(again) == 8
+    with pytest.raises(FileNotFoundError, match="no index in file-object-store"):
+        jaxreid.Index.open(uri + "/another")
+
+
 def test_many_small_additions_are_merged_and_the_recall_is_measured(copied, monkeypatch):
     monkeypatch.setattr(store_module.Store, "is_slow", lambda store: store.state()[1] > 3)
     for seed in range(4):
