@@ -478,7 +478,8 @@ class ReID:
             )
         return features
 
-    @property
+    # Kept: it traces the whole model, and `score` checks every call against it.
+    @functools.cached_property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one image's features, [h, w, d] or [d]."""
         return feature_shape(self.model, self.variables)
