@@ -230,12 +230,13 @@ class Calibration:
             OSError: it cannot be read.
             ValueError: it is not a calibration.
         """
-        if path.stat().st_size > _LONGEST_FILE:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
             raise ValueError(
-                f"{path} has {path.stat().st_size:,} bytes; expected a calibration of at most "
-                f"{_LONGEST_FILE:,}."
+                f"{path} is too long; expected a calibration of at most {_LONGEST_FILE:,} bytes."
             )
-        return cls.from_json(parsed(path.read_bytes(), str(path)), str(path))
+        return cls.from_json(parsed(content, str(path)), str(path))
 
 
 @dataclasses.dataclass(frozen=True)
