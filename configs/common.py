@@ -135,7 +135,8 @@ def base(dataset: str) -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.train, data.test = sets_of(dataset)  # one or more data sets: SET[:PLACE][?OPTION=VALUE]
-    data.dir = placeholder(str)  # where data sets named without a place are; None: $JAXREID_DATA
+    # where data sets named without a place are, several folders with commas; None: $JAXREID_DATA
+    data.dir = placeholder(str)
     # folder of prepared copies, of folders too; None: folders are read where they are, and drawn
     # people are kept in the default folder of TFDS
     data.prepared_dir = placeholder(str)

@@ -130,7 +130,8 @@ def load_sets(
         train: names of the training sets, which are joined (`split.join`); a single name may be a
             plain string. None for no training.
         test: names of the test sets. A range stands for several, as in `viper?split=0..9`.
-        dir: folder of the data sets that are read from files and named without a place.
+        dir: folder of the data sets that are read from files and named without a place; of several
+            folders with commas, such a set is read from each.
         prepared_dir: folder of prepared copies, as in `load`.
         identities: keep only this many people of each set, for quick trials; 0 keeps all.
         skip_broken: leave broken images out with a warning, instead of refusing them.
@@ -147,8 +148,13 @@ def load_sets(
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
-    sources = _training_sets(train)
-    targets = [one for name in test for one in spread(_named(name))]
+    sources = [one for named in _training_sets(train) for one in _in_each_folder(named, dir)]
+    targets = [
+        one
+        for name in test
+        for split in spread(_named(name))
+        for one in _in_each_folder(split, dir)
+    ]
     keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
     with _uncollected():
@@ -239,6 +245,17 @@ def _training_sets(train: Sequence[str] | str | None) -> list[Named]:
         if names.count(name) > 1:
             raise ValueError(f"data.train names {name!r} more than once; expected it once.")
     return [_named(name) for name in names]
+
+
+def _in_each_folder(named: Named, dir: str | os.PathLike | None) -> list[Named]:
+    """Return a data set as it is, or once for each folder if `dir` is several with commas."""
+    text = "" if dir is None else os.fspath(dir)
+    folders = [folder.strip() for folder in text.split(",")]
+    if named.place or len(folders) == 1 or expanded(text).exists():
+        return [named]
+    if "folder" not in inspect.signature(_function(named.base)[0]).parameters:
+        return [named]
+    return [named._replace(place=folder) for folder in folders]
 
 
 def _keys(sets: Iterable[Named]) -> dict[str, Named]:

@@ -376,6 +376,10 @@ def test_two_folders_are_two_sets(monkeypatch, caplog):
     assert images.num_classes == 4
     assert images.name[::2] == ["mine[1]/a.jpg", "mine[2]/c.jpg"]
     assert list(tests) == ["mine[1]", "mine[2]"]
+    # The same, by a list of folders.
+    listed, listed_tests = load_sets(train=("mine",), test=("mine",), dir="a, b")
+    assert listed.name == images.name
+    assert list(listed_tests) == list(tests)
     images, tests = load_sets(train="mine:a", test=("mine:b",))
     assert (images.name[0], list(tests)) == ("a.jpg", ["mine[2]"])
     made["b"] = make_split([1, 2, 3], "abe")
