@@ -105,7 +105,8 @@ def test_people_are_grouped_into_a_table_and_a_page_that_people_can_correct(
 def test_groups_come_from_a_threshold_a_number_or_a_calibration(place, tmp_path, capsys):
     images = sorted(place.iterdir())
     model = Model()
-    assert len(model.group(images, people=2)) == 2
+    assert len(asked := model.group(images, people=2)) == 2
+    assert "as many as were asked for" in asked.page()
     sure = model.group(images, calibration=Sure())
     assert (sure.kind, sure.threshold) == ("probability", 0.3)
     assert sure.group.tolist() == [0, 0, 0, 1, 1, 2]

@@ -113,9 +113,9 @@ class Groups:
             }
             for i, (photo, g) in enumerate(zip(photos, self.group, strict=True))
         ]
-        how = f"joined from a {self.kind} of {self.threshold:g}"
-        if self.threshold is None:
-            how = "as many as were asked for"
+        how = "as many as were asked for"
+        if self.threshold is not None:
+            how = f"joined from a {self.kind} of {self.threshold:g}"
         return groups_page(self.images, people, rows, how=how)
 
     def save(self, folder: str | os.PathLike, *, form: str | None = None) -> None:
