@@ -12,23 +12,16 @@ import numpy as np
 
 from jaxreid import __version__
 from jaxreid.data.images.pillow import ImageSource
+from jaxreid.export.formats import FORMATS
 from jaxreid.export.programs import Program, drawn_people, make_program
 from jaxreid.names import check_name
 from jaxreid.places import expanded
 from jaxreid.reid.loaded import ReID, load
-from jaxreid.runs.files import replace_file
+from jaxreid.runs.files import remove_tree, replace_file
 from jaxreid.runs.log import write_json
 from jaxreid.weights.pytorch import published
 from jaxreid.weights.torch_checkpoint import checkpoint_bytes
 
-# Suffixes of each format, the usual one first; a SavedModel is a folder.
-FORMATS = {
-    "onnx": (".onnx",),
-    "stablehlo": (".stablehlo",),
-    "savedmodel": ("",),
-    "tflite": (".tflite",),
-    "torch": (".pth", ".safetensors"),
-}
 # Largest difference from JAX, as a share of the largest result: rounding of float32 in networks of
 # a hundred layers is 1e-6 to 1e-5.
 TOLERANCE = 1e-4
@@ -99,8 +92,7 @@ def export_model(
     if format == "torch":
         return _torch(reid, path)
     program = make_program(reid, part, like)
-    card = {"model": reid.card, "part": part, "source": "; ".join(reid.messages) or f"{reid.path}"}
-    metadata = _metadata(program, card)
+    metadata = _metadata(reid, program)
     chosen = images[:CHECKED] or drawn_people(CHECKED)
     if len(chosen) < 2:
         raise ValueError("1 image to check the file with; give at least 2, or none.")
@@ -114,7 +106,7 @@ def export_model(
             error = _compared(run_saved_model(path, arrays, program), expected)
             write_json(path / "card.json", metadata)
         except BaseException:
-            _remove(path)
+            remove_tree(path)
             raise
     else:
         content, result = _written(program, format, metadata, arrays)
@@ -190,7 +182,7 @@ def _written(
 def _torch(reid: ReID, path: pathlib.Path) -> Export:
     variables = jax.tree.map(np.asarray, reid.variables)
     tensors = published(variables, reid.card)
-    head = reid.card["matcher"].get("head", "v2.1")
+    head = getattr(reid.model.matcher, "head", "")
     pickled = path.suffix.lower() == ".pth"
     content = checkpoint_bytes(tensors, pickled=pickled, held_as="matcher." * (head == "v2.1"))
     replace_file(path, content)
@@ -205,16 +197,16 @@ def _torch(reid: ReID, path: pathlib.Path) -> Export:
     return Export(path, "torch", "all", {}, _size(path), 0.0, 0.0, None, tuple(messages))
 
 
-def _metadata(program: Program, card: Mapping[str, Any]) -> dict[str, str]:
-    model = program.reid.model
+def _metadata(reid: ReID, program: Program) -> dict[str, str]:
+    model = reid.model
     return {
         "format": "jaxreid export 1",
-        "model": json.dumps(card["model"]),
-        "part": card["part"],
+        "model": json.dumps(reid.card),
+        "part": program.part,
         "input_size": f"{model.height}x{model.width}",
         "interpolation": model.interpolation,
         "pixels": _pixels(program),
-        "source": card["source"],
+        "source": "; ".join(reid.messages) or f"{reid.path}",
         "jaxreid": __version__,
         "jax": jax.__version__,
     }
@@ -229,13 +221,11 @@ def _pixels(program: Program) -> str:
 
 
 def _messages(reid: ReID, program: Program) -> list[str]:
-    messages, matcher = [], reid.card["matcher"]
-    vector = len(reid.feature_shape) == 1
-    cosine = vector and matcher["name"] == "embedding" and matcher.get("metric") != "euclidean"
-    if program.part == "encoder" and not vector:
+    messages = []
+    if program.part == "encoder" and len(reid.feature_shape) != 1:
         messages.append("its maps are compared by the matcher: --part=matcher writes it")
-    if program.like and not cosine:
-        kind = matcher.get("metric", matcher["name"])
+    kind = getattr(reid.model.matcher, "metric", reid.card["matcher"]["name"])
+    if program.like and kind != "cosine":
         messages.append(
             f"this model compares its vectors by {kind}; a tracker's cosine ranks them otherwise"
         )
@@ -271,9 +261,3 @@ def _words(spec: jax.ShapeDtypeStruct) -> str:
 def _size(path: pathlib.Path) -> int:
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()

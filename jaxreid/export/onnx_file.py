@@ -26,9 +26,9 @@ def write_onnx(program: Program, metadata: Mapping[str, str]) -> bytes:
         ValueError: the model has an operation without a counterpart, or more than 2 GB.
     """
     _needed("onnx")
-    from jaxreid.export.onnx_graph import make_onnx
+    from jaxreid.export.onnx_translation import make_graph
 
-    made = make_onnx(program.function, program.inputs, program.output, metadata=metadata)
+    made = make_graph(program.function, program.inputs, program.output).model(metadata)
     if made.ByteSize() >= 2**31:
         raise ValueError(
             f"the model takes {made.ByteSize() / 1e9:.1f} GB; an ONNX file holds at most 2 GB. "

@@ -11,13 +11,14 @@ from jax.export import symbolic_shape
 
 from jaxreid.data.images.pillow import ImageSource, read_image, resize
 from jaxreid.data.synthetic.generation import draw_all, plan
+from jaxreid.export.formats import LIKE, PARTS
 from jaxreid.mesh import ANY, compile_for
 from jaxreid.names import check_name
 from jaxreid.reid.loaded import ReID
 from jaxreid.weights.pytorch import IMAGENET
 
-PARTS = ("encoder", "matcher", "pair")
-LIKE = ("boxmot",)
+# Of the pixels that trackers give to a model.
+MEAN, STD = (np.array(IMAGENET[key], np.float32) for key in ("mean", "std"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Program:
         pixels = np.stack([resize(read_image(image), **form) for image in images])
         if not self.like:
             return pixels
-        mean, std = (np.array(IMAGENET[key], np.float32) for key in ("mean", "std"))
-        normalised = (pixels.astype(np.float32) / 255 - mean) / std
+        normalised = (pixels.astype(np.float32) / 255 - MEAN) / STD
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
     def samples(self, images: Sequence[ImageSource]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -89,8 +89,7 @@ def make_program(reid: ReID, part: str = "encoder", like: str = "") -> Program:
 
     def encode_normalised(image: jax.Array) -> jax.Array:
         pixels = image.transpose(0, 2, 3, 1)
-        mean, std = (np.array(IMAGENET[key], np.float32) for key in ("mean", "std"))
-        gain, shift = std / model.std, (mean - model.mean) / model.std
+        gain, shift = STD / model.std, (MEAN - model.mean) / model.std
         if not (np.allclose(gain, 1, atol=1e-6) and np.allclose(shift, 0, atol=1e-6)):
             pixels = pixels * gain.astype(np.float32) + shift.astype(np.float32)
         return apply(lambda m, x: m.neck(m.backbone(x, train=False), train=False), pixels)

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from jaxreid.models.backbones import osnet
-from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.ops.normalize import EPSILON
 from jaxreid.weights.formats import check_claim
-from jaxreid.weights.pytorch import official_name, official_shape
+from jaxreid.weights.official import official_name, official_shapes
+from jaxreid.weights.pytorch import published_network
 
 # Largest file; the format itself ends at 2 GB.
 LARGEST = 2**31
@@ -75,7 +74,7 @@ def read_onnx(
         )
     graph = _graph(path)
     layers, norms = _layers(graph, _tensors(graph, path), path)
-    shapes = _shapes(arch)
+    shapes = official_shapes(published_network(arch), arch)
     for gates_last in (False, True):
         tensors = _assigned(layers, list(_places(arch, gates_last)), shapes)
         instance = _instance_norms(norms, shapes)
@@ -220,14 +219,6 @@ def _places(arch: str, gates_last: bool) -> Iterator[Place]:
             yield conv_norm(f"pool{stage + 2}")
     yield conv_norm("conv5")
     yield Place("fc.0", "fc.1")
-
-
-def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of an OSNet without a classifier, by official name."""
-    parts = {"neck": {"name": "linear"}, "matcher": {"name": "embedding"}}
-    model = make_model(backbone={"name": arch}, **parts, height=256, width=128)
-    leaves = traverse_util.flatten_dict(abstract_variables(model)).items()
-    return {official_name(path, arch): official_shape(path, x.shape) for (_, *path), x in leaves}
 
 
 def _assigned(

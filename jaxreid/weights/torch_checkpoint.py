@@ -1,29 +1,23 @@
-"""Reading and writing of PyTorch checkpoints, and their conversion to weights files.
+"""Reading and writing of PyTorch checkpoints.
 
 This is the only module of the package that imports PyTorch, and only while it reads or writes a
 file of `torch.save`. A .safetensors file needs no PyTorch.
 """
 
-import dataclasses
-import hashlib
 import io
-import os
 import pathlib
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxreid.names import check_name
-from jaxreid.weights.file import save_weights
 from jaxreid.weights.formats import (
-    ONNX,
     PICKLE,
     SAFETENSORS,
     TORCH,
@@ -31,123 +25,14 @@ from jaxreid.weights.formats import (
     check_claim,
     format_of,
 )
-from jaxreid.weights.onnx_checkpoint import read_onnx
-from jaxreid.weights.pytorch import (
-    ARCHITECTURES,
-    IMAGENET,
-    RAW,
-    Report,
-    convert,
-    fitting,
-    foreign,
-    owners,
-    unwrapped,
-    without_wrappers,
-)
+from jaxreid.weights.state_dict import network_of, unwrapped
 
-NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
 # Before this version, weights_only could be bypassed: CVE-2025-32434, CVE-2026-24747.
 SAFE = (2, 10)
-# Names of each kind in a report, unless every name is requested.
-LISTED = 6
 RESAVE = (
     "If you trust its origin, save only its state_dict with torch.save, and convert that: "
     "torch.save(model.state_dict(), FILE)."
 )
-
-# Keys that lead to a dictionary in a checkpoint, and a dictionary of tensors.
-Place = tuple[str, ...]
-Section = Mapping[str, Any]
-
-
-class Misfit(ValueError):
-    """A checkpoint does not fit the architecture.
-
-    Attributes:
-        report: report of the conversion.
-    """
-
-    def __init__(self, message: str, report: Report) -> None:
-        super().__init__(message)
-        self.report = report
-
-
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """A weights file converted from a checkpoint.
-
-    Attributes:
-        path: path of the file.
-        card: keywords of `make_model`.
-        report: outcome for each tensor.
-        messages: messages on the sections and prefixes of the checkpoint.
-    """
-
-    path: pathlib.Path
-    card: dict[str, Any]
-    report: Report
-    messages: tuple[str, ...]
-
-
-def convert_file(
-    checkpoint: str | os.PathLike,
-    out: str | os.PathLike,
-    arch: str,
-    *,
-    input_size: tuple[int, int] | None = None,
-    normalisation: str | None = None,
-    cut: str | None = None,
-    skip: Sequence[str] = (),
-    memory: bool = False,
-    source: str = "",
-) -> Conversion:
-    """Convert a PyTorch checkpoint to a weights file for training and evaluation.
-
-    Args:
-        checkpoint: as for `read_checkpoint`, or an ONNX file of OSNet.
-        out: file to write (.safetensors).
-        arch: backbone, one of `pytorch.ARCHITECTURES`.
-        input_size: image height and width in pixels; default: the family's.
-        normalisation: a key of `NORMALISATIONS`; default: the family's.
-        cut: last layer of a QAConv model without a neck.
-        skip: prefixes of names to leave out.
-        memory: keep the class memory of a QAConv 1.x model.
-        source: origin of the checkpoint, stored in the file.
-
-    Raises:
-        FileNotFoundError, ValueError, ModuleNotFoundError: as for `read_checkpoint`, or `out`
-            cannot be written.
-        Misfit: the checkpoint does not fit the architecture; the message says what it fits.
-    """
-    checkpoint, out = pathlib.Path(checkpoint), pathlib.Path(out)
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out={out} must end in .safetensors.")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out={out}: directory {out.parent} does not exist.")
-    if normalisation is not None:
-        check_name(normalisation, NORMALISATIONS, "normalisation")
-    if checkpoint.is_file() and format_of(checkpoint) == ONNX:
-        tensors, messages, size = read_onnx(checkpoint, check_name(arch, ARCHITECTURES, "arch"))
-        input_size = input_size or size
-    else:
-        tensors, messages = read_checkpoint(checkpoint, skip=skip)
-    options = {"cut": cut, "input_size": input_size, "skip": skip}
-    converted = convert(
-        tensors, arch, **options, normalisation=NORMALISATIONS.get(normalisation), memory=memory
-    )
-    card, report = converted.card, converted.report
-    if not report.complete:
-        said = f" ({'; '.join(messages)})" if messages else ""
-        raise Misfit(
-            f"{checkpoint} is not a {arch} at {card['height']}x{card['width']}{said}; nothing was "
-            f"written. {advice(tensors, arch, report, **options)}",
-            report,
-        )
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    origin = f" from {source}" if source else ""
-    provenance = f"{checkpoint.name}{origin}, sha256 {digest}"
-    save_weights(out, converted.variables, card, source=provenance)
-    return Conversion(out, card, report, tuple(messages))
 
 
 def read_checkpoint(
@@ -162,7 +47,7 @@ def read_checkpoint(
         skip: prefixes of names to leave out, which decides between several networks.
 
     Returns:
-        Arrays by name, without prefixes of wrappers (`pytorch.unwrapped`); names of the section
+        Arrays by name, without prefixes of wrappers (`state_dict.unwrapped`); names of the section
         "criterion" get the prefix "criterion.". Messages on sections and prefixes.
 
     Raises:
@@ -179,59 +64,18 @@ def read_checkpoint(
             f"{path} holds a {type(content).__name__}; expected a dictionary of weights "
             "(torch.save(model.state_dict(), ...))."
         )
-    sections = dict(_sections(content))
-    if not sections:
+    chosen, messages = network_of(content)
+    if not chosen:
         raise ValueError(
             f"{path} holds no weights, only {', '.join(map(str, list(content)[:8])) or 'nothing'}; "
             "expected a dictionary of weights (torch.save(model.state_dict(), ...))."
         )
-    networks = [place for place, section in sections.items() if owners(section)]
-    place = min(networks or sections, key=_rank)
-    chosen = sections[place]
-    if place and (criterion := sections.get((*place[:-1], "criterion"))):
-        # QAConv's losses hold their matcher under this name; in early versions, the loss is the
-        # matcher.
-        names = {name: without_wrappers(name).removeprefix("matcher.") for name in criterion}
-        chosen = chosen | {f"criterion.{new}": criterion[name] for name, new in names.items()}
     check_claim(path, sum(int(np.prod(value.shape, dtype=object)) for value in chosen.values()))
-    messages = [f"the weights are in its section {'.'.join(place)!r}"] if place else []
-    if others := [".".join(other) for other in networks if other != place]:
-        messages.append(
-            f"other sections with weights are not used: {', '.join(others)} (save one alone to "
-            "convert it)"
-        )
     try:
         tensors, prefixes = unwrapped(chosen, skip)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     return {name: _array(value, name, path) for name, value in tensors.items()}, messages + prefixes
-
-
-# Levels of dictionaries in a training checkpoint.
-_DEPTH = 6
-
-
-def _sections(content: Mapping[Any, Any], place: Place = ()) -> Iterable[tuple[Place, Section]]:
-    """Yield the dictionaries of tensors with their keys, outer ones first."""
-    tensors = {
-        name: value
-        for name, value in content.items()
-        if isinstance(name, str) and (isinstance(value, np.ndarray) or hasattr(value, "detach"))
-    }
-    if tensors:
-        yield place, tensors
-    for name, value in content.items():
-        if isinstance(value, Mapping) and len(place) < _DEPTH:
-            yield from _sections(value, (*place, str(name)))
-
-
-def _rank(place: Place) -> tuple[bool, int]:
-    """Return the order in which a section is taken for the model; averages and teachers last."""
-    words = set(re.split(r"[._]", ".".join(place).lower()))
-    usual = ("state_dict", "model")
-    first = next((i for i, name in enumerate(usual) if name in place), len(usual))
-    other = not words.isdisjoint({"ema", "swa", "teacher", "optimizer", "optim", "criterion"})
-    return other, first
 
 
 def _array(value: Any, name: str, path: pathlib.Path) -> np.ndarray:
@@ -289,13 +133,10 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: pathlib.Path) -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{path.name} is a PyTorch file and PyTorch is not installed: "
-            "pip install 'jaxreid[torch]', or use a .safetensors file."
-        ) from None
+    torch = _torch(
+        f"{path.name} is a PyTorch file and PyTorch is not installed: "
+        "pip install 'jaxreid[torch]', or use a .safetensors file."
+    )
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < SAFE:
         raise ValueError(
             f"a malicious file can make PyTorch {torch.__version__} run code; reading one requires "
@@ -353,13 +194,10 @@ def checkpoint_bytes(
     """
     if not pickled:
         return safetensors.numpy.save(dict(tensors), {"format": "pt"})
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "PyTorch, which writes .pth files, is not installed: pip install 'jaxreid[torch]', or "
-            "write a .safetensors file with the same names."
-        ) from None
+    torch = _torch(
+        "PyTorch, which writes .pth files, is not installed: pip install 'jaxreid[torch]', or "
+        "write a .safetensors file with the same names."
+    )
     # Copies: PyTorch would share the memory of arrays, and warns of those that are read-only.
     content: dict[str, Any] = {n: torch.from_numpy(np.array(x)) for n, x in tensors.items()}
     criterion = [name for name in content if name.startswith("criterion.")]
@@ -371,65 +209,10 @@ def checkpoint_bytes(
     return file.getvalue()
 
 
-def report_lines(report: Report, *, every_name: bool = False) -> list[str]:
-    """Format a report as lines of text.
-
-    Without `every_name`, only the first few names of each kind of problem are listed.
-    """
-    wrong = {
-        "missing": report.missing,
-        "unexpected": report.unexpected,
-        "mismatched": [
-            f"{n} is {shape}, expected {expected}" for n, shape, expected in report.mismatched
-        ],
-    }
-    accepted = {"loaded": report.loaded, "unused": report.unused}
-    lines = []
-    for kind, names in (accepted | wrong).items():
-        listed = len(names) if every_name else LISTED if kind in wrong else 0
-        lines += [f"{kind}: {len(names)} tensors", *(f"  {name}" for name in names[:listed])]
-        if kind in wrong and len(names) > listed:
-            lines.append(f"  ... and {len(names) - listed} more (--verbose)")
-    return lines
-
-
-def advice(
-    checkpoint: Mapping[str, np.ndarray],
-    arch: str,
-    report: Report,
-    *,
-    cut: str | None,
-    input_size: tuple[int, int] | None,
-    skip: Sequence[str],
-) -> str:
-    """Say which architecture or size a checkpoint fits instead of the requested one.
-
-    `report` is that of the failed conversion; the other arguments are those of `convert_file`.
-    """
-    matcher = [shapes for name, *shapes in report.mismatched if name == "criterion.fc.weight"]
-    if matcher and not input_size and len(report.mismatched) == 1:
-        (actual,), (expected,) = ([shape[1]] for shape in matcher[0])
-        return (
-            f"Its matcher has {actual} weights, but images of this size need {expected}: pass the "
-            "size it was trained with, as in --input-size=256x128."
-        )
-    if input_size:
-        usual = convert(checkpoint, arch, cut=cut, skip=skip)
-        if usual.report.complete:
-            return f"It fits at {usual.card['height']}x{usual.card['width']}."
-    if others := fitting(checkpoint, cut=cut, skip=skip, input_size=input_size):
-        return f"It fits --arch={others[0]}."
-    # Heads of other toolboxes.
-    if strange := foreign(checkpoint, skip):
-        left_out = [*skip, *strange]
-        options = " ".join(f"--skip={name}" for name in strange)
-        fits = fitting(checkpoint, cut=cut, skip=left_out, input_size=input_size)
-        if arch in fits:
-            return f"It fits without the parts that {arch} does not have: add {options}."
-        if fits:
-            return f"It fits --arch={fits[0]} {options}."
-    names = ", ".join(list(checkpoint)[:3])
-    return (
-        f"No architecture fits all of it (its names: {names}, ...); leave parts out with "
-        "--skip=PREFIX, or name another --arch."
-    )
+def _torch(otherwise: str) -> Any:
+    """Import PyTorch; without it, raise ModuleNotFoundError with a message."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(otherwise) from None
+    return torch

@@ -10,15 +10,17 @@ import pytest
 from flax import traverse_util
 from golden import REPOSITORY
 from people import MODEL, draw, save_model
+from variables import filled
 
 import jaxreid
 from jaxreid import cli
 from jaxreid.export import exporting
 from jaxreid.export.programs import drawn_people, make_program
-from jaxreid.models.model import abstract_variables, init_variables, make_model
+from jaxreid.models.model import init_variables, make_model
 from jaxreid.reid.loaded import ReID
+from jaxreid.weights.conversion import convert_file
 from jaxreid.weights.file import load_weights, save_weights
-from jaxreid.weights.torch_checkpoint import convert_file
+from jaxreid.weights.pytorch import published
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -197,15 +199,6 @@ QACONV = {
 }
 
 
-def filled(card):
-    """Variables of random numbers."""
-    generator = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32),
-        abstract_variables(make_model(**card)),
-    )
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(("card", "options"), [(OSNET, {}), (QACONV, {"cut": "layer2"})])
 def test_weights_in_pytorchs_names_come_back_to_the_bit(card, options, suffix, tmp_path):
@@ -213,7 +206,8 @@ def test_weights_in_pytorchs_names_come_back_to_the_bit(card, options, suffix, t
     sys.path.insert(0, str(REPOSITORY / "tools"))
     import torch_networks
 
-    name, held = card["backbone"]["name"], filled(card)
+    generator = np.random.default_rng(0)
+    name, held = card["backbone"]["name"], filled(card, lambda s: generator.normal(size=s))
     start, out, back = tmp_path / "a.safetensors", tmp_path / f"b{suffix}", tmp_path / "c"
     save_weights(start, held, card, source="a test")
     jaxreid.export_model(start, out, format="torch")
@@ -251,6 +245,10 @@ def test_what_cannot_be_is_refused_before_any_work(maps, vectors, tmp_path, monk
     refused("unknown part", model=vectors, part="decoder")
     refused("at least 2", model=vectors, images=PEOPLE[:1])
     refused("no published code has resnet18", "x.pth", model=maps, format="torch")
+    refused("no published code has resnet18", "x.pth", model=vectors, format="torch")
+    for card in (MODEL | parts for parts in PARTS.values()):
+        with pytest.raises(ValueError, match="no published code has resnet18"):
+            published(filled(card, np.ones), card)
     assert not list(tmp_path.iterdir())
 
 

@@ -33,7 +33,8 @@ from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import create_state, variables_of
 from jaxreid.training.step import make_train_step
-from jaxreid.weights.pytorch import convert, from_official, official_name, official_shape
+from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.pytorch import convert
 
 pytestmark = pytest.mark.golden
 OBJECTIVES = {

@@ -1,17 +1,17 @@
 """OSNet from ONNX files: folded weights come back equal in inference; hostile files are refused."""
 
-import jax
 import numpy as np
 import pytest
 from people import save_model
+from variables import filled
 
 from jaxreid import cli
 from jaxreid.export.programs import make_program
-from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.reid.loaded import ReID, load
-from jaxreid.weights.onnx_checkpoint import _places, _shapes, read_onnx
-from jaxreid.weights.pytorch import IMAGENET, published
-from jaxreid.weights.torch_checkpoint import convert_file
+from jaxreid.weights.conversion import convert_file
+from jaxreid.weights.official import official_shapes
+from jaxreid.weights.onnx_checkpoint import _places, read_onnx
+from jaxreid.weights.pytorch import IMAGENET, published, published_network
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -25,22 +25,14 @@ CARD = {
 }
 
 
-def positive(card):
-    """Variables of random positive numbers."""
-    generator = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: generator.uniform(0.2, 1, leaf.shape).astype(np.float32),
-        abstract_variables(make_model(**card)),
-    )
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("arch", ["osnet_x0_25", "osnet_ain_x0_25"])
 def test_folded_weights_are_equal_in_inference(arch, tmp_path):
     from jaxreid.export.onnx_file import write_onnx
 
     card = CARD | {"backbone": {"name": arch}}
-    held = positive(card)
+    generator = np.random.default_rng(0)
+    held = filled(card, lambda shape: generator.uniform(0.2, 1, shape))
     path = tmp_path / "osnet.onnx"
     path.write_bytes(write_onnx(make_program(ReID(card, held), like="boxmot"), {}))
     original = published(held, card)
@@ -74,7 +66,8 @@ def test_folded_weights_are_equal_in_inference(arch, tmp_path):
 
 
 def test_layers_are_known_by_their_order_whether_or_not_a_gate_follows_every_stream(tmp_path):
-    shapes, generator = _shapes("osnet_x0_25"), np.random.default_rng(0)
+    shapes = official_shapes(published_network("osnet_x0_25"), "osnet_x0_25")
+    generator = np.random.default_rng(0)
     for gates_last in (False, True):
         nodes, tensors = [], {}
         for i, place in enumerate(_places("osnet_x0_25", gates_last)):

@@ -3,19 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 from golden import param, qaconv_variables
 from selection import deep
 
-from jaxreid.models.model import abstract_variables, make_model
-from jaxreid.weights.pytorch import (
-    convert,
-    fitting,
-    foreign,
-    official_name,
-    official_shape,
-    unwrapped,
-)
+from jaxreid.models.model import make_model
+from jaxreid.weights.conversion import fitting
+from jaxreid.weights.official import official_shapes
+from jaxreid.weights.pytorch import convert
+from jaxreid.weights.state_dict import foreign, unwrapped
 
 QACONV = {
     "backbone": {"name": "resnet18_ibn_b", "cut": "layer2"},
@@ -35,12 +30,8 @@ PLAIN = {
 
 def checkpoint(card, *, prefix):
     """What the original would have saved, with weights by the rule."""
-    abstract = abstract_variables(make_model(**card))
-    made = {}
-    for (_, *path), leaf in traverse_util.flatten_dict(abstract).items():
-        name = official_name(path, card["backbone"]["name"], prefix=prefix)
-        made[name] = param(1, name.removeprefix("criterion."), official_shape(path, leaf.shape))
-    return made
+    shapes = official_shapes(make_model(**card), card["backbone"]["name"], prefix=prefix)
+    return {name: param(1, name.removeprefix("criterion."), x) for name, x in shapes.items()}
 
 
 @pytest.fixture(scope="module")

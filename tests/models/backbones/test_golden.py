@@ -21,7 +21,8 @@ from jaxreid.models.backbones import make_backbone
 from jaxreid.models.model import make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops.convolution import average_pool, max_pool
-from jaxreid.weights.pytorch import convert, from_official, official_name, official_shape
+from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.pytorch import convert
 
 pytestmark = pytest.mark.golden
 

@@ -20,7 +20,7 @@ from jaxreid.models.backbones.osnet_search import FAMILY, SearchBlock, gumbel, s
 from jaxreid.models.model import abstract_variables, init_variables, make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops import convolution
-from jaxreid.weights.pytorch import from_official, official_name, official_shape
+from jaxreid.weights.official import from_official, official_name, official_shape
 
 NAME = "osnet_search_x1_0"
 CELLS = [block.replace("_", ".") for block in BLOCKS]  # as the original calls them

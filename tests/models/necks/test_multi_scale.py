@@ -12,7 +12,7 @@ from golden import image, nhwc, param, seed_of
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.necks import make_neck
 from jaxreid.models.necks.multi_scale import FUSIONS, NORMS, EncoderLayer
-from jaxreid.weights.pytorch import from_official, official_name, official_shape
+from jaxreid.weights.official import from_official, official_name, official_shape
 
 TINY = {"channels": 4, "template_channels": 3, "scales": (1, 3), "hidden": 5}
 

@@ -25,7 +25,7 @@ from jaxreid.models.backbones import make_backbone
 from jaxreid.models.layers import Conv
 from jaxreid.models.necks import make_neck
 from jaxreid.models.necks.multi_scale import EncoderLayer
-from jaxreid.weights.pytorch import from_official, official_name, official_shape
+from jaxreid.weights.official import from_official, official_name, official_shape
 
 TINY = {"channels": 4, "attention_layers": 2, "hidden": 5}
 
