@@ -10,16 +10,19 @@ three parts this and one part another image, cell by cell, scaled to unit length
 are mixed as a whole, of two images. Queries are further pictures of people in the index.
 
 Measured: seconds and rate of adding, with everything that it does by itself, and generation in the
-processor's seconds; bytes; latency of
-single queries and peak memory in a process of its own; the rate of several such processes at once;
-recall@10 against the exact ranking of all images.
+processor's seconds; bytes; latency of single queries and peak memory in a process of its own; the
+rate of several such processes at once; recall@10 against the exact ranking of all images.
+
+Memory is the largest resident set of the asking process, model and libraries included, in MB:
+`peak_mb_without_index` while it loads and compiles the model and makes the queries, `peak_mb` from
+there on, while it opens the index and asks; null where the system does not say (not Linux).
 """
 
 import argparse
 import json
 import os
 import pathlib
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +72,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def features_in(path: str) -> np.ndarray:
+    """Return the features in a file of jaxreid embed."""
+    with np.load(path) as held:
+        return held["features"]
+
+
 def generated(features: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
     """Yield `count` generated features, `CHUNK` at a time.
 
@@ -96,9 +105,7 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
     """Make an index of `count` images and measure it."""
     import jaxreid
 
-    reid = jaxreid.load(args.model)
-    with np.load(args.features) as held:
-        features = held["features"]
+    reid, features = jaxreid.load(args.model), features_in(args.features)
     place = pathlib.Path(args.dir or tempfile.mkdtemp()) / f"index-{count}"
     index = jaxreid.Index.create(place, reid)
     seconds, cpu, done = 0.0, time.process_time(), 0
@@ -158,12 +165,10 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     import jaxreid
 
     reid = jaxreid.load(args.model)
-    with np.load(args.features) as held:
-        features = held["features"]
-    query = next(generated(features, args.queries, 1))
+    query = next(generated(features_in(args.features), args.queries, 1))
     # The first call compiles.
     reid.score(query[:1], np.concatenate([query] * 6)[:512])
-    before = _peak()
+    before = _peak_mb()
     index = jaxreid.Index.open(args.place, reid)
     index.search(query[0])
     times = []
@@ -184,7 +189,7 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
         "ms": _spread(times),
         "cpu_ms": cpu / len(times) * 1e3,
         "ms_of_a_camera": _spread(filtered),
-        "peak_mb": _peak(),
+        "peak_mb": _peak_mb(),
         "peak_mb_before": before,
     }
 
@@ -199,7 +204,10 @@ def recall(index: Any, features: np.ndarray, queries: int) -> float:
 
 
 def plot(source: pathlib.Path, out: pathlib.Path) -> None:
-    """Draw latency, memory and bytes by the number of images, from a file of results."""
+    """Draw latency, memory and bytes by the number of images, from a file of results.
+
+    What no record knows has no panel.
+    """
     from jaxreid.pictures.canvas import Canvas, save
 
     records = [json.loads(line) for line in source.read_text().splitlines()]
@@ -211,13 +219,18 @@ def plot(source: pathlib.Path, out: pathlib.Path) -> None:
         "MB of memory at most, all in all": ("peak_mb",),
         "GB on disk": ("gb",),
     }
+    panels = {
+        title: keys
+        for title, keys in panels.items()
+        if any(_value(record, key) is not None for record in records for key in keys)
+    }
     colours = ((31, 119, 180), (214, 96, 20), (44, 150, 70))
     size, margin = (300, 240), 60
-    canvas = Canvas((3 * (size[0] + margin) + 30, size[1] + 110), fineness=2)
+    canvas = Canvas((len(panels) * (size[0] + margin) + 30, size[1] + 110), fineness=2)
     for p, (title, keys) in enumerate(panels.items()):
         left, top = margin + p * (size[0] + margin), 40
         values = {
-            (kind, key): [(r["images"], _value(r, key)) for r in rows]
+            (kind, key): [(r["images"], y) for r in rows if (y := _value(r, key)) is not None]
             for kind, rows in kinds.items()
             for key in keys
         }
@@ -253,19 +266,29 @@ def plot(source: pathlib.Path, out: pathlib.Path) -> None:
     save(canvas.picture(), out)
 
 
-def _value(record: dict[str, Any], key: str) -> float:
+def _value(record: dict[str, Any], key: str) -> float | None:
     if key == "gb":
         return record["info"]["bytes"] / 1e9
-    return record["ms"][key] if key in record["ms"] else record[key]
+    return record["ms"][key] if key in record["ms"] else record.get(key)
 
 
 def _spread(times: list[float]) -> dict[str, float]:
     return {f"p{q}": float(np.quantile(times, q / 100) * 1e3) for q in (50, 99)}
 
 
-def _peak() -> float:
-    """Return the largest resident set of this process so far, in MB (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def _peak_mb() -> float | None:
+    """Return the largest resident set of this process since the last call; None if unknown.
+
+    Not `ru_maxrss`: a process starts with that of the one which started it, and this one is large.
+    """
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+        # From here on, the peak is measured anew (proc_pid_clear_refs(5)).
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return int(peak[1]) * 1024 / 1e6 if peak else None
 
 
 if __name__ == "__main__":

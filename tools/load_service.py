@@ -110,10 +110,8 @@ def load(args: argparse.Namespace, bodies: list[bytes]) -> dict:
                     latency.append(time.perf_counter() - due)
         connection.close()
 
-    before, threads = (
-        figures(args.url),
-        [threading.Thread(target=client) for _ in range(args.clients)],
-    )
+    before = figures(args.url)
+    threads = [threading.Thread(target=client) for _ in range(args.clients)]
     for thread in threads:
         thread.start()
     memory = [before["process_resident_memory_bytes"]]
@@ -177,7 +175,7 @@ def figures(url: str) -> dict[str, float]:
 
 
 def access() -> dict[str, str]:
-    """Return the header with the token, if there is one."""
+    """Return the header with the token; {} without one."""
     token = os.environ.get("JAXREID_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
 

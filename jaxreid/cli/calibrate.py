@@ -1,6 +1,7 @@
 """The verb calibrate: what scores are worth on your own cameras."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from jaxreid.cli import values
@@ -40,10 +41,10 @@ def add_calibrate(commands: Any) -> None:
 def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
     """Fit a calibration, print how well it holds, and write it."""
     from jaxreid.cli.verbs import load_model
-    from jaxreid.evaluation.calibration import CALIBRATION
-    from jaxreid.evaluation.results import RELIABILITY, write_reliability
+    from jaxreid.evaluation.calibration_file import CALIBRATION
+    from jaxreid.evaluation.reliability import RELIABILITY, write_reliability
     from jaxreid.pictures.numbers import rate_text
-    from jaxreid.reid import calibrated
+    from jaxreid.reid.calibrated import calibrate
     from jaxreid.runs.log import table
 
     if args.out is not None:
@@ -56,7 +57,7 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
             "--out=FILE.safetensors, or --out=FILE.json for --calibration=FILE.json of the verbs."
         )
     tests = reid.load_tests(args.data, args.dir, args.prepared_dir)
-    calibration, judged = calibrated.calibrate(reid, tests)
+    calibration, judged = calibrate(reid, tests)
     reid.calibration = calibration
     out = args.out or reid.path / CALIBRATION
     (reid if out.suffix == ".safetensors" else calibration).save(out)
@@ -67,8 +68,7 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
         for t in calibration.thresholds
     ]
     print(table(("false match", "threshold", "rate", "± (std. error)"), thresholds))
-    header = ("calibration error, %, log loss, bits", "other people", "", "other sets", "")
-    print(f"\n{table(header, calibrated.table_rows(judged))}\n")
+    print(f"\n{table(*_reliability_table(judged))}\n")
     print(f"{calibration.sentence()}\nwrote {out} and {picture}")
     return {
         "out": str(out),
@@ -79,3 +79,17 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
             for name, ways in judged.items()
         },
     }
+
+
+def _reliability_table(
+    judged: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of `reliabilities`: error in percent and log loss in bits."""
+    header = ["calibration error, %, log loss, bits"]
+    rows = [[name] for name in judged]
+    for where in ("other people", "other sets"):
+        header += [where, ""]
+        for row, ways in zip(rows, judged.values(), strict=True):
+            held = ways.get(where)
+            row += [f"{100 * held.ece:.1f}", f"{held.log_loss:.3f}"] if held else ["", ""]
+    return header, rows

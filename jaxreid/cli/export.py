@@ -5,11 +5,8 @@ import time
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_json, add_verb
-
-# Those of jaxreid.export.exporting, which imports JAX.
-FORMATS = ("onnx", "stablehlo", "savedmodel", "tflite", "torch")
-PARTS = ("encoder", "matcher", "pair")
+from jaxreid.cli.pieces import add_json, add_model, add_verb
+from jaxreid.export.formats import FORMATS, LIKE, PARTS
 
 
 def add_export(commands: Any) -> None:
@@ -24,13 +21,7 @@ def add_export(commands: Any) -> None:
         "'jaxreid[onnx]'; stablehlo: run by JAX without this package; savedmodel and tflite: need "
         "TensorFlow; torch: weights under the names of the published code.",
     )
-    verb.add_argument(
-        "model",
-        nargs="?",
-        default="drawn",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
-        "(.safetensors); default: drawn",
-    )
+    add_model(verb, needed=False)
     verb.add_argument("--format", required=True, choices=FORMATS, help="format of the file")
     verb.add_argument(
         "--out",
@@ -50,7 +41,7 @@ def add_export(commands: Any) -> None:
     verb.add_argument(
         "--like",
         default="",
-        choices=("boxmot",),
+        choices=LIKE,
         help="onnx for a tracker: float images, channels first, to one vector each",
     )
     verb.add_argument(

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_json, add_verb
+from jaxreid.cli.pieces import add_json, add_model, add_verb
 
 
 def add_finetune(commands: Any) -> None:
@@ -19,13 +19,7 @@ def add_finetune(commands: Any) -> None:
         "back, and the model is measured on it, and on other people, before and after. The same "
         "command resumes a stopped run, which is a model as every run is.",
     )
-    verb.add_argument(
-        "model",
-        nargs="?",
-        default="drawn",
-        help="work directory of a run or a weight file to start from (default: drawn, the bundled "
-        "model)",
-    )
+    add_model(verb, needed=False)
     verb.add_argument(
         "--data",
         required=True,

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_json, add_verb
+from jaxreid.cli.pieces import add_chosen_model, add_json, add_verb
 
 
 def add_group(commands: Any) -> None:
@@ -34,11 +34,7 @@ def add_group(commands: Any) -> None:
     verb.add_argument(
         "--out", required=True, type=values.path, metavar="FOLDER", help="folder to write"
     )
-    verb.add_argument(
-        "--model",
-        default="drawn",
-        help="work directory of a run or a weight file (default: drawn, the bundled model)",
-    )
+    add_chosen_model(verb)
     verb.add_argument(
         "--threshold",
         type=float,

@@ -1,13 +1,14 @@
 """The verb index: an index of images on disk, made, filled, searched and described."""
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_images, add_json, add_verb
+from jaxreid.cli.pieces import add_chosen_model, add_images, add_json, add_verb
 from jaxreid.cli.verbs import list_images, load_model
 
 
@@ -30,7 +31,7 @@ def add_index(commands: Any) -> None:
         "An index belongs to one model. It needs LanceDB: pip install 'jaxreid[index]'.",
     )
     _add_place(action)
-    _add_model(action, "drawn")
+    add_chosen_model(action)
     action.add_argument(
         "--dtype",
         choices=("int8", "float16"),
@@ -48,7 +49,7 @@ def add_index(commands: Any) -> None:
     )
     _add_place(action)
     add_images(action, "images", "image files, folders of images, or tables")
-    _add_model(action, None)
+    add_chosen_model(action, None, otherwise="the one that it was made with")
     action.add_argument("--camera", help="camera of all images")
     action.add_argument(
         "--time", type=moment, help="time of all images: seconds, or a date in ISO 8601"
@@ -65,7 +66,7 @@ def add_index(commands: Any) -> None:
     )
     _add_place(action)
     add_images(action, "queries", "images of one person")
-    _add_model(action, None)
+    add_chosen_model(action, None, otherwise="the one that it was made with")
     _add_filters(action)
     action.add_argument(
         "--top", type=values.count, default=10, help="length of the list (default: 10)"
@@ -115,7 +116,7 @@ def add_index(commands: Any) -> None:
         "jaxreid index optimize people.index",
     )
     _add_place(action)
-    _add_model(action, None)
+    add_chosen_model(action, None, otherwise="the one that it was made with")
     add_json(action)
 
 
@@ -136,10 +137,11 @@ def add(args: argparse.Namespace) -> dict[str, Any]:
         if (value := getattr(args, column)) is not None:
             rows[column] = [value] * len(rows["path"])
     new = index.add(rows["path"], {key: cells for key, cells in rows.items() if key != "path"})
-    print(f"{new} images added, {len(rows['path']) - new} were there; {len(index):,} in all")
+    held, there = index.info(), len(rows["path"]) - new
+    print(f"{new} images added, {there} were there; {held['images']:,} in all")
     if index.about.recall:
-        print(_recall_of(index.info()))
-    return {"added": new, "there": len(rows["path"]) - new, **index.info()}
+        print(_recall_of(held))
+    return {"added": new, "there": there, **held}
 
 
 def query(args: argparse.Namespace) -> dict[str, Any]:
@@ -149,13 +151,16 @@ def query(args: argparse.Namespace) -> dict[str, Any]:
     index = _open(args)
     hits = index.search(images, top=args.top, shortlist=args.shortlist, **_filters(args))
     for position, hit in enumerate(hits, 1):
-        seen = ", ".join(filter(None, [hit.camera, "" if hit.time is None else f"{hit.time:g} s"]))
+        time = "" if math.isnan(hit.time) else f"{hit.time:g} s"
+        seen = ", ".join(filter(None, [hit.camera, time]))
         print(f"{position:3}. {hit.score:+8.3f}  {hit.image}{f'  ({seen})' if seen else ''}")
     if args.out:
         hits.save(args.out)
         print(f"wrote {args.out}")
     names = ("score", "id", "path", "camera", "time", "person")
     found = [{name: getattr(hit, name) for name in names} for hit in hits]
+    for cells in found:
+        cells["time"] = None if math.isnan(cells["time"]) else cells["time"]
     return {"query": [str(image) for image in images], "hits": found}
 
 
@@ -176,7 +181,22 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     """Describe an index."""
     from jaxreid.index.index import Index
 
-    held = Index.open(args.index).info()
+    return _described(Index.open(args.index))
+
+
+def optimize(args: argparse.Namespace) -> dict[str, Any]:
+    """Merge small parts and measure the recall again."""
+    index = _open(args)
+    before = index.about
+    index.optimize()
+    if index.about is before:  # else it has just been measured
+        index.measure()
+    return _described(index)
+
+
+def _described(index: Any) -> dict[str, Any]:
+    """Print what is in an index, and return it."""
+    held = index.info()
     shape = "x".join(map(str, held["features"]))
     each = f", {held['bytes_per_image']:,.0f} bytes each" if held["bytes_per_image"] else ""
     print(
@@ -186,14 +206,6 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         f"{_recall_of(held)}"
     )
     return held
-
-
-def optimize(args: argparse.Namespace) -> dict[str, Any]:
-    """Merge small parts and measure the recall again."""
-    index = _open(args)
-    index.optimize()
-    index.measure()
-    return info(args)
 
 
 def moment(text: str) -> float:
@@ -221,15 +233,6 @@ def _recall_of(held: dict[str, Any]) -> str:
 def _add_place(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "index", help="folder of the index, or URI of an object store (s3://bucket/people)"
-    )
-
-
-def _add_model(action: argparse.ArgumentParser, default: str | None) -> None:
-    action.add_argument(
-        "--model",
-        metavar="RUN|FILE",
-        default=default,
-        help=f"model: a run, a step of it or a weight file (default: {default or 'as created'})",
     )
 
 
@@ -262,11 +265,12 @@ def _open(args: argparse.Namespace) -> Any:
 
 def _rows(paths: Sequence[pathlib.Path]) -> dict[str, list]:
     """Return the paths of images with what tables say of them."""
-    from jaxreid.data.sets.photos import TABLES, photos_at
+    from jaxreid.data.sets import table
+    from jaxreid.data.sets.photos import photos_at
 
     rows: dict[str, list] = {name: [] for name in ("path", "camera", "time", "person")}
     for path in paths:
-        if path.suffix.lower() in TABLES:
+        if path.suffix.lower() in table.SUFFIXES:
             photos, notices = photos_at(path)
             for notice in notices:
                 print(f"warning: {notice}", file=sys.stderr)

@@ -23,23 +23,30 @@ def add_verb(
     return verb
 
 
-def add_model(verb: argparse.ArgumentParser) -> None:
-    """Add the model that a verb uses."""
-    verb.add_argument(
-        "model",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500), a weight file "
-        "(.safetensors), or the bundled model drawn",
-    )
+# The bundled model, which verbs use that need none of one's own.
+BUNDLED = "drawn"
+_MODEL = (
+    "work directory of a run, one of its steps (RUN/checkpoints/500), a weight file "
+    f"(.safetensors), or the bundled model {BUNDLED}"
+)
 
 
-def add_chosen_model(verb: argparse.ArgumentParser) -> None:
-    """Add the model that a verb uses, as an option."""
+def add_model(verb: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    """Add the model that a verb uses; the bundled one by default if it is not `needed`."""
+    if needed:
+        verb.add_argument("model", help=_MODEL)
+    else:
+        verb.add_argument(
+            "model", nargs="?", default=BUNDLED, help=f"{_MODEL} (default: {BUNDLED})"
+        )
+
+
+def add_chosen_model(
+    verb: argparse.ArgumentParser, default: str | None = BUNDLED, *, otherwise: str = BUNDLED
+) -> None:
+    """Add the model that a verb uses, as an option; `otherwise` says what it is without one."""
     verb.add_argument(
-        "--model",
-        default="drawn",
-        metavar="RUN|FILE",
-        help="work directory of a run, one of its steps (RUN/checkpoints/500) or a weight file "
-        "(.safetensors) (default: drawn)",
+        "--model", default=default, metavar="RUN|FILE", help=f"{_MODEL} (default: {otherwise})"
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from jaxreid.cli import values
-from jaxreid.cli.pieces import add_chosen_model, add_json, add_verb, add_worth
+from jaxreid.cli.pieces import BUNDLED, add_chosen_model, add_json, add_verb, add_worth
 
 OUTPUTS = ("html", "jsonl", "out")
 
@@ -30,7 +30,7 @@ def add_search(commands: Any) -> None:
         metavar="QUERY... GALLERY",
         help="image files of one person, then the gallery",
     )
-    add_chosen_model(verb)
+    add_chosen_model(verb, None, otherwise=f"{BUNDLED}, or that of an index")
     verb.add_argument("--top", type=values.count, default=50, help="longest list (default: 50)")
     verb.add_argument(
         "--threshold",
@@ -107,9 +107,9 @@ def _gallery(place: str, args: argparse.Namespace) -> Any:
         from jaxreid.index.index import Index
 
         index = Index.open(place)
-        if args.model == "drawn":  # not chosen
-            args.model = index.about.model
+        args.model = args.model or index.about.model
         return index
+    args.model = args.model or BUNDLED
     gallery = open_gallery(place, recursive=args.recursive)
     for notice in gallery.notices:
         print(f"warning: {notice}", file=sys.stderr)

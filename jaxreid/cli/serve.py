@@ -114,12 +114,7 @@ def run_service(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{address.url}  ({asked}; Ctrl-C stops)", flush=True)
 
     serve(engine, address, token=token, ready=ready)
-    answered = sum(
-        int(sample.value)
-        for metric in engine.metrics.requests.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total")
-    )
+    answered = engine.metrics.answered
     print(f"stopped; {answered:,} requests answered")
     return {
         "url": address.url,

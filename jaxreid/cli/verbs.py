@@ -119,7 +119,7 @@ def weights(args: argparse.Namespace) -> dict[str, Any]:
 
 def convert(args: argparse.Namespace) -> dict[str, Any]:
     """Convert a PyTorch checkpoint."""
-    from jaxreid.weights.torch_checkpoint import Misfit, convert_file, report_lines
+    from jaxreid.weights.conversion import Misfit, convert_file, report_lines
 
     names = ("input_size", "normalisation", "cut", "skip", "memory", "source")
     options = {name: getattr(args, name) for name in names}

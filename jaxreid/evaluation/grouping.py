@@ -3,7 +3,6 @@
 Notation: N images.
 """
 
-import contextlib
 import math
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ LARGEST = 20_000
 LONG = 1024
 
 
-class Calibration(Protocol):
+class Probabilities(Protocol):
     """What makes probabilities of scores."""
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
@@ -132,14 +131,12 @@ def all_scores(reid: Any, features: np.ndarray, *, rows: int = 256) -> np.ndarra
     total = len(features)
     check_count(total)
     scores = np.empty((total, total), np.float32)
-    long = progress("scores", total=total * total, unit="pair") if total >= LONG else None
-    with long or contextlib.nullcontext() as bar:
+    with progress("scores", total=total * total, unit="pair", least=LONG * LONG) as bar:
         for start in range(0, total, rows):
             part = slice(start, min(start + rows, total))
             scores[part, start:] = reid.score(features[part], features[start:])
             scores[start:, part] = scores[part, start:].T
-            if bar is not None:
-                bar.update((part.stop - start) * (2 * total - start - part.stop))
+            bar.update((part.stop - start) * (2 * total - start - part.stop))
     return scores
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.split import Split
-from jaxreid.evaluation.calibration import Reliability
 from jaxreid.evaluation.means import METRICS, family, means_of
 from jaxreid.evaluation.ranking import (
     QueryRanks,
@@ -27,12 +26,9 @@ from jaxreid.evaluation.ranking.roc import Roc, RocAccumulator
 from jaxreid.evaluation.variants import PLAIN, Variant
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.ranking import Row, Tile, ranking_picture
-from jaxreid.pictures.reliability import Curve, Panel, reliability_picture
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import table
 
-# File in a work directory.
-RELIABILITY = "reliability.png"
 # Gallery images kept of each query's ranking.
 LISTED = 10
 RANKS = (1, 5, 10, 20)
@@ -262,26 +258,6 @@ def write_ranking(
         title = f"{name}: rank-1 {result.metrics['rank1']:.1%}, mAP {result.metrics['mAP']:.1%}"
         sections.append((title, rows))
     save(ranking_picture(sections), path)
-
-
-def write_reliability(path: pathlib.Path, judged: Mapping[str, Mapping[str, Reliability]]) -> None:
-    """Draw probabilities beside shares of each test set (PNG), from `reliabilities`."""
-    panels = [
-        Panel(
-            name,
-            [
-                Curve(
-                    f"fitted on {where}: error {reliability.ece:.1%}",
-                    reliability.predicted,
-                    reliability.observed,
-                    reliability.weight,
-                )
-                for where, reliability in curves.items()
-            ],
-        )
-        for name, curves in judged.items()
-    ]
-    save(reliability_picture(panels), path)
 
 
 def write_queries(

@@ -16,20 +16,21 @@ from jax.sharding import Mesh
 from jaxreid.data.images.on_disk import chained
 from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
-from jaxreid.evaluation.calibration import CALIBRATION, Calibration, fit, reliabilities
+from jaxreid.evaluation.calibration import Calibration
+from jaxreid.evaluation.calibration_file import CALIBRATION
+from jaxreid.evaluation.fitting import fit
 from jaxreid.evaluation.means import means_of
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
 from jaxreid.evaluation.ranking.protocol import RULES
+from jaxreid.evaluation.reliability import RELIABILITY, reliabilities, write_reliability
 from jaxreid.evaluation.results import (
-    RELIABILITY,
     Result,
     results_of,
     results_table,
     shortlist_sentence,
     write_queries,
     write_ranking,
-    write_reliability,
 )
 from jaxreid.evaluation.retrieval import evaluate
 from jaxreid.evaluation.scoring import Scorer
@@ -165,7 +166,9 @@ class Evaluation:
             evaluated[name] = results
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
-            for message in calibrate(workdir, evaluated, events, **model):
+            for message in calibrate(
+                workdir, evaluated, events, model_digest=model["model_digest"]
+            ):
                 writer.say(message)
             rows = results_of([*writer.events, *events], initial=initial)
             write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
@@ -209,7 +212,6 @@ def calibrate(
     events: list[dict[str, Any]],
     *,
     model_digest: str,
-    **_: Any,
 ) -> list[str]:
     """Write calibration.json and reliability.png; add to the events how well calibrations hold.
 
@@ -227,11 +229,10 @@ def calibrate(
     if not pairs:
         return []
     judged = reliabilities(pairs)
-    fingerprints = {}
     for row in events:
-        fingerprints[row["set"]] = row["fingerprint"]
-        if row["variant"] == PLAIN.name and row["set"] in pairs:
-            for where, reliability in judged[row["set"]].items():
+        # The only variant whose pairs are kept (`Result`).
+        if row["variant"] == PLAIN.name:
+            for where, reliability in judged.get(row["set"], {}).items():
                 key = f"calibrated_on_{where.replace(' ', '_')}"
                 row[f"{key}_ece"] = reliability.ece
                 row[f"{key}_log_loss"] = reliability.log_loss
@@ -243,6 +244,7 @@ def calibrate(
         held = None
     if held is not None and held.own and held.model_digest == model_digest:
         return [f"{path} stays: it was calibrated on your own images ({held.names})."]
+    fingerprints = {row["set"]: row["fingerprint"] for row in events}
     fit(pairs, fingerprints, model_digest=model_digest).save(path)
     return []
 

@@ -4,13 +4,15 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxreid.index.encoding import DTYPES
+from jaxreid.index.encoding import DTYPES, decode, encode, size_of, vectors
+from jaxreid.names import check_name
 from jaxreid.reid.loaded import ReID
 
 FORMAT = "jaxreid index 1"
@@ -48,6 +50,50 @@ class About:
         """Return plain data, which `read_about` reads."""
         recall = {str(length): share for length, share in self.recall.items()}
         return {"format": FORMAT, **dataclasses.asdict(self), "recall": recall}
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self.vectors(np.zeros((1, *self.shape), np.float32)).shape[1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of one image's features; 0 for embeddings, whose vector stands for them."""
+        return size_of(self.shape, self.dtype) if len(self.shape) == 3 else 0
+
+    def vectors(self, features: np.ndarray) -> np.ndarray:
+        """Return the vectors [n, dim] of features [n, ...]."""
+        return vectors(features, unit=self.unit)
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        """Return features [n, ...] as they lie beside their vectors, [n, size] uint8."""
+        if not self.size:
+            return np.empty((len(features), 0), np.uint8)
+        return encode(features, self.dtype)
+
+    def decode(self, content: np.ndarray) -> np.ndarray:
+        """Return the features [n, ...] float32 of rows: of `Rows.feature`, vectors or bytes."""
+        if content.dtype == np.float16:
+            return content.astype(np.float32)
+        return decode(content, self.shape, self.dtype)
+
+
+def about_model(reid: ReID, dtype: str | None) -> About:
+    """Describe an empty index for a model.
+
+    Args:
+        reid: the model.
+        dtype: dtype of feature maps on disk; None for int8. Embeddings are float16.
+
+    Raises:
+        ValueError: its features cannot be of this dtype.
+    """
+    shape = reid.feature_shape
+    is_map = len(shape) == 3
+    kind = dtype or ("int8" if is_map else "float16")
+    check_name(kind, DTYPES if is_map else DTYPES[:1], "dtype")
+    unit = not is_map and getattr(reid.model.matcher, "metric", "") == "cosine"
+    return About(os.path.abspath(reid.path or ""), model_digest(reid), shape, unit, kind)
 
 
 def read_about(held: Any, place: str) -> About:

@@ -2,47 +2,27 @@
 
 import contextlib
 import datetime
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 Names = str | Sequence[str] | None
 Moment = float | str | datetime.datetime | None
 
 
-def condition(
-    *,
-    id: Names = None,
-    path: Names = None,
-    camera: Names = None,
-    person: Names = None,
-    after: Moment = None,
-    before: Moment = None,
-) -> str:
+def condition(**conditions: Any) -> str:
     """Return the condition that all of these hold; "" without any.
 
     Args:
-        id: one of these ids.
-        path: one of these paths, or below one of these folders.
-        camera: one of these cameras.
-        person: one of these people.
-        after: at this time or later, as for `seconds`.
-        before: at this time or earlier.
+        **conditions: as for `Index.remove`; None for any.
 
     Raises:
         ValueError: a time cannot be read, or a list is empty.
     """
-    parts = []
-    for column, names in (("id", id), ("camera", camera), ("person", person)):
-        if names is not None:
-            parts.append(f"{column} IN ({', '.join(map(_quoted, _listed(names, column)))})")
-    if path is not None:
-        paths = _listed(path, "path")
-        below = " OR ".join(f"starts_with(path, {_quoted(p.rstrip('/') + '/')})" for p in paths)
-        parts.append(f"(path IN ({', '.join(map(_quoted, paths))}) OR {below})")
-    for sign, moment in ((">=", after), ("<=", before)):
-        if moment is not None:
-            parts.append(f"time {sign} CAST({seconds(moment)!r} AS DOUBLE)")
-    return " AND ".join(parts)
+    return " AND ".join(
+        _SQL[name](value) for name, value in conditions.items() if value is not None
+    )
 
 
 def seconds(moment: float | str | datetime.datetime) -> float:
@@ -68,6 +48,28 @@ def _read(text: str) -> float | datetime.datetime:
         with contextlib.suppress(ValueError):
             return read(text)
     raise ValueError(f"time is {text!r}; expected seconds, or a date such as 2026-11-27T09:30:12.")
+
+
+def _one_of(column: str, names: str | Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(map(_quoted, _listed(names, column)))})"
+
+
+def _at_or_below(path: str | Sequence[str]) -> str:
+    paths = _listed(path, "path")
+    below = " OR ".join(f"starts_with(path, {_quoted(p.rstrip('/') + '/')})" for p in paths)
+    return f"({_one_of('path', paths)} OR {below})"
+
+
+def _seen(sign: str, moment: float | str | datetime.datetime) -> str:
+    return f"time {sign} CAST({seconds(moment)!r} AS DOUBLE)"
+
+
+_SQL: Mapping[str, Callable[[Any], str]] = {
+    **{column: functools.partial(_one_of, column) for column in ("id", "camera", "person")},
+    "path": _at_or_below,
+    "after": functools.partial(_seen, ">="),
+    "before": functools.partial(_seen, "<="),
+}
 
 
 def _listed(names: str | Iterable[str], column: str) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 DTYPES = ("float16", "int8")
-# Rows of a map that the coarse search tells apart: head, chest, hips, legs.
+# Strips of a map that the coarse search distinguishes: head, chest, hips, legs.
 STRIPS = 4
 # The scale of a map of int8, before its values.
 _SCALE = np.dtype("<f4")

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxreid.locks import hold
 from jaxreid.places import expanded
 
 ROWS, ABOUT = "entries", "about"
+_LOCK = "lock"
 COLUMNS = ("id", "path", "camera", "time", "person")
 # Rows from which vectors are put into cells; with fewer, all of them are compared.
 LARGE = 20_000
@@ -78,6 +80,22 @@ class Store:
         with self.explained():
             return ABOUT in self.database.list_tables().tables
 
+    def is_empty(self) -> bool:
+        """Return whether a new index has its place: an object store, or a new or empty folder."""
+        if self.folder is None or not self.folder.exists():
+            return True
+        left = {_LOCK, f"{ROWS}.lance"}  # by a process that was killed
+        return self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= left
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out; in an object store, LanceDB refuses what does not fit."""
+        if self.folder is None:
+            yield
+            return
+        with hold(self.folder / _LOCK, f"index {self.folder}", wait=True):
+            yield
+
     def create(self, about: Mapping[str, Any], *, dim: int, size: int) -> None:
         """Create the tables.
 
@@ -88,10 +106,16 @@ class Store:
         """
         import pyarrow as pa
 
-        kinds = {"path": pa.string(), "camera": pa.string(), "time": pa.float64()}
-        feature = {"feature": pa.binary(size)} if size else {}
-        fields = {"id": pa.string(), "vector": pa.list_(pa.float16(), dim), **feature, **kinds}
-        schema = pa.schema({**fields, "person": pa.string()})
+        fields = {
+            "id": pa.string(),
+            "vector": pa.list_(pa.float16(), dim),
+            **({"feature": pa.binary(size)} if size else {}),
+            "path": pa.string(),
+            "camera": pa.string(),
+            "time": pa.float64(),
+            "person": pa.string(),
+        }
+        schema = pa.schema(fields)
         with self.explained():
             # The second table comes last: without it, the folder holds no index.
             self.database.create_table(ROWS, schema=schema, mode="overwrite")
@@ -179,16 +203,21 @@ class Store:
     def ids(self) -> set[str]:
         """Return the ids of all rows."""
         with self.explained():
-            found = self.rows.search().select(["id"]).limit(len(self) or 1).to_arrow()
-            return set(found.column("id").to_pylist())
+            return set(self._column("id").to_pylist())
 
     def cameras(self) -> list[str]:
         """Return the names of the cameras of all rows, sorted."""
         import pyarrow.compute as pc
 
         with self.explained():
-            found = self.rows.search().select(["camera"]).limit(len(self) or 1).to_arrow()
-            return sorted(name for name in pc.unique(found.column("camera")).to_pylist() if name)
+            return sorted(name for name in pc.unique(self._column("camera")).to_pylist() if name)
+
+    def _all(self) -> Any:
+        """Return a query for all rows."""
+        return self.rows.search().limit(len(self) or 1)
+
+    def _column(self, name: str) -> Any:
+        return self._all().select([name]).to_arrow().column(name)
 
     def nearest(self, vector: np.ndarray, count: int, *, where: str, every: bool = False) -> Rows:
         """Return the rows with the nearest vectors, nearest first.
@@ -199,10 +228,25 @@ class Store:
             where: condition on the rows (SQL); "" for all.
             every: compare all vectors, not only those of the nearest cells.
         """
+        return _read(self._nearest(vector, count, where=where, every=every))
 
+    def nearest_ids(self, vector: np.ndarray, count: int) -> list[str]:
+        """Return the ids of `nearest`, whose features are not read."""
+        return self._nearest(vector, count, ids=True).column("id").to_pylist()
+
+    def _nearest(
+        self,
+        vector: np.ndarray,
+        count: int,
+        *,
+        where: str = "",
+        every: bool = False,
+        ids: bool = False,
+    ) -> Any:
         def search() -> Any:
+            columns = ["id"] if ids else self._read
             query = self.rows.search(np.float32(vector), vector_column_name="vector")
-            query = query.distance_type("l2").limit(count).select([*self._read, "_distance"])
+            query = query.distance_type("l2").limit(count).select([*columns, "_distance"])
             # More cells than these are looked into where a condition leaves too few rows.
             query = query.minimum_nprobes(_PROBED).maximum_nprobes(0)
             query = query.bypass_vector_index() if every else query
@@ -210,14 +254,13 @@ class Store:
 
         with self.explained():
             try:
-                found = search()
+                return search()
             except (RuntimeError, OSError, ValueError) as error:
                 # Another process may have merged the files that this one was about to read.
                 if "not found" not in str(error).lower():
                     raise
                 self._rows = None
-                found = search()
-        return _read(found)
+                return search()
 
     def sample(self, count: int, seed: int = 0) -> Rows:
         """Return some rows at random."""
@@ -230,7 +273,7 @@ class Store:
     def batches(self, where: str = "") -> Iterator[Rows]:
         """Yield all rows for which a condition holds, some at a time."""
         with self.explained():
-            query = self.rows.search().select(self._read).limit(len(self) or 1)
+            query = self._all().select(self._read)
             query = query.where(where) if where else query
             for batch in query.to_batches(1024):
                 yield _read(batch)
@@ -258,6 +301,12 @@ class Store:
         """Return the numbers of cells of the search structures; there is one, or none."""
         names = (index.name for index in self.rows.list_indices())
         return [int(name.removeprefix("cells_")) for name in names if name.startswith("cells_")]
+
+    def bytes_on_disk(self) -> int | None:
+        """Return the bytes of the folder's files; None for an object store."""
+        if self.folder is None:
+            return None
+        return sum(_size(path) for path in self.folder.rglob("*") if path.is_file())
 
     def is_slow(self) -> bool:
         """Return whether there are many small parts, or many rows outside of cells."""
@@ -291,7 +340,7 @@ class Store:
         """
         with self.explained():
             schema = self.rows.schema
-            batches = self.rows.search().limit(len(self) or 1).to_batches(1024)
+            batches = self._all().to_batches(1024)
             self.database.create_table(ROWS, batches, schema=schema, mode="overwrite")
             self._rows = None
             self.optimize()
@@ -347,6 +396,13 @@ def _matrix(array: Any) -> np.ndarray:
     size = array.type.byte_width
     content = np.frombuffer(array.buffers()[1], np.uint8, len(array) * size, array.offset * size)
     return content.reshape(len(array), size)
+
+
+def _size(path: pathlib.Path) -> int:
+    # A file may go while another process merges parts.
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _library() -> Any:

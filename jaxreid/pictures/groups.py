@@ -3,10 +3,8 @@
 Pictures are dragged between people, people renamed, and the result saved as a table.
 """
 
-import base64
 import hashlib
 import importlib.resources
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -14,10 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.data.images.pillow import ImageSource
+from jaxreid.pictures.self_contained import data_uri
 
-# Height of a thumbnail in pixels, and its JPEG quality.
-HEIGHT, QUALITY = 112, 78
+# Largest width and height in pixels of a thumbnail, and its JPEG quality.
+LARGEST, QUALITY = (224, 112), 78
 
 
 def groups_page(
@@ -43,7 +42,7 @@ def groups_page(
             "time": "" if math.isnan(row["time"]) else f"{row['time']:.3f}",
             "clock": "" if math.isnan(row["time"]) else _clock(row["time"]),
             "doubt": bool(row["doubt"]),
-            "src": thumbnail(image),
+            "src": data_uri(image, LARGEST, QUALITY, Image.Resampling.BICUBIC),
         }
         for image, row in zip(images, rows, strict=True)
     ]
@@ -58,14 +57,6 @@ def groups_page(
     text = json.dumps(data).replace("<", "\\u003c")
     page = importlib.resources.files("jaxreid.pictures").joinpath("groups.html")
     return page.read_text(encoding="utf-8").replace("@DATA@", text)
-
-
-def thumbnail(image: ImageSource) -> str:
-    """Return a small JPEG of an image as a data URI."""
-    picture = Image.fromarray(read_image(image))
-    picture.thumbnail((2 * HEIGHT, HEIGHT))
-    picture.save(file := io.BytesIO(), "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _clock(seconds: float) -> str:

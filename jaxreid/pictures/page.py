@@ -4,24 +4,19 @@ Text is escaped here and nowhere assembled by the script, whose digest is the on
 page's content security policy lets run: a name in a gallery cannot become code.
 """
 
-import base64
 import dataclasses
-import hashlib
 import html
-import io
 import json
-import pathlib
 from collections.abc import Sequence
 
-from PIL import Image
-
-from jaxreid.data.images.pillow import ImageSource, read_image
-from jaxreid.pictures.matches import Pair, strongest_links
+from jaxreid.data.images.pillow import ImageSource
+from jaxreid.pictures.matches import Pair
 from jaxreid.pictures.numbers import probability_text, rate_text, time_text
+from jaxreid.pictures.results import FOLDER, assembled, lines_of
+from jaxreid.pictures.self_contained import csp_digest, data_uri
 
-FOLDER = pathlib.Path(__file__).parent
-# Largest height and width in pixels of an embedded image, and its JPEG quality.
-LARGEST, QUALITY = 320, 85
+# Largest width and height in pixels of an embedded image.
+LARGEST = 320, 320
 # Lines between two images, at most.
 LINES = 12
 _UNNAMED = "image without a name"
@@ -68,14 +63,14 @@ def search_page(
         notes: sentences about the search.
         resolution: smallest false-match rate that can be seen.
     """
-    style, script = ((FOLDER / name).read_text() for name in ("page.css", "page.js"))
+    style, script = (assembled(FOLDER / name) for name in ("page.css", "page.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
-        f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {csp_digest(style)}; "
+        f"script-src {csp_digest(script)}; base-uri 'none'; form-action 'none'"
     )
     lines = any(card.pair is not None for card in cards)
     photos = "".join(
-        f'<figure><img class="photo" src="{_embedded(image)}" alt="query photo {number}">'
+        f'<figure><img class="photo" src="{data_uri(image, LARGEST)}" alt="query photo {number}">'
         f"<figcaption>{_text(_short(name))}</figcaption></figure>"
         for number, (image, name) in enumerate(queries, 1)
     )
@@ -146,46 +141,17 @@ def _card(rank: int, card: Card, resolution: float) -> str:
         title = "share of other people who score at least as high"
         value = html.escape(rate_text(card.false_match_rate, resolution))
         rate = f'<dt title="{title}">false match</dt><dd>{value}</dd>'
-    links = html.escape(json.dumps(_links(card.pair)), quote=True)
+    lines = [] if card.pair is None else lines_of(card.pair, LINES)
+    links = html.escape(json.dumps(lines), quote=True)
     return (
         f'<article class="card" tabindex="{0 if rank == 1 else -1}" data-photo="{card.photo}" '
         f'data-links="{links}" aria-label="rank {rank}: {_text(_short(card.name))}">'
-        f'<div class="frame"><img src="{_embedded(card.image)}" alt="">'
+        f'<div class="frame"><img src="{data_uri(card.image, LARGEST)}" alt="">'
         f'<span class="rank">{rank}</span></div>{worth}'
         f"<dl><dt>score</dt><dd>{card.score:+.2f}</dd>{rate}</dl>"
         f"{where}"
         f'<p class="name" title="{_text(card.name)}">{_text(_short(card.name))}</p></article>'
     )
-
-
-def _links(pair: Pair | None) -> list[list[float]]:
-    """Return the strongest matches: x and y in both images as fractions, and strength in 0..1."""
-    if pair is None:
-        return []
-    rows, columns = pair.from_query.shape
-    links = strongest_links(pair, LINES)
-    strongest = max((link.value for link in links), default=1.0)
-
-    def centre(cell: int) -> list[float]:
-        row, column = divmod(cell, columns)
-        return [round((column + 0.5) / columns, 4), round((row + 0.5) / rows, 4)]
-
-    return [
-        [*centre(link.query), *centre(link.gallery), round(link.value / strongest, 3)]
-        for link in links
-    ]
-
-
-def _embedded(image: ImageSource) -> str:
-    picture = Image.fromarray(read_image(image))
-    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _short(name: str) -> str:

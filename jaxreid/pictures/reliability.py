@@ -1,4 +1,4 @@
-"""Reliability diagrams: what share of pairs shows the same person, by the probability said."""
+"""Reliability diagrams: share of pairs of the same person against the predicted probability."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Panel:
 
 
 def reliability_picture(panels: Sequence[Panel]) -> Image.Image:
-    """Draw a panel for each test set; on the diagonal, probabilities are right."""
+    """Draw a panel for each test set; calibrated probabilities lie on the diagonal."""
     columns = min(COLUMNS, max(1, len(panels)))
     step = SIDE + GUTTER[0], SIDE + GUTTER[1]
     rows = -(-len(panels) // columns)

@@ -1,21 +1,24 @@
 """Calibration of a loaded model: finding the one it came with, and fitting one on own images."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
-from jaxreid.evaluation.calibration import (
-    CALIBRATION,
-    Calibration,
-    Reliability,
-    fit,
-    parsed,
-    reliabilities,
-)
+from jaxreid.evaluation.calibration import Calibration
+from jaxreid.evaluation.calibration_file import CALIBRATION
+from jaxreid.evaluation.fitting import fit
+from jaxreid.evaluation.reliability import Reliability, reliabilities
 from jaxreid.evaluation.run import TestSets, digest_of, make_evaluation
 from jaxreid.weights.file import read_calibration
 
 _HOW = "Fit one on your own cameras: jaxreid calibrate MODEL --data=SET."
+# Scores of `ReID.score`.
+_PLAIN: dict[str, Any] = {
+    "flip": False,
+    "dtype": "float32",
+    "rerank": False,
+    "tlift": False,
+    "shortlist": 0,
+}
 
 
 def find_calibration(path: pathlib.Path | None, variables: Any) -> tuple[Calibration | None, str]:
@@ -41,7 +44,7 @@ def find_calibration(path: pathlib.Path | None, variables: Any) -> tuple[Calibra
         if text is None:
             return None, none
         where = f"the calibration in {path}"
-        calibration = Calibration.from_json(parsed(text, where), where)
+        calibration = Calibration.from_text(text, where)
     if calibration.model_digest != (digest := digest_of(variables)):
         return None, (
             f"No probabilities: {where} is of the weights {calibration.model_digest}, and these "
@@ -87,30 +90,3 @@ def calibrate(reid: Any, tests: TestSets) -> tuple[Calibration, dict[str, dict[s
         pairs[name], fingerprints[name] = result.pairs, protocol["fingerprint"]
     digest = digest_of(reid.variables)
     return fit(pairs, fingerprints, model_digest=digest, own=True), reliabilities(pairs)
-
-
-def table_rows(judged: Mapping[str, Mapping[str, Reliability]]) -> list[tuple[str, ...]]:
-    """Return a row for each set: calibration error in percent and log loss in bits, both ways."""
-    rows = []
-    for name, ways in judged.items():
-        cells = [
-            cell
-            for where in ("other people", "other sets")
-            for cell in (
-                (f"{100 * ways[where].ece:.1f}", f"{ways[where].log_loss:.3f}")
-                if where in ways
-                else ("", "")
-            )
-        ]
-        rows.append((name, *cells))
-    return rows
-
-
-# Scores of `ReID.score`.
-_PLAIN: dict[str, Any] = {
-    "flip": False,
-    "dtype": "float32",
-    "rerank": False,
-    "tlift": False,
-    "shortlist": 0,
-}

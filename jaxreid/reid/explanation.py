@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxreid.data.images.pillow import ImageSource, read_image
 from jaxreid.models.model import Model
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.matches import Pair, correspondence_picture
+from jaxreid.reid.hits import name_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +121,48 @@ def pairs_of(
                 pair = pair.above(of_query, of_gallery, "average image")
             pairs.append(pair)
     return pairs
+
+
+def explained(
+    reid: Any,
+    images: Sequence[ImageSource],
+    *,
+    parts: Sequence[str] | None,
+    reference: np.ndarray | None,
+    titles: Sequence[str] | None,
+    right: Sequence[bool | None] | None,
+) -> Explanation:
+    """Explain the scores of the first image with the others; see `ReID.explain`."""
+    known = reid.check_explains(parts)
+    if len(images) < 2:
+        raise ValueError("nothing to compare the query with: expected at least one image.")
+    whole = getattr(reid.model.matcher, "patch", 1) // 2
+    shown: list[str | None] = [*(parts or known)] or [None]
+    reaches = {part: known[part] if part else whole for part in shown}
+    titles = titles or [
+        pathlib.PurePath(name).name or name
+        for name in (name_of(image, i) for i, image in enumerate(images))
+    ]
+    pixels = [read_image(image) for image in images]
+    pairs = pairs_of(
+        reid.contributions,
+        reid.embed(images),
+        pixels,
+        reaches=reaches,
+        titles=titles,
+        right=right,
+        reference=reference,
+    )
+    size = (reid.model.width, reid.model.height)
+    title = f"{titles[0]} and its strongest matches"
+    return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
+
+
+def matches_with(reid: Any, query: ImageSource, images: Sequence[ImageSource]) -> list[Pair]:
+    """Return the pairs of a query with images, a few at a time; with parts, those of the first."""
+    part = list(reid.check_explains())[:1] or None
+    return [
+        pair
+        for first in range(0, len(images), 16)
+        for pair in reid.explain(query, *images[first : first + 16], parts=part).pairs
+    ]

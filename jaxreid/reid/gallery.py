@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxreid.data import sets
 from jaxreid.data.images.on_disk import ImageFiles
-from jaxreid.data.sets import folder
+from jaxreid.data.sets import folder, table
 from jaxreid.data.sets.files import list_images
-from jaxreid.data.sets.naming import parse_name
-from jaxreid.data.sets.photos import TABLES, photos_at
+from jaxreid.data.sets.photos import photos_at
+from jaxreid.data.sets.resolving import OWN, named_set
 from jaxreid.places import expanded
 from jaxreid.reid.hits import listed, name_of
 
@@ -189,16 +189,16 @@ def open_gallery(place: str | os.PathLike, *, recursive: bool = False) -> Images
     if path.is_dir():
         return _below(path, recursive)
     if path.is_file():
-        if path.suffix.lower() in TABLES:
+        if path.suffix.lower() in table.SUFFIXES:
             return _of_photos(path)
         return Images([Entry(path, path.name)])
-    named = parse_name(text, sets.SETS.names)
+    named = named_set(text)
     if named.base not in sets.SETS.names:
         raise FileNotFoundError(
             f"no gallery {text!r}: expected a folder of images, a table (.csv, .jsonl, ...), or a "
             "data set with its place, as in table:people.csv or folder:DIR?pattern={pid}_c{camid}."
         )
-    if named.base in ("folder", "table"):
+    if named.base in OWN:
         return _of_photos(text)
     return Images(_of_set(text))
 

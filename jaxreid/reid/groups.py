@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxreid.data.images.pillow import ImageSource
 from jaxreid.data.sets.division import Photo
-from jaxreid.evaluation.grouping import Calibration, all_scores, apart, check_count, link
+from jaxreid.evaluation.grouping import Probabilities, all_scores, apart, check_count, link
 from jaxreid.names import check_name
 from jaxreid.pictures.groups import groups_page
 from jaxreid.reid.hits import listed
@@ -148,7 +148,7 @@ def make_groups(
     time: Sequence[float] | None = None,
     threshold: float | None = None,
     people: int | None = None,
-    calibration: Calibration | None = None,
+    calibration: Probabilities | None = None,
     features: np.ndarray | None = None,
     keep_apart: bool = True,
 ) -> Groups:

@@ -47,10 +47,15 @@ class Hit:
     false_match_rate: float | None = None
     photo: int = 0
 
+    @property
+    def title(self) -> str:
+        """Name to show."""
+        return self.name or name_of(self.image, self.index)
+
     def as_json(self) -> dict[str, Any]:
         """Return plain data; null for what is unknown."""
         return {
-            "image": self.name or name_of(self.image, self.index),
+            "image": self.title,
             "path": os.fspath(self.image) if isinstance(self.image, str | os.PathLike) else None,
             "index": self.index,
             "score": self.score,
@@ -93,7 +98,7 @@ class Hits(Sequence[Hit]):
         return self._hits[place]
 
     def __repr__(self) -> str:
-        lines = (f"{hit.score:+8.3f}  {hit.name or name_of(hit.image, hit.index)}" for hit in self)
+        lines = (f"{hit.score:+8.3f}  {hit.title}" for hit in self)
         names = ", ".join(name_of(query, i) for i, query in enumerate(self.queries))
         return "\n".join([f"{len(self)} hits for {names}", *lines])
 
@@ -136,7 +141,7 @@ class Hits(Sequence[Hit]):
         cards = [
             Card(
                 image=hit.image,
-                name=hit.name or name_of(hit.image, hit.index),
+                name=hit.title,
                 score=hit.score,
                 probability=hit.probability,
                 false_match_rate=hit.false_match_rate,
@@ -154,7 +159,7 @@ class Hits(Sequence[Hit]):
 def _lines(hit: Hit) -> tuple[Any, str, list[str]]:
     """Return image, name and lines of a hit, as `person_picture` takes them."""
     worth = [] if hit.probability is None else [probability_text(hit.probability)]
-    name = hit.name or name_of(hit.image, hit.index)
+    name = hit.title
     return hit.image, name, [*worth, f"{hit.score:+.2f}"]
 
 

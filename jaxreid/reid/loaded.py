@@ -1,7 +1,6 @@
 """Model with its weights, ready to use; returned by `jaxreid.load`."""
 
 import functools
-import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from jaxreid.data.images.pillow import ImageSource, read_image, size_of
-from jaxreid.data.sets import check_trusted_sets, load_sets
-from jaxreid.data.sets.files import some
+from jaxreid.data.images.pillow import ImageSource
+from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.results import Result
-from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
+from jaxreid.evaluation.run import TestSets
 from jaxreid.evaluation.scoring import Scorer
-from jaxreid.frames.crops import cut_boxes
 from jaxreid.mesh import make_mesh, shardings
 from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
@@ -26,17 +23,17 @@ from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.calibrated import calibrate, find_calibration
-from jaxreid.reid.explanation import Explanation, make_explain, pairs_of
+from jaxreid.reid.evaluating import evaluate_model, load_tests
+from jaxreid.reid.explanation import Explanation, explained, make_explain, matches_with
 from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.groups import Groups, make_groups
-from jaxreid.reid.hits import Hit, Hits, listed, name_of
+from jaxreid.reid.hits import Hit, Hits, listed
+from jaxreid.reid.inputs import people_in
 from jaxreid.reid.search import find
-from jaxreid.runs.log import Writer, progress
+from jaxreid.runs.log import progress
 from jaxreid.runs.workdir import holds_checkpoint, open_workdir
 from jaxreid.weights.file import read_card, save_weights
 from jaxreid.weights.source import open_weights
-
-logger = logging.getLogger(__name__)
 
 # Number of images from which a progress bar is shown.
 LONG = 256
@@ -54,6 +51,7 @@ class ReID:
         settings: resolved configuration of the run; {} for a weights file.
         messages: messages about what was read.
         mesh: the devices.
+        contributions: contributions of cells to scores (`explanation.make_explain`).
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class ReID:
         self.mesh = make_mesh()
         self.variables = jax.device_put(dict(variables), shardings(self.mesh, P()))
         self._scorers: dict[tuple[tuple[str, int], ...], Scorer] = {}
-        self._explain = make_explain(self.model, self.variables)
+        self.contributions = make_explain(self.model, self.variables)
 
     def __repr__(self) -> str:
         parts = (self.card[part]["name"] for part in ("backbone", "neck", "matcher"))
@@ -104,25 +102,11 @@ class ReID:
             ValueError, OSError: an image cannot be read, or nothing of a box is inside of the
                 frame; the message names it.
         """
-        images = listed(images)
-        if xyxy is not None:
-            if len(images) != 1:
-                raise ValueError(
-                    f"got boxes and {len(images)} images; expected the frame of the boxes."
-                )
-            images = cut_boxes(read_image(images[0]), xyxy)
-            if not images:
-                return np.zeros((0, *self.feature_shape), np.float32)
-            names = names or [f"box {i}" for i in range(len(images))]
+        images, names = people_in(images, xyxy, names)
         if not images:
-            raise ValueError("no images: expected at least one path, PIL image or uint8 array.")
-        names = names or [name_of(image, i) for i, image in enumerate(images)]
-        if xyxy is None:
-            _warn_of_frames(images, names)
+            return np.zeros((0, *self.feature_shape), np.float32)
         scorer = self._scorer(batch_size=_fitting(len(images), 64))
-        if len(images) < LONG:
-            return scorer.encode(images, names)
-        with progress("features", total=len(images)) as bar:
+        with progress("features", total=len(images), least=LONG) as bar:
             return scorer.encode(images, names, bar)
 
     def score(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -262,19 +246,10 @@ class ReID:
             where=where or Filter(),
         )
         local = hasattr(self.model.matcher, "explain")
-        pairs = lambda photo, images: self._matches(photos[photo], images)  # noqa: E731
+        pairs = lambda photo, images: matches_with(self, photos[photo], images)  # noqa: E731
         resolution = 0.0 if self.calibration is None else self.calibration.resolution
         explain = pairs if local else None
         return Hits(query, hits, notes=notes, resolution=resolution, explain=explain)
-
-    def _matches(self, query: Any, images: Sequence[Any]) -> list[Any]:
-        """Return the pairs of `explain`, a few at a time; with parts, those of the first."""
-        part = list(self.check_explains())[:1] or None
-        return [
-            pair
-            for first in range(0, len(images), 16)
-            for pair in self.explain(query, *images[first : first + 16], parts=part).pairs
-        ]
 
     def explain(
         self,
@@ -299,30 +274,14 @@ class ReID:
         Raises:
             ValueError: the matcher compares whole images, or has no such part.
         """
-        known = self.check_explains(parts)
-        if not gallery:
-            raise ValueError("nothing to compare the query with: expected at least one image.")
-        whole = getattr(self.model.matcher, "patch", 1) // 2
-        shown: list[str | None] = [*(parts or known)] or [None]
-        reaches = {part: known[part] if part else whole for part in shown}
-        images = [query, *gallery]
-        titles = titles or [
-            pathlib.PurePath(name).name or name
-            for name in (name_of(image, i) for i, image in enumerate(images))
-        ]
-        pixels = [read_image(image) for image in images]
-        pairs = pairs_of(
-            self._explain,
-            self.embed(images),
-            pixels,
-            reaches=reaches,
+        return explained(
+            self,
+            [query, *gallery],
+            parts=parts,
+            reference=reference,
             titles=titles,
             right=right,
-            reference=reference,
         )
-        size = (self.model.width, self.model.height)
-        title = f"{titles[0]} and its strongest matches"
-        return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
 
     def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
         """Return the parts that `explain` can show, with their reach; {} without parts.
@@ -381,59 +340,14 @@ class ReID:
         identities: int | None = None,
     ) -> TestSets:
         """Load test sets as `evaluate` does: splits "query" and "gallery" by set."""
-        data = dict(self.settings.get("data", {}))
-        names = [test] if isinstance(test, str) else list(test or data.get("test") or ())
-        if not names:
-            raise ValueError(
-                "no test set; expected names of data sets, as in test=['synthetic_people/mall']."
-            )
-        if not test:
-            check_trusted_sets(names, self.path)
-        _, tests = load_sets(
-            train=None,
-            test=names,
-            dir=dir or data.get("dir"),
-            prepared_dir=prepared_dir or data.get("prepared_dir"),
-            identities=data.get("identities", 0) if identities is None else identities,
-            skip_broken=data.get("skip_broken", False),
-        )
-        return tests
+        folders = {"dir": dir, "prepared_dir": prepared_dir}
+        return load_tests(self.settings, self.path, test, **folders, identities=identities)
 
     def evaluate_on(
         self, tests: TestSets, *, workdir: str | os.PathLike | None = None, **settings: Any
     ) -> dict[str, Result]:
         """Evaluate, as `evaluate`, on test sets in memory: splits "query" and "gallery" by set."""
-        settings = {**self.settings.get("eval", {}), **settings}
-        scorer, evaluation = make_evaluation(self.model, self.mesh, settings)
-        scorer = scorer.bind(self.variables)
-        warnings = []
-        if self.path is not None and self.step is not None:
-            warnings = warnings_of(self.path, tests)
-        if workdir is None:
-            evaluated = {}
-            for warning in warnings:
-                print(warning)
-            for name, splits in tests.items():
-                evaluated[name], _, messages = evaluation.on(scorer, **splits, name=name)
-                for message in messages:
-                    print(message)
-        else:
-            workdir = place(workdir)
-            # A run keeps the name that its training gave to step 0.
-            loaded = self.step is None or self.settings.get("init_from")
-            initial = "loaded" if loaded else "untrained"
-            writer = Writer(workdir, resume_at=None)
-            for message in [f"evaluating {m}" for m in self.messages] + warnings:
-                writer.say(message)
-            evaluated = evaluation.run(
-                scorer, tests, writer, workdir, step=self.step or 0, again=True, initial=initial
-            )
-            report(writer, workdir, initial=initial)
-        return {
-            name if i == 0 else f"{name} {variant}": result
-            for name, results in evaluated.items()
-            for i, (variant, result) in enumerate(results.items())
-        }
+        return evaluate_model(self, tests, workdir, settings)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model as a weights file (.safetensors) that `load` reads.
@@ -537,20 +451,6 @@ def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[
     reid = load(path if held else config["init_from"])
     _, tests = load_sets(**{**config["data"], "train": None})
     return reid.evaluate_on(tests, workdir=path, **config["eval"])
-
-
-def _warn_of_frames(images: Sequence[ImageSource], names: Sequence[str]) -> None:
-    """Log a warning about images that are wider than high, as frames are and people seldom."""
-    sizes = zip(names, map(size_of, images), strict=False)
-    wide = [name for name, size in sizes if size is not None and size[1] > size[0]]
-    if wide:
-        logger.warning(
-            "warning: wider than high, so perhaps whole frames: %d of %d images (%s). A model "
-            "compares people cut out of frames: jaxreid crop, or embed(frame, xyxy=boxes).",
-            len(wide),
-            len(images),
-            some(wide),
-        )
 
 
 def _fitting(count: int, most: int) -> int:

@@ -115,10 +115,11 @@ def event(kind: str, step: int, values: dict[str, Any], name: str = "") -> dict[
     return head | ({"set": name} if name else {}) | values
 
 
-def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> tqdm:
+def progress(what: str, *, total: int, initial: int = 0, unit: str = "img", least: int = 0) -> tqdm:
     """Create a progress bar with rate and remaining time, drawn by process 0 only.
 
-    If stderr is not a terminal, it is redrawn at most once in ten seconds.
+    If stderr is not a terminal, it is redrawn at most once in ten seconds. A total below `least` is
+    done too soon for a bar.
     """
     interactive = sys.stderr.isatty()
     return tqdm(
@@ -126,7 +127,7 @@ def progress(what: str, *, total: int, initial: int = 0, unit: str = "img") -> t
         total=total,
         initial=initial,
         unit=unit,
-        disable=jax.process_index() != 0,
+        disable=total < least or jax.process_index() != 0,
         dynamic_ncols=interactive,
         ncols=None if interactive else 120,
         mininterval=0.2 if interactive else 10.0,

@@ -1,9 +1,7 @@
 """The service as an ASGI application: its endpoints, their arguments, and errors as sentences."""
 
-import datetime
 import io
 import json
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -19,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 import jaxreid
+from jaxreid.index.conditions import seconds
 from jaxreid.service import answers, pages
 from jaxreid.service.engine import Engine, notes_of
 from jaxreid.service.guard import Guard
@@ -229,18 +228,11 @@ def moment_of(text: str | None, name: str) -> float | None:
     if not text:
         return None
     try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            date = datetime.datetime.fromisoformat(text)
-            seconds = (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()
-        except (ValueError, OverflowError):
-            seconds = math.nan
-    if not math.isfinite(seconds):
+        return seconds(text)
+    except (ValueError, OverflowError):
         raise Refused(
             422, f"{name} is {text!r}; expected seconds, or a date such as 2026-11-27T09:30:12."
-        )
-    return seconds
+        ) from None
 
 
 def _features(photos: Sequence[Photo], features: np.ndarray) -> Response:

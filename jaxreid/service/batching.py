@@ -19,17 +19,13 @@ FEW, MANY = 8, 64
 
 
 class Full(Exception):
-    """More images wait than there is room for."""
+    """More images would wait than may."""
 
 
 @dataclasses.dataclass(eq=False)
 class _Job:
     images: Sequence[np.ndarray]
     result: Future
-
-
-# Beside None, which ends the thread.
-_NONE_YET = _Job((), Future())
 
 
 class Batcher:
@@ -61,7 +57,7 @@ class Batcher:
         """Return a future of the features [N, ...] of images.
 
         Raises:
-            Full: there is no room.
+            Full: too many images wait already.
         """
         with self._lock:
             if self._closed or self.waiting + len(images) > self._room:
@@ -79,11 +75,9 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        job = self._queue.get()
-        while job is not None:
-            jobs, count = [job], len(job.images)
+        for first in iter(self._queue.get, None):
+            jobs, count = [first], len(first.images)
             until = time.monotonic() + self._wait
-            job = _NONE_YET
             while count < MANY:
                 try:
                     # What came while the last batch was embedded is taken in any case.
@@ -91,13 +85,12 @@ class Batcher:
                 except queue.Empty:
                     break
                 if job is None:
+                    # Nothing comes after it: left for the end of this loop.
+                    self._queue.put(None)
                     break
                 jobs.append(job)
                 count += len(job.images)
-                job = _NONE_YET
             self._answer(jobs)
-            if job is _NONE_YET:
-                job = self._queue.get()
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         with self._lock:

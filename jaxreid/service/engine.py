@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from jaxreid.pictures.matches import strongest_links
-from jaxreid.reid.explanation import make_explain, pairs_of
+from jaxreid.index.additions import digest_of
+from jaxreid.pictures.results import Line, lines_of
+from jaxreid.pictures.self_contained import data_uri
+from jaxreid.reid.explanation import pairs_of
 from jaxreid.runs.log import progress
 from jaxreid.service.batching import FEW, MANY, Batcher, Full
 from jaxreid.service.limits import Limits, Refused
 from jaxreid.service.metrics import Metrics
-from jaxreid.service.photos import Photo, clean_name, digest_of, read_photo, thumbnail
+from jaxreid.service.photos import Photo, clean_name, decode, photo_of, read_photo
 
 # Threads that decode, score and search beside the one that embeds.
 _THREADS = 4
-Match = tuple[float, float, float, float, float]
+# Largest width and height in pixels of a thumbnail.
+_THUMBNAIL = 256, 256
 
 
 class Engine:
@@ -52,7 +55,6 @@ class Engine:
         self.metrics = Metrics()
         self.calibration = reid.calibration
         self.local = hasattr(reid.model.matcher, "explain")
-        self._explain = make_explain(reid.model, reid.variables) if self.local else None
         self._batcher = Batcher(
             reid.embed, wait=wait, room=limits.waiting, observe=self.metrics.embedded
         )
@@ -293,21 +295,23 @@ class Engine:
                 found[place] = pair
         return found
 
-    def _matches(self, query: np.ndarray, gallery: np.ndarray, count: int) -> list[Any]:
+    def _matches(
+        self, query: np.ndarray, gallery: np.ndarray, count: int
+    ) -> list[list[Line] | None]:
         """Return up to `count` matches of a query with each gallery image; None without any.
 
         With parts, those of the first.
         """
-        if self._explain is None:
+        if not self.local:
             return [None] * len(gallery)
         part = next(iter(self.reid.check_explains()), None)
         blank = np.zeros((1, 1, 3), np.uint8)
-        found = []
+        found: list[list[Line] | None] = []
         for first in range(0, len(gallery), FEW):
             chunk = gallery[first : first + FEW]
             size = 1 if len(gallery) == 1 else FEW
             pairs = pairs_of(
-                self._explain,
+                self.reid.contributions,
                 np.concatenate([query, filled(chunk, size)]),
                 [blank] * (1 + size),
                 reaches={part: 0},
@@ -315,7 +319,7 @@ class Engine:
                 right=None,
                 reference=None,
             )
-            found += [matches_of(pair, count) for pair in pairs[: len(chunk)]]
+            found += [lines_of(pair, count) for pair in pairs[: len(chunk)]]
         return found
 
     def _image_of(self, hit: Any) -> tuple[Photo, str] | None:
@@ -333,7 +337,9 @@ class Engine:
             if digest_of(content) != hit.id:
                 return None
             name = clean_name(hit.path, 0)
-            return read_photo(content, name, self.reid.model, self.limits), thumbnail(content)
+            pixels = decode(content, name, self.limits)
+            photo = photo_of(pixels, name, hit.id, self.reid.model)
+            return photo, data_uri(pixels, _THUMBNAIL)
         except (OSError, ValueError, Refused):
             return None
 
@@ -347,22 +353,6 @@ class Engine:
             "calibrated_on": self.calibrated_on,
             "notes": notes,
         }
-
-
-def matches_of(pair: Any, count: int) -> list[Match]:
-    """Return the strongest matches: x and y in both images as fractions, and share of the first."""
-    rows, columns = pair.from_query.shape
-    links = strongest_links(pair, count)
-    strongest = max((link.value for link in links), default=1.0)
-
-    def centre(cell: int) -> tuple[float, float]:
-        row, column = divmod(cell, columns)
-        return round((column + 0.5) / columns, 4), round((row + 0.5) / rows, 4)
-
-    return [
-        (*centre(link.query), *centre(link.gallery), round(link.value / strongest, 3))
-        for link in links
-    ]
 
 
 def filled(features: np.ndarray, size: int) -> np.ndarray:

@@ -3,18 +3,15 @@
 import asyncio
 import hmac
 import ipaddress
-import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
 from jaxreid.service.limits import Limits, Refused
 from jaxreid.service.metrics import Metrics
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 # Answered without a token: they hold nothing of the model, the index or the requests.
 OPEN = ("/", "/health", "/docs", "/docs/swagger-ui.js", "/docs/swagger-ui.css", "/openapi.json")
@@ -48,7 +45,7 @@ class Guard:
         self._endpoints, self._token = endpoints, None if token is None else token.encode()
         self._count = 0
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -71,16 +68,13 @@ class Guard:
                 self._check(scope)
                 async with asyncio.timeout(self._limits.seconds):
                     await self._app(scope, self._counted(scope, receive), answer)
-            except Refused as error:
+            except (Refused, TimeoutError) as error:
                 if status:
                     raise
-                await refuse(answer, error)
-            except TimeoutError:
-                if status:
-                    raise
-                seconds = f"{self._limits.seconds:g}"
-                reason = f"not answered within {seconds} seconds; expected less work in a request."
-                await refuse(answer, Refused(504, reason, Connection="close"))
+                refused = error if isinstance(error, Refused) else self._too_late()
+                body = {"detail": refused.detail}
+                refusal = JSONResponse(body, refused.status_code, refused.headers)
+                await refusal(scope, receive, answer)
         finally:
             self._count -= 1
             self._metrics.in_progress.dec()
@@ -90,8 +84,8 @@ class Guard:
             self._metrics.requests.labels(endpoint, str(status or 499)).inc()
             self._metrics.seconds.labels(endpoint).observe(time.perf_counter() - started)
 
-    def _check(self, scope: Message) -> None:
-        headers = {name: value for name, value in scope["headers"]}
+    def _check(self, scope: Scope) -> None:
+        headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         origin = headers.get(b"origin")
         if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
@@ -122,7 +116,7 @@ class Guard:
         if not length.isdigit() or int(length[:20]) > self._limits.body:
             raise self._too_large()
 
-    def _counted(self, scope: Message, receive: Receive) -> Receive:
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
         """Count the bytes of a body, which may come without its length."""
         count = 0
 
@@ -140,18 +134,10 @@ class Guard:
         reason = f"the request is too large; expected at most {self._limits.body:,} bytes."
         return Refused(413, reason, Connection="close")
 
-
-async def refuse(send: Send, error: Refused) -> None:
-    """Send the reason as JSON."""
-    body = json.dumps({"detail": error.detail}).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **{name.lower(): value for name, value in (error.headers or {}).items()},
-    }
-    encoded = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
-    await send({"type": "http.response.start", "status": error.status_code, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    def _too_late(self) -> Refused:
+        seconds = f"{self._limits.seconds:g}"
+        reason = f"not answered within {seconds} seconds; expected less work in a request."
+        return Refused(504, reason, Connection="close")
 
 
 def is_loopback(host: str) -> bool:

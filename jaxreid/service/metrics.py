@@ -48,6 +48,12 @@ class Metrics:
         self.batch.observe(requests)
         self.images.inc(images)
 
+    @property
+    def answered(self) -> int:
+        """Number of requests answered."""
+        samples = (sample for metric in self.requests.collect() for sample in metric.samples)
+        return sum(int(sample.value) for sample in samples if sample.name.endswith("_total"))
+
     def text(self) -> bytes:
         """Return all figures in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,16 +1,16 @@
 """The page for people, and the page of the endpoints; both work without any other host."""
 
-import base64
-import hashlib
 import importlib.resources
 import pathlib
 import re
-from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, Response
+
+from jaxreid.pictures.results import assembled
+from jaxreid.pictures.self_contained import csp_digest
 
 FILE = pathlib.Path(__file__).with_name("page.html")
 # With Swagger UI, which FastAPI would fetch from a CDN.
@@ -19,7 +19,7 @@ _ASSETS = importlib.resources.files(fastapi_offline) / "static"
 
 def add_pages(app: FastAPI) -> None:
     """Add / and /docs."""
-    text = FILE.read_text()
+    text = assembled(FILE)
     policy = policy_of(text, img="data: blob:")
     about = get_swagger_ui_html(
         openapi_url="openapi.json",
@@ -46,8 +46,8 @@ def add_pages(app: FastAPI) -> None:
 
 def policy_of(page: str, *, img: str, script: str = "", style: str = "") -> str:
     """Return a content security policy: the page's own script and style, and no other host."""
-    scripts = " ".join(map(_digest, re.findall(r"<script>(.*?)</script>", page, re.DOTALL)))
-    styles = " ".join(map(_digest, re.findall(r"<style>(.*?)</style>", page, re.DOTALL)))
+    scripts = " ".join(map(csp_digest, re.findall(r"<script>(.*?)</script>", page, re.DOTALL)))
+    styles = " ".join(map(csp_digest, re.findall(r"<style>(.*?)</style>", page, re.DOTALL)))
     return (
         f"default-src 'none'; connect-src 'self'; img-src {img}; script-src {script}{scripts}; "
         f"style-src {style or styles}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -59,7 +59,3 @@ def _add_file(app: FastAPI, path: str, content: bytes, kind: str) -> None:
         return Response(content, media_type=kind, headers={"cache-control": "max-age=86400"})
 
     app.add_api_route(path, file, include_in_schema=False)
-
-
-def _digest(text: Any) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,23 +1,19 @@
 """Images that a request brings, as the model's pixels. Nothing here opens a path."""
 
-import base64
 import dataclasses
-import hashlib
-import io
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jaxreid.data.images.formats import open_image
 from jaxreid.data.images.pillow import read_image, resize
+from jaxreid.index.additions import digest_of
 from jaxreid.service.limits import Limits, Refused
 
 # Of the formats that the package reads, those that cameras and browsers write.
 TYPES = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
 _EXPECTED = "expected JPEG, PNG, WebP or BMP"
 _LONGEST_NAME = 120
-# Largest height and width in pixels of a thumbnail, and its JPEG quality.
-_LARGEST, _QUALITY = 256, 85
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +24,7 @@ class Photo:
         name: name for messages; never opened.
         pixels: uint8 [height, width, 3] of the model's size.
         size: height and width of the image.
-        digest: 32 hexadecimal digits of the SHA-256 of the file, as in an index.
+        digest: digest of the file, as in an index.
     """
 
     name: str
@@ -37,7 +33,7 @@ class Photo:
     digest: str
 
 
-def read_photo(content: bytes, name: str, model: object, limits: Limits) -> Photo:
+def read_photo(content: bytes, name: str, model: Any, limits: Limits) -> Photo:
     """Decode the bytes of an image file, and resize it for a model.
 
     Args:
@@ -45,6 +41,21 @@ def read_photo(content: bytes, name: str, model: object, limits: Limits) -> Phot
         name: name for messages.
         model: has height, width and interpolation.
         limits: largest number of pixels.
+
+    Raises:
+        Refused: as `decode`.
+    """
+    return photo_of(decode(content, name, limits), name, digest_of(content), model)
+
+
+def photo_of(pixels: np.ndarray, name: str, digest: str, model: Any) -> Photo:
+    """Return a decoded image, uint8 [h, w, 3], as a photo of a model's size."""
+    small = resize(pixels, model.height, model.width, model.interpolation)
+    return Photo(name, small, pixels.shape[:2], digest)
+
+
+def decode(content: bytes, name: str, limits: Limits) -> np.ndarray:
+    """Decode the bytes of an image file; return uint8 [h, w, 3].
 
     Raises:
         Refused: 413 for too many pixels, 415 for another type, 422 for a broken image.
@@ -68,16 +79,9 @@ def read_photo(content: bytes, name: str, model: object, limits: Limits) -> Phot
             f"{limits.pixels:,}.",
         )
     try:
-        pixels = read_image(content, name)
+        return read_image(content, name)
     except (ValueError, MemoryError) as error:
         raise Refused(422, f"{error}.") from None
-    small = resize(pixels, model.height, model.width, model.interpolation)  # type: ignore[attr-defined]
-    return Photo(name, small, pixels.shape[:2], digest_of(content))
-
-
-def digest_of(content: bytes) -> str:
-    """Return the digest under which an index knows a file."""
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def clean_name(name: str | None, number: int) -> str:
@@ -85,11 +89,3 @@ def clean_name(name: str | None, number: int) -> str:
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in last).strip()
     return text[:_LONGEST_NAME] or f"image {number + 1}"
-
-
-def thumbnail(content: bytes) -> str:
-    """Return an image file, already checked, as a small JPEG in a data URI."""
-    picture = Image.fromarray(read_image(content))
-    picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    picture.save(file := io.BytesIO(), format="JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -57,7 +57,7 @@ def bind(host: str, port: int, *, token: str | None) -> Address:
     """Bind an address; a port of 0 is any free one.
 
     Raises:
-        ValueError: another machine could ask, and there is no token.
+        ValueError: another machine could ask without a token.
         OSError: the address is in use or not of this machine.
     """
     if token is None and not is_loopback(host):

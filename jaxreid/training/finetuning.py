@@ -13,7 +13,7 @@ import numpy as np
 from jaxreid.configs import finetuning as values
 from jaxreid.data import sets
 from jaxreid.data.sets.division import FEWEST
-from jaxreid.data.sets.naming import Named, parse_name
+from jaxreid.data.sets.resolving import OWN, named_set
 from jaxreid.data.split import Split
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import MATCHERS
@@ -24,8 +24,6 @@ from jaxreid.weights.source import open_weights
 
 # People who are not one's own, to see what is forgotten: small, and drawn wherever this runs.
 KEPT = ("synthetic_people/plaza?train_ids=2&test_ids=20&distractors=0",)
-# Data sets that are divided here unless they say how.
-_OWN = ("folder", "table")
 
 
 def finetune(
@@ -52,8 +50,8 @@ def finetune(
         seed: run seed.
 
     Returns:
-        For each test set "set", "own" (whether it is of the user's people), "queries", and "before"
-        and "after": {"rank1", "mAP"}; None if a signal stopped the training, which the same call
+        For each test set "set", "own" (whether it is of the user's people), and "before" and
+        "after": {"rank1", "mAP"}; None if a signal stopped the training, which the same call
         resumes.
 
     Raises:
@@ -106,8 +104,8 @@ def own_name(data: str | os.PathLike) -> str:
     path = expanded(text)
     if path.is_dir() or path.is_file():
         text = f"{'folder' if path.is_dir() else 'table'}:{text}"
-    named: Named = parse_name(text, sets.SETS.names)
-    if named.base not in _OWN or "split" in dict(named.options):
+    named = named_set(text)
+    if named.base not in OWN or "split" in dict(named.options):
         return text
     return f"{text}{'&' if named.options else '?'}split=learn"
 
@@ -140,7 +138,7 @@ def compared(workdir: pathlib.Path, *, own: Sequence[str]) -> list[dict[str, Any
     """Return the results of a run before and after, by test set; see `finetune`."""
     rows = json.loads((workdir / "results.json").read_text())["results"]
     found: dict[str, dict[str, Any]] = {}
-    titles = {parse_name(name, sets.SETS.names).key for name in own}
+    titles = {named_set(name).key for name in own}
     for row in rows:
         if row.get("variant", "plain") != "plain":
             continue

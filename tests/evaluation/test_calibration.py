@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreid.evaluation import calibration
-from jaxreid.evaluation.calibration import Calibration, fit, reliabilities
+from jaxreid.evaluation import calibration_file
+from jaxreid.evaluation.calibration import Calibration
+from jaxreid.evaluation.fitting import fit
 from jaxreid.evaluation.ranking.pairs import half_of, rate_error
 from jaxreid.evaluation.ranking.roc import RocAccumulator
+from jaxreid.evaluation.reliability import reliabilities
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import calibrate
 from jaxreid.evaluation.variants import PLAIN
@@ -120,6 +122,9 @@ def test_an_error_is_that_of_sums_over_people():
 def test_halves_hold_about_as_many_people_whatever_their_numbers():
     for step in (1, 2, 64):
         assert 0.4 < half_of(np.arange(1, 500) * step).mean() < 0.6
+    # Kept pairs hold their people as floats, distractors below zero.
+    people = np.arange(-500, 500)
+    np.testing.assert_array_equal(half_of(people.astype(float)), half_of(people))
 
 
 def test_a_shift_of_scores_shows_on_other_sets_and_not_on_other_people():
@@ -182,7 +187,7 @@ def test_files_that_hold_something_else_are_refused_in_words(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match="calibration"):
         Calibration.read(path)
-    path.write_bytes(b" " * (calibration._LONGEST_FILE + 1))
+    path.write_bytes(b" " * (calibration_file._LONGEST_FILE + 1))
     with pytest.raises(ValueError, match="expected a calibration of at most"):
         Calibration.read(path)
 

@@ -1,6 +1,7 @@
 """An index on disk: found is what an exact ranking finds, and nothing breaks it."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -118,6 +119,16 @@ def test_embeddings_are_searched_by_their_own_distances(place, embeddings, photo
     np.testing.assert_allclose([h.score for h in hits], [h.score for h in exact], atol=2e-3)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".html", ".png"])
+def test_what_is_found_is_saved_also_where_its_time_is_unknown(copied, tmp_path, suffix):
+    draw(40, 0, 0).save(tmp_path / "new.png")
+    copied.add([tmp_path / "new.png"])
+    hits = copied.search(tmp_path / "new.png", top=3)
+    assert math.isnan(hits[0].time)
+    hits.save(tmp_path / f"page{suffix}")
+    assert (tmp_path / f"page{suffix}").stat().st_size
+
+
 def test_an_image_is_one_entry_however_often_it_is_added(copied, photos, tmp_path):
     shutil.copy(photos[0], tmp_path / "again.png")
     assert copied.add([*photos[:5], tmp_path / "again.png", photos[0].read_bytes()]) == 0
@@ -187,6 +198,9 @@ def test_large_indexes_are_searched_in_cells(copied, monkeypatch):
     assert found[:2] == [copied.search(features[i], top=1, shortlist=0)[0].id for i in range(2)]
     assert len(set(found)) == 9
     assert len(copied.search(features[0], top=40, camera="c1")) == 12
+    vector = vectors(features[:1], unit=False)[0]
+    nearest = copied._store.nearest(vector, 40, where="").columns["id"]
+    assert copied._store.nearest_ids(vector, 40) == nearest
 
 
 def test_maps_are_rounded_by_less_than_half_a_step(reid):
@@ -263,6 +277,11 @@ def test_the_command_goes_from_photographs_to_a_ranked_list(place, photos, tmp_p
     assert "6 images added" in said("add", index, table).out
     added = json.loads(said("add", index, place / "photos", "--camera=hall", "--json").out)
     assert (added["added"], added["there"]) == (30, 6)
+    # The verb search takes the index, with its model; another one is refused.
+    assert cli.main(["search", str(photos[1]), str(index), "--top=1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["camera"] in ("door", "hall")
+    assert cli.main(["search", str(photos[1]), str(index), "--model=drawn"]) == 1
+    assert "was made with the model" in capsys.readouterr().err
     page = tmp_path / "page.png"
     found = said("query", index, photos[1], "--camera=door", "--top=2", "--out", page, "--json").out
     hits = json.loads(found)["hits"]

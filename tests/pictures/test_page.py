@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +11,10 @@ from jaxreid.pictures import page
 from jaxreid.pictures.matches import Pair
 from jaxreid.pictures.numbers import prior_text, probability_text, rate_text, time_text
 from jaxreid.pictures.page import Card, search_page
+from jaxreid.pictures.results import assembled
+from jaxreid.pictures.self_contained import csp_digest
+
+pytest_plugins = ["browsers"]
 
 HOSTILE = [
     "<script>document.title='owned'</script>.png",
@@ -51,7 +54,7 @@ def test_a_page_is_whole_without_a_network():
     assert "url(" not in text
     assert "default-src 'none'" in text
     for file in ("page.css", "page.js"):
-        assert page._digest((page.FOLDER / file).read_text()) in text
+        assert csp_digest(assembled(page.FOLDER / file)) in text
 
 
 def test_a_page_without_results_says_so():
@@ -78,19 +81,6 @@ def test_a_page_without_results_says_so():
 )
 def test_numbers_are_written_for_people(text, expected):
     assert text == expected
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    program = next(filter(None, found), None)
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_a_page_is_used_by_keyboard_in_a_browser(browser, tmp_path):

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -32,14 +31,16 @@ from starlette.testclient import TestClient
 import jaxreid
 from jaxreid import cli
 from jaxreid.cli.arguments import make_parser
+from jaxreid.index.additions import digest_of
 from jaxreid.pictures.matches import strongest_links
 from jaxreid.service import server
 from jaxreid.service.app import make_app
 from jaxreid.service.batching import Batcher, Full
 from jaxreid.service.engine import Engine
 from jaxreid.service.limits import Limits
-from jaxreid.service.photos import clean_name, digest_of
+from jaxreid.service.photos import clean_name
 
+pytest_plugins = ["browsers"]
 pytestmark = pytest.mark.usefixtures("one_device")
 TOKEN = "0123456789abcdef"
 
@@ -575,19 +576,6 @@ def test_a_stop_by_sigterm_finishes_what_is_in_progress(model):
             assert json.loads(process.stdout.read())["requests"] >= 2
         finally:
             process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    program = next(filter(None, found), None)
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 DROP = """([zone, files]) => {

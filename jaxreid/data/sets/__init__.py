@@ -21,23 +21,26 @@ TensorFlow is imported inside `load`, after all checks that do not need it.
 import contextlib
 import dataclasses
 import gc
-import inspect
 import logging
 import os
-import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxreid.data.sets.consistency import check_galleries, join_training
-from jaxreid.data.sets.naming import Named, checked, parse_name, parse_options, spread
-from jaxreid.data.sets.prepared import PreparedCopy, find_copies
+from jaxreid.data.sets.naming import Named, parse_options, spread
+from jaxreid.data.sets.prepared import PreparedCopy, find_copies, folder_of_copies
 from jaxreid.data.sets.reading import Found
+from jaxreid.data.sets.resolving import (
+    SETS,
+    check_trusted_sets,
+    in_each_folder,
+    named_set,
+    resolve,
+)
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
-from jaxreid.names import Table, check_name, check_trusted, nearest
-from jaxreid.places import expanded
 
 __all__ = [
     "SETS",
@@ -46,6 +49,7 @@ __all__ = [
     "Split",
     "available",
     "check_there",
+    "check_trusted_sets",
     "load",
     "load_sets",
     "parse_options",
@@ -53,25 +57,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-SETS = Table(
-    "dataset",
-    {
-        name: f"jaxreid.data.sets.{name}:find"
-        for name in (
-            *("synthetic_people", "folder", "table"),
-            *("market1501", "msmt17", "cuhk03_np", "cuhk03", "dukemtmcreid"),
-            *("randperson", "clonedperson", "cuhksysu"),
-            *("cuhk01", "cuhk02", "viper", "grid", "prid2011", "ilids", "sensereid"),
-        )
-    },
-)
-
-_OWN = ("folder", "table")
-# Arguments of a data set's function that are not options.
-_CONTEXT = ("folder", "domain")
-# Folder of data sets whose place is not given.
-ROOT_VARIABLE = "JAXREID_DATA"
 
 
 def available() -> list[str]:
@@ -110,7 +95,7 @@ def load(
         OSError: the prepared copy is damaged.
     """
     with _uncollected():
-        found = _find(_placed(name, dir), None, prepared_dir, options)
+        found = resolve(_placed(name, dir), None, prepared_dir, options)
         _warn([found])
         return dataclasses.replace(found, skip_broken=skip_broken).read()
 
@@ -148,18 +133,18 @@ def load_sets(
     """
     if isinstance(test, str) or not test:
         raise ValueError(f"data.test is {test!r}; expected a tuple of one or more data sets.")
-    sources = [one for named in _training_sets(train) for one in _in_each_folder(named, dir)]
+    sources = [one for named in _training_sets(train) for one in in_each_folder(named, dir)]
     targets = [
         one
         for name in test
-        for split in spread(_named(name))
-        for one in _in_each_folder(split, dir)
+        for split in spread(named_set(name))
+        for one in in_each_folder(split, dir)
     ]
     keys = _keys(dict.fromkeys([*sources, *targets]))
     # Resolve all names before reading any data set, so that mistakes are reported at once.
     with _uncollected():
         resolved = {
-            key: dataclasses.replace(_find(named, dir, prepared_dir, {}), skip_broken=skip_broken)
+            key: dataclasses.replace(resolve(named, dir, prepared_dir, {}), skip_broken=skip_broken)
             for key, named in keys.items()
         }
         _warn(resolved.values())
@@ -184,7 +169,7 @@ def check_there(name: str, dir: str | os.PathLike) -> None:
 
     Of a range of splits, the first is looked for.
     """
-    _find(spread(_named(name))[0], dir, None, {})
+    resolve(spread(named_set(name))[0], dir, None, {})
 
 
 def prepared_copies(
@@ -207,10 +192,10 @@ def prepared_copies(
     Raises:
         ValueError, FileNotFoundError: as for `load`.
     """
-    copies = find_copies(_local_dir(prepared_dir))
+    copies = find_copies(folder_of_copies(prepared_dir))
     if name is None:
         return copies
-    content = _find(_placed(name, dir), None, prepared_dir, options).content
+    content = resolve(_placed(name, dir), None, prepared_dir, options).content
     if not isinstance(content, Source):
         return []
     return [
@@ -221,12 +206,8 @@ def prepared_copies(
     ]
 
 
-def _named(name: str) -> Named:
-    return parse_name(name, SETS.names)
-
-
 def _placed(name: str, dir: str | os.PathLike | None) -> Named:
-    named = _named(name)
+    named = named_set(name)
     if dir is None:
         return named
     if named.place:
@@ -244,18 +225,7 @@ def _training_sets(train: Sequence[str] | str | None) -> list[Named]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"data.train names {name!r} more than once; expected it once.")
-    return [_named(name) for name in names]
-
-
-def _in_each_folder(named: Named, dir: str | os.PathLike | None) -> list[Named]:
-    """Return a data set as it is, or once for each folder if `dir` is several with commas."""
-    text = "" if dir is None else os.fspath(dir)
-    folders = [folder.strip() for folder in text.split(",")]
-    if named.place or len(folders) == 1 or expanded(text).exists():
-        return [named]
-    if "folder" not in inspect.signature(_function(named.base)[0]).parameters:
-        return [named]
-    return [named._replace(place=folder) for folder in folders]
+    return [named_set(name) for name in names]
 
 
 def _keys(sets: Iterable[Named]) -> dict[str, Named]:
@@ -268,92 +238,6 @@ def _keys(sets: Iterable[Named]) -> dict[str, Named]:
         for key, those in alike.items()
         for i, named in enumerate(those, 1)
     }
-
-
-def _find(
-    named: Named,
-    folder: str | os.PathLike | None,
-    prepared_dir: str | os.PathLike | None,
-    options: Mapping[str, Any],
-) -> Found:
-    """Resolve a name, with every check that does not need images."""
-    function, implied = _function(named.base)
-    given = implied | dict(named.options) | dict(options)
-    arguments = _arguments(named, function, folder, given)
-    copies = _local_dir(prepared_dir)
-    content = function(**arguments)
-    if not isinstance(content, Source) and not _is_splits(content):
-        raise ValueError(
-            f"data set {named.title!r} returned {type(content).__name__}; expected a Source, or a "
-            "dict of Split by name (train, query, gallery)."
-        )
-    place = os.path.abspath(expanded(arguments["folder"])) if arguments.get("folder") else ""
-    return Found(named.title, content, copies, copied=prepared_dir is not None, place=place)
-
-
-def _arguments(
-    named: Named,
-    function: Callable[..., Any],
-    folder: str | os.PathLike | None,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the keywords for the function of a data set: domain, folder and options."""
-    title, base = named.title, named.base
-    keywords = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in keywords.values()):
-        valid = [k for k in keywords if k not in _CONTEXT]
-        for option in options:
-            check_name(option, valid, f"option of {title}")
-    arguments = dict(options)
-    if "domain" in keywords:
-        if named.domain is not None or _is_required(keywords["domain"]):
-            arguments["domain"] = named.domain or ""
-    elif named.domain is not None:
-        raise ValueError(f"data set {title!r}: {base} has no domains; write {base!r}.")
-    if "folder" in keywords:
-        # A folder of your own is not what holds the sets of papers.
-        root = None if base in _OWN else os.environ.get(ROOT_VARIABLE)
-        if place := named.place or folder or root:
-            arguments["folder"] = place
-        elif _is_required(keywords["folder"]):
-            about = (inspect.getdoc(function) or "").partition("\n")[0]
-            raise ValueError(
-                f"data set {title!r} is read from a folder, but none is given: name it as in "
-                f"'{title}:FOLDER', or set data.dir (dir= in Python, --dir of the verbs) or "
-                f"{ROOT_VARIABLE}. {about}".rstrip()
-            )
-    elif named.place:
-        raise ValueError(f"data set {title!r} does not read a folder: write {named.key!r}.")
-    for key, parameter in keywords.items():
-        if key not in arguments and _is_required(parameter):
-            raise ValueError(
-                f"data set {title!r} needs the option {key}: write {title}?{key}=VALUE."
-            )
-        if key in options:
-            try:
-                arguments[key] = checked(key, options[key], parameter.annotation)
-            except ValueError as error:
-                raise ValueError(f"data set {title!r}: {error}") from error
-    return arguments
-
-
-def _is_splits(content: Any) -> bool:
-    return isinstance(content, Mapping) and all(isinstance(s, Split) for s in content.values())
-
-
-def check_trusted_sets(names: Iterable[Any], source: Any) -> None:
-    """Refuse data sets that a file names, if they are of a module that nobody has allowed.
-
-    Args:
-        names: as the file holds them; what is not a string is ignored.
-        source: the file, for the message.
-
-    Raises:
-        ValueError: see `jaxreid.names.check_trusted`; or a name cannot be parsed.
-    """
-    for name in names:
-        if isinstance(name, str):
-            check_trusted(parse_name(name, SETS.names).base, "data set", source)
 
 
 @contextlib.contextmanager
@@ -375,23 +259,6 @@ def _warn(those: Iterable[Found]) -> None:
         logger.warning(notice)
 
 
-def _function(base: str) -> tuple[Any, dict[str, Any]]:
-    """Return the function of a data set, and the options implied by its name."""
-    if ":" not in base:
-        check_name(base, SETS.names, "data set")
-    try:
-        return SETS.find(base)
-    except ValueError as error:
-        name, _, place = base.partition(":")
-        # A misspelt name with a place of one word looks like a module and its function.
-        near = nearest(name, SETS.names)[0]
-        raise ValueError(f"{error} Or did you mean {near}:{place}?") from error
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-
-
 def _part(splits: Mapping[str, Mapping[str, Split]], name: str, part: str) -> Split:
     """Return one split of a data set; raise ValueError if the data set lacks it."""
     if part not in splits[name]:
@@ -405,23 +272,3 @@ def _part(splits: Mapping[str, Mapping[str, Split]], name: str, part: str) -> Sp
 
 def _first_people(split: Split, of: Split, count: int) -> Split:
     return split.select(np.isin(split.pid, np.unique(of.pid)[:count]))
-
-
-def _local_dir(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
-    location = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in str(location):
-        raise ValueError(
-            f"prepared_dir is {str(location)!r} (given, or from TFDS_DATA_DIR); expected a local "
-            "folder for prepared copies: set prepared_dir to one."
-        )
-    try:
-        path = expanded(location).absolute()
-    except ValueError as error:
-        raise ValueError(
-            f"no home folder for prepared copies ({location}): {error} Expected a writable "
-            "folder: set --config.data.prepared_dir=DIR (prepared_dir= in Python) or TFDS_DATA_DIR."
-        ) from error
-    # Not Path.exists, which raises where a parent folder may not be entered.
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ValueError(f"data.prepared_dir is {path}, a file; expected a folder.")
-    return path

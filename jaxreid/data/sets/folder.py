@@ -62,7 +62,7 @@ def find(
             person and camera, if it has more than one image, and the other images in the gallery.
             "camera": all people are tested, queries are from the first camera, nobody trains.
             "none": all images are in the gallery, and people may be unknown (pid -1), also where a
-            pattern does not name them and there are no sub-folders. "learn": for fine-tuning, a
+            pattern does not name them and sub-folders are missing. "learn": for fine-tuning, a
             quarter of the people is tested, or with less than 20 people two images of each, and the
             others train; as the sub-folders say, if they do. None: as they say, or else "people".
         seed: which people and queries are drawn.

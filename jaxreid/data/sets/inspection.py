@@ -18,8 +18,8 @@ from jaxreid.data.images.pillow import check_file
 from jaxreid.data.sets import SETS
 from jaxreid.data.sets.files import some
 from jaxreid.data.sets.folder import images_below
-from jaxreid.data.sets.naming import parse_name
 from jaxreid.data.sets.near_duplicates import alike, difference_hash
+from jaxreid.data.sets.resolving import named_set
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.names import check_name, keywords_of, required_by
 from jaxreid.places import expanded
@@ -142,7 +142,7 @@ def inspect(path: str | os.PathLike) -> Report:
         FileNotFoundError: nothing is there.
         ValueError: an option of a named data set is unknown.
     """
-    named = parse_name(os.fspath(path), SETS.names)
+    named = named_set(os.fspath(path))
     if named.place and named.base in SETS.names:
         place, names, options = expanded(named.place), [named.base], dict(named.options)
         for option in options:

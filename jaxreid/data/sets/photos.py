@@ -7,22 +7,21 @@ from jaxreid.data import sets
 from jaxreid.data.images.on_disk import ImageFiles
 from jaxreid.data.sets import folder, table
 from jaxreid.data.sets.division import Photo
-from jaxreid.data.sets.naming import parse_name
+from jaxreid.data.sets.resolving import named_set
 from jaxreid.names import check_name
 from jaxreid.places import expanded
 
 # Options by data set, and those that only divide the images.
 _OPTIONS = {"folder": ("pattern", "fps"), "table": ()}
 _OF_SPLITS = ("split", "seed", "combine_all", "tested")
-TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
 def photos_at(place: str | os.PathLike) -> tuple[list[Photo], list[str]]:
     """Return the photos at a place, but those marked as junk (person -1), and notices.
 
     Args:
-        place: a folder or a table (`TABLES`), or the name of a data set with its place and options
-            (folder:DIR?pattern={camid}_t{time}_f*). People need not be known.
+        place: a folder or a table (`table.SUFFIXES`), or the name of a data set with its place and
+            options (folder:DIR?pattern={camid}_t{time}_f*). People need not be known.
 
     Raises:
         FileNotFoundError, ValueError: as the data set; or its images are not in files.
@@ -31,10 +30,10 @@ def photos_at(place: str | os.PathLike) -> tuple[list[Photo], list[str]]:
     path = expanded(text)
     if path.is_dir():
         _, photos, notices = folder.read_photos(path, split="none")
-    elif path.suffix.lower() in TABLES and (path.is_file() or ":" not in text):
+    elif path.suffix.lower() in table.SUFFIXES and (path.is_file() or ":" not in text):
         _, photos, notices = table.read_photos(path, need_person=False)
     else:
-        named = parse_name(text, sets.SETS.names)
+        named = named_set(text)
         if named.base in _OPTIONS and named.place:
             options = {k: v for k, v in named.options if k not in _OF_SPLITS}
             for option in options:

@@ -21,6 +21,7 @@ from jaxreid.data.sets.checks import ImageCheck
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
 from jaxreid.locks import hold
+from jaxreid.places import expanded
 
 _FEATURES = ("image", "name", "pid", "camid", "time")
 
@@ -107,6 +108,31 @@ class PreparedCopy:
             # What an earlier removal left is gone with the copy beside it.
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
+
+
+def folder_of_copies(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
+    """Return the folder of prepared copies: as given, or the default of TFDS.
+
+    Raises:
+        ValueError: it is not a local folder, or there is no home folder for the default.
+    """
+    location = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in str(location):
+        raise ValueError(
+            f"prepared_dir is {str(location)!r} (given, or from TFDS_DATA_DIR); expected a local "
+            "folder for prepared copies: set prepared_dir to one."
+        )
+    try:
+        path = expanded(location).absolute()
+    except ValueError as error:
+        raise ValueError(
+            f"no home folder for prepared copies ({location}): {error} Expected a writable "
+            "folder: set --config.data.prepared_dir=DIR (prepared_dir= in Python) or TFDS_DATA_DIR."
+        ) from error
+    # Not Path.exists, which raises where a parent folder may not be entered.
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"data.prepared_dir is {path}, a file; expected a folder.")
+    return path
 
 
 def find_copies(root: pathlib.Path) -> list[PreparedCopy]:

@@ -190,6 +190,8 @@ _READERS = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
 }
+# Of files that are tables.
+SUFFIXES = tuple(_READERS)
 
 
 def _columns(

@@ -11,38 +11,15 @@ from PIL import Image, ImageFilter
 from jaxreid.data.synthetic.stream import Stream
 
 WIDTH, HEIGHT = 640, 480
-# Kinds of floors, walls and furniture.
+# Kinds of floors, walls and furniture of drawn domains; frequent ones stand here several times.
 FLOORS = (
-    "paving",
-    "tiles",
-    "slabs",
-    "checker",
-    "bands",
-    "steps",
-    "grass",
-    "asphalt",
-    "asphalt",
-    "platform",
-    "plain",
-    "plain",
-    "cobbles",
-    "cobbles",
-)
+    "paving", "tiles", "slabs", "checker", "bands", "steps", "grass", "asphalt", "asphalt",
+    "platform", "plain", "plain", "cobbles", "cobbles",
+)  # fmt: skip
 WALLS = (
-    "brick",
-    "panels",
-    "trees",
-    "trees",
-    "glass",
-    "train",
-    "shops",
-    "facade",
-    "hedge",
-    "dark",
-    "clutter",
-    "clutter",
-    "clutter",
-)
+    "brick", "panels", "trees", "trees", "glass", "train", "shops", "facade", "hedge", "dark",
+    "clutter", "clutter", "clutter",
+)  # fmt: skip
 THINGS = (
     "column", "sign", "bench", "bin", "planter", "bike", "patch", "bikes", "bikes", "crowd",
     "crowd", "rails", "car",

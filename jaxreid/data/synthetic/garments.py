@@ -9,11 +9,10 @@ import dataclasses
 import functools
 
 import numpy as np
-from PIL import Image
 
 from jaxreid.data.synthetic.people import Colour, Details, Person
 from jaxreid.data.synthetic.stream import Stream
-from jaxreid.data.synthetic.tubes import COLUMNS, ROWS, plain
+from jaxreid.data.synthetic.tubes import COLUMNS, ROWS, plain, smooth
 
 _V, _C = np.mgrid[0:ROWS, 0:COLUMNS].astype(np.int32)
 FRONT, LEFT, BACK, RIGHT = 64, 96, 0, 32
@@ -89,10 +88,7 @@ def _print(texture: np.ndarray, d: Details, second: Colour, limb: bool) -> np.nd
     if kind in (0, 1, 2):
         # Flowers, camouflage, leopards: where smooth noise is high or low.
         rows, columns = ((22, 40), (9, 18), (34, 68))[kind]
-        level = Image.fromarray(s.bytes(rows, columns)).resize(
-            (COLUMNS, ROWS), Image.Resampling.BICUBIC
-        )
-        field = np.asarray(level)
+        field = smooth(s, rows, columns)
         texture[field > s.integer(140, 180)] = second
         texture[field < s.integer(60, 100)] = d.third
     elif kind in (3, 4):

@@ -157,8 +157,9 @@ def render(
         seed: that of the plan.
         plan: who is seen, where, when and from which side.
         look: appearance of the person; by default the one that follows from the plan.
-        camera: likewise. Pose, place, light and noise stay those of the plan, so that pictures with
-            another look or camera differ in nothing else.
+        camera: camera that takes the picture; by default that of the plan. Pose, place, light and
+            noise stay those of the plan, so that pictures with another look or camera differ in
+            nothing else.
     """
     domain = plan.domain
     cameras = cameras_of(domain)

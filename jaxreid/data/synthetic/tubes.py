@@ -53,6 +53,12 @@ def shading(light: int, ambient: int) -> np.ndarray:
     return np.array(table, np.int32)
 
 
+def smooth(stream: Stream, rows: int, columns: int) -> np.ndarray:
+    """Return smooth noise of `rows` x `columns` cells on a texture, int32 [64, 128] in 0..255."""
+    cells = Image.fromarray(stream.bytes(rows, columns))
+    return np.asarray(cells.resize((COLUMNS, ROWS), Image.Resampling.BICUBIC), np.int32)
+
+
 @functools.lru_cache(maxsize=1)
 def _folds() -> np.ndarray:
     """Return the brightness of creases of cloth in 256ths, int32 [16, 64, 128].
@@ -62,28 +68,14 @@ def _folds() -> np.ndarray:
     folds = []
     for k in range(8):
         stream = Stream(901, k)
-        coarse = Image.fromarray(stream.bytes(5, 12)).resize(
-            (COLUMNS, ROWS), Image.Resampling.BICUBIC
-        )
-        fine = Image.fromarray(stream.bytes(14, 26)).resize(
-            (COLUMNS, ROWS), Image.Resampling.BICUBIC
-        )
-        mixed = np.asarray(coarse, np.int32) * 2 + np.asarray(fine, np.int32)
+        mixed = smooth(stream, 5, 12) * 2 + smooth(stream, 14, 26)
         folds.append(256 + (mixed - 382) * 62 // 382)
     for k in range(8):
         stream = Stream(902, k)
         # Ridges: where smooth noise passes its middle.
-        parts = [
-            np.asarray(
-                Image.fromarray(stream.bytes(rows, columns)).resize(
-                    (COLUMNS, ROWS), Image.Resampling.BICUBIC
-                ),
-                np.int32,
-            )
-            for rows, columns in ((4, 8), (11, 12), (17, 26))
-        ]
-        ridge = np.maximum(0, 26 - np.abs(parts[1] - 128)) * 2
-        folds.append(264 + (parts[0] - 128) * 60 // 128 - ridge + (parts[2] - 128) * 16 // 128)
+        coarse, middle, fine = (smooth(stream, *cells) for cells in ((4, 8), (11, 12), (17, 26)))
+        ridge = np.maximum(0, 26 - np.abs(middle - 128)) * 2
+        folds.append(264 + (coarse - 128) * 60 // 128 - ridge + (fine - 128) * 16 // 128)
     return np.stack(folds)
 
 

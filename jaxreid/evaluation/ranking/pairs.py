@@ -1,4 +1,4 @@
-"""Scores of all pairs of a test set, by person, as a calibration needs them.
+"""Scores of all pairs of a test set, by person, and their distributions: what calibrations need.
 
 Two pairs that share a person are not independent, so an error that counted pairs would be too
 small. Errors are taken over people, and what is measured on other people than it was fitted on is
@@ -6,7 +6,9 @@ measured between two halves of them.
 """
 
 import dataclasses
+import functools
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -40,6 +42,11 @@ class Pairs:
     thresholds: dict[float, float]
     errors: dict[float, float]
 
+    @property
+    def negative_count(self) -> int:
+        """Number of pairs of two people."""
+        return int(self.counts.sum())
+
     def half(self, half: int) -> "Pairs":
         """Return the pairs within one half of the people; thresholds stay those of all."""
         ours, theirs = self.positive_halves == half, self.negative_halves == half
@@ -53,6 +60,47 @@ class Pairs:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """Distributions of the scores of both kinds of pairs, over sets that count equally.
+
+    Attributes:
+        scores: [K] float64, distinct and ascending.
+        same: [K] float64, share of the pairs of the same person with each score; sums to 1.
+        other: [K] float64, share of the pairs of two people; sums to 1.
+        positives: number of pairs of the same person.
+        negatives: number of pairs of two people.
+    """
+
+    scores: np.ndarray
+    same: np.ndarray
+    other: np.ndarray
+    positives: int
+    negatives: int
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pairs]) -> "Distribution":
+        """Return the distribution over the pairs of one or several sets."""
+        scores = np.concatenate([part for p in pairs for part in (p.positives, p.negatives)])
+        same, other = [], []
+        for p in pairs:
+            ones, zeros = np.ones(len(p.positives)), np.zeros(len(p.negatives))
+            same += [ones / ones.sum() / len(pairs), zeros]
+            other += [0 * ones, p.counts / p.negative_count / len(pairs)]
+        distinct, place = np.unique(scores, return_inverse=True)
+        return cls(
+            distinct,
+            *(np.bincount(place, np.concatenate(kind)) for kind in (same, other)),
+            positives=sum(len(p.positives) for p in pairs),
+            negatives=sum(p.negative_count for p in pairs),
+        )
+
+    @functools.cached_property
+    def accepted(self) -> np.ndarray:
+        """[K] share of the pairs of two people with at least each score."""
+        return np.cumsum(self.other[::-1])[::-1]
+
+
 def people_of(gallery_pid: np.ndarray) -> np.ndarray:
     """Return the people of a gallery, [G] int64: every distractor is somebody else, negative."""
     pid = np.asarray(gallery_pid, np.int64)
@@ -61,8 +109,14 @@ def people_of(gallery_pid: np.ndarray) -> np.ndarray:
 
 def half_of(people: np.ndarray) -> np.ndarray:
     """Return the half, 0 or 1, that each person belongs to; mixed, as ids may all be even."""
-    mixed = np.asarray(people).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(63)).astype(np.int64)
+    # By way of int64: the cast of a negative float to an unsigned number differs by machine.
+    ids = np.asarray(people).astype(np.int64).astype(np.uint64)
+    return ((ids * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(63)).astype(np.int64)
+
+
+def shared_half(query_half: np.ndarray | int, gallery_half: np.ndarray) -> np.ndarray:
+    """Return the half that both people of each pair belong to; 2 for a pair of both halves."""
+    return np.where(gallery_half == query_half, gallery_half, 2)
 
 
 def rate_error(accepted: np.ndarray, images: tuple[Counter, Counter], negatives: int) -> float:

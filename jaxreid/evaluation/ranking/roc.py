@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxreid.evaluation.ranking.metrics import _comparable, _rows
-from jaxreid.evaluation.ranking.pairs import Pairs, half_of, people_of, rate_error
+from jaxreid.evaluation.ranking.pairs import Pairs, half_of, people_of, rate_error, shared_half
 
 # Low bits of a float32 score that are dropped: an interval is at most 2^-15 of its scores wide.
 _DROPPED_BITS = 8
@@ -118,15 +118,15 @@ class RocAccumulator:
         """
         ids = query_pid, query_camid, gallery_pid, gallery_camid
         people = people_of(gallery_pid)
-        halves = half_of(people)
+        query_half, gallery_half = half_of(query_pid), half_of(people)
         for q, row, match, junk in _rows(_comparable(scores), *ids):
             person = int(query_pid[q])
-            half = half_of(np.array(person))
             self._positives.append(row[match])
-            self._halves.append(np.full(match.size, half))
+            self._halves.append(np.full(match.size, query_half[q]))
             kept = np.ones(row.size, bool)
             kept[match] = kept[junk] = False
-            self._add_negatives(row, kept, person, people, np.where(halves == half, halves, 2))
+            half = shared_half(query_half[q], gallery_half)
+            self._add_negatives(row, kept, person, people, half)
             self._images[0][person] += row.size - match.size - junk.size
         self._images[1].update({p: n * len(scores) for p, n in Counter(people.tolist()).items()})
 
@@ -200,8 +200,7 @@ class RocAccumulator:
             negatives, counts = _middles(interval * _JOINED, _JOINED), joined[half, interval]
         else:
             negatives, counts = highest[0], np.ones(highest.shape[1], np.int64)
-            ours, theirs = (half_of(people) for people in highest[1:])
-            half = np.where(ours == theirs, ours, 2)
+            half = shared_half(*(half_of(people) for people in highest[1:]))
         errors = {
             rate: rate_error(highest[1:, highest[0] >= t], self._images, self._negatives)
             for rate, t in roc.threshold.items()

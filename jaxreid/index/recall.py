@@ -1,0 +1,51 @@
+"""Recall of shortlists by their length, measured on the images of an index."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxreid.index.about import About
+from jaxreid.index.shortlist import scored
+from jaxreid.index.store import Store
+from jaxreid.reid.loaded import ReID
+
+# Lengths of the shortlist that are measured; the shortest with this recall is used.
+LENGTHS = (50, 100, 200, 400, 800, 1600, 3200)
+ENOUGH = 0.99
+# Queries of a measurement, and images that each is compared with.
+QUERIES, DEEP = 16, 4_000
+
+
+def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: int) -> About | None:
+    """Measure the recall of shortlists and choose their length, as `Index.measure` says.
+
+    Returns:
+        What the index is about, with what was measured; None if it holds fewer than two images.
+    """
+    if not (size := len(store)):
+        return None
+    rows = store.sample(queries)
+    features = about.decode(rows.feature)
+    recalls = []
+    for i, own in enumerate(rows.columns["id"]):
+        query = features[i : i + 1]
+        vector = about.vectors(query)[0]
+        every = store.nearest(vector, deep + 1, where="", every=True)
+        (scores,), columns = scored(reid, about, query, [every])
+        ids = np.array(columns["id"])
+        best = [name for name in ids[np.argsort(-scores, kind="stable")] if name != own][:10]
+        if best:
+            coarse = store.nearest_ids(vector, LENGTHS[-1] + 1)
+            places = {name: place for place, name in enumerate(n for n in coarse if n != own)}
+            found = np.array([places.get(name, size) for name in best])
+            recalls.append([(found < length).mean() for length in LENGTHS])
+    if not recalls:
+        return None
+    recall = dict(zip(LENGTHS, np.mean(recalls, 0).round(4).tolist(), strict=True))
+    enough = [length for length in LENGTHS if recall[length] >= ENOUGH]
+    return dataclasses.replace(
+        about,
+        shortlist=enough[0] if enough else LENGTHS[-1],
+        recall=recall,
+        measured={"queries": len(recalls), "compared": min(deep, size), "images": size},
+    )

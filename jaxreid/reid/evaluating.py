@@ -1,0 +1,79 @@
+"""Evaluation of a loaded model: its test sets, and what is written of the results."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxreid.data.sets import check_trusted_sets, load_sets
+from jaxreid.evaluation.results import Result
+from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
+from jaxreid.places import place
+from jaxreid.runs.log import Writer
+
+
+def load_tests(
+    settings: Mapping[str, Any],
+    path: pathlib.Path | None,
+    test: Sequence[str] | str | None,
+    *,
+    dir: str | os.PathLike | None,
+    prepared_dir: str | os.PathLike | None,
+    identities: int | None,
+) -> TestSets:
+    """Load test sets, for a model with these settings of its run; see `ReID.evaluate`."""
+    data = dict(settings.get("data", {}))
+    names = [test] if isinstance(test, str) else list(test or data.get("test") or ())
+    if not names:
+        raise ValueError(
+            "no test set; expected names of data sets, as in test=['synthetic_people/mall']."
+        )
+    if not test:
+        check_trusted_sets(names, path)
+    _, tests = load_sets(
+        train=None,
+        test=names,
+        dir=dir or data.get("dir"),
+        prepared_dir=prepared_dir or data.get("prepared_dir"),
+        identities=data.get("identities", 0) if identities is None else identities,
+        skip_broken=data.get("skip_broken", False),
+    )
+    return tests
+
+
+def evaluate_model(
+    reid: Any, tests: TestSets, workdir: str | os.PathLike | None, settings: Mapping[str, Any]
+) -> dict[str, Result]:
+    """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate_on`."""
+    scorer, evaluation = make_evaluation(
+        reid.model, reid.mesh, {**reid.settings.get("eval", {}), **settings}
+    )
+    scorer = scorer.bind(reid.variables)
+    warnings = []
+    if reid.path is not None and reid.step is not None:
+        warnings = warnings_of(reid.path, tests)
+    if workdir is None:
+        evaluated = {}
+        for warning in warnings:
+            print(warning)
+        for name, splits in tests.items():
+            evaluated[name], _, messages = evaluation.on(scorer, **splits, name=name)
+            for message in messages:
+                print(message)
+    else:
+        workdir = place(workdir)
+        # A run keeps the name that its training gave to step 0.
+        loaded = reid.step is None or reid.settings.get("init_from")
+        initial = "loaded" if loaded else "untrained"
+        writer = Writer(workdir, resume_at=None)
+        for message in [f"evaluating {m}" for m in reid.messages] + warnings:
+            writer.say(message)
+        evaluated = evaluation.run(
+            scorer, tests, writer, workdir, step=reid.step or 0, again=True, initial=initial
+        )
+        report(writer, workdir, initial=initial)
+    return {
+        name if i == 0 else f"{name} {variant}": result
+        for name, results in evaluated.items()
+        for i, (variant, result) in enumerate(results.items())
+    }
