@@ -106,8 +106,9 @@ def _thresholds(distribution: Distribution, pairs: Sequence[Pairs]) -> list[Thre
             # Exact, also where the scores of the pairs are middles of intervals.
             score = pairs[0].thresholds[rate]
         else:
-            reached = np.flatnonzero(distribution.accepted <= rate)
-            score = float(distribution.scores[reached[0] if reached.size else -1])
+            # No score at all if even the highest accepts more.
+            reached = distribution.scores[distribution.accepted <= rate]
+            score = float(reached[0]) if reached.size else math.inf
         by_set = [float(p.counts[p.negatives >= score].sum() / p.negative_count) for p in pairs]
         if len(pairs) > 1:
             error = max(error, float(np.std(by_set, ddof=1) / math.sqrt(len(by_set))))

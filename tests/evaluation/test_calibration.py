@@ -146,6 +146,17 @@ def test_sets_count_equally_and_their_rates_are_kept_apart():
     assert first.error >= (high - low) / 2 * (1 - 1e-9)
 
 
+def test_a_rate_that_no_score_of_several_sets_meets_has_no_threshold():
+    # The best negatives of the small set are above all else: half a set's weight on 1,100 pairs.
+    sets = {"large": pairs(seed=1), "small": pairs(seed=2, people=10, shift=100.0)}
+    sets["small"] = dataclasses.replace(
+        sets["small"], positives=np.full_like(sets["small"].positives, -100.0)
+    )
+    calibration = fit(sets, dict.fromkeys(sets, "0"), model_digest="0")
+    assert calibration.thresholds
+    assert all(np.mean(t.by_set) <= t.rate * (1 + 1e-9) for t in calibration.thresholds)
+
+
 def test_a_file_is_read_back_as_it_was_written(one, tmp_path):
     one.save(tmp_path / "calibration.json")
     again = Calibration.read(tmp_path / "calibration.json")
