@@ -11,13 +11,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxreid.index.encoding import DTYPES, decode, encode, size_of, vectors
+from jaxreid.index.encoding import (
+    DTYPES,
+    decode,
+    encode,
+    pooled,
+    pooled_scores,
+    pooled_shape,
+    vectors,
+)
 from jaxreid.names import check_name
 from jaxreid.reid.loaded import ReID
 
-FORMAT = "jaxreid index 1"
+FORMAT = "jaxreid index 2"
 # Images that are scored exactly for a query, until it has been measured how many it takes.
 SHORTLIST = 400
+# Images whose pooled maps are compared at once: these fit into a processor's cache.
+_COMPARED = 256
 # Values of one image's features; the largest published maps have 500,000.
 _MOST = 2**24
 
@@ -52,24 +62,38 @@ class About:
         return {"format": FORMAT, **dataclasses.asdict(self), "recall": recall}
 
     @property
-    def dim(self) -> int:
-        """Length of the vectors."""
-        return self.vectors(np.zeros((1, *self.shape), np.float32)).shape[1]
+    def is_map(self) -> bool:
+        """Whether features are maps. The vector of an embedding stands for it."""
+        return len(self.shape) == 3
 
     @property
-    def size(self) -> int:
-        """Bytes of one image's features; 0 for embeddings, whose vector stands for them."""
-        return size_of(self.shape, self.dtype) if len(self.shape) == 3 else 0
+    def layout(self) -> dict[str, int]:
+        """Length of the vector, and bytes of a map and of its pooled one."""
+        content = self.content(np.zeros((1, *self.shape), np.float32))
+        return {name: values.shape[1] for name, values in content.items()}
 
     def vectors(self, features: np.ndarray) -> np.ndarray:
         """Return the vectors [n, dim] of features [n, ...]."""
         return vectors(features, unit=self.unit)
 
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        """Return features [n, ...] as they lie beside their vectors, [n, size] uint8."""
-        if not self.size:
-            return np.empty((len(features), 0), np.uint8)
-        return encode(features, self.dtype)
+    def content(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return features [n, ...] as columns of an index.
+
+        Returns:
+            "vector", [n, dim] float16; for maps also "pooled" and "feature", [n, bytes] uint8.
+        """
+        content = {"vector": self.vectors(features)}
+        if self.is_map:
+            content["pooled"] = encode(pooled(features), "int8")
+            content["feature"] = encode(features, self.dtype)
+        return content
+
+    def pooled_scores(self, query: np.ndarray, content: np.ndarray) -> np.ndarray:
+        """Return how alike a map [h, w, d] and pooled ones, [n, bytes] uint8, are: [n]."""
+        shape, (small,) = pooled_shape(self.shape), pooled(query[None])
+        parts = (content[first : first + _COMPARED] for first in range(0, len(content), _COMPARED))
+        scores = [pooled_scores(small, decode(part, shape, "int8")) for part in parts]
+        return np.concatenate([np.zeros(0, np.float32), *scores])
 
     def decode(self, content: np.ndarray) -> np.ndarray:
         """Return the features [n, ...] float32 of rows: of `Rows.feature`, vectors or bytes."""

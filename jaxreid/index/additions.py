@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxreid.data.images.pillow import ImageSource, read_image
 from jaxreid.index.conditions import seconds
-from jaxreid.index.store import COLUMNS
+from jaxreid.index.reading import COLUMNS
 from jaxreid.names import check_name
 from jaxreid.reid.hits import name_of
 from jaxreid.reid.loaded import LONG, ReID

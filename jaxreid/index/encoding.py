@@ -1,20 +1,14 @@
-"""Features as they lie on disk, and the vector by which they are found."""
-
-import math
+"""Features as they lie on disk, and what a search compares before them: a vector, a pooled map."""
 
 import numpy as np
 
 DTYPES = ("float16", "int8")
 # Strips of a map that the coarse search distinguishes: head, chest, hips, legs.
 STRIPS = 4
+# Rows and columns of a pooled map, at most.
+POOLED = 8, 4
 # The scale of a map of int8, before its values.
 _SCALE = np.dtype("<f4")
-
-
-def size_of(shape: tuple[int, ...], dtype: str) -> int:
-    """Return the bytes of one image's features."""
-    count = math.prod(shape)
-    return 2 * count if dtype == "float16" else _SCALE.itemsize + count
 
 
 def encode(features: np.ndarray, dtype: str) -> np.ndarray:
@@ -76,6 +70,43 @@ def vectors(features: np.ndarray, *, unit: bool) -> np.ndarray:
         length: np.ndarray = np.linalg.norm(features, axis=1, keepdims=True)
         features = np.asarray(features / np.maximum(length, 1e-12))
     return _half(features)
+
+
+def pooled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the pooled map of a map [h, w, d]."""
+    h, w, d = shape
+    return min(POOLED[0], h), min(POOLED[1], w), d
+
+
+def pooled(features: np.ndarray) -> np.ndarray:
+    """Return the means of maps [n, h, w, d] in a coarser grid, as vectors of unit length.
+
+    Returns:
+        [n, *pooled_shape] float32.
+    """
+    for axis, count in enumerate(pooled_shape(features.shape[1:])[:2], start=1):
+        size = features.shape[axis]
+        first = np.linspace(0, size, count + 1).round().astype(int)[:-1]
+        features = np.add.reduceat(features, first, axis=axis)
+    # Lengths do not matter, so sums stand for means.
+    lengths: np.ndarray = np.linalg.norm(features, axis=-1, keepdims=True)
+    return (features / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def pooled_scores(query: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return how alike pooled maps are: the cosines of best matches, in both directions.
+
+    Args:
+        query: [h, w, d] float32.
+        images: [n, h, w, d] float32.
+
+    Returns:
+        [n] float32, means over the cells of both.
+    """
+    flat = query.reshape(-1, query.shape[-1])
+    match = (flat @ images.reshape(-1, query.shape[-1]).T).reshape(len(flat), -1, len(flat))
+    scores: np.ndarray = match.max(0).mean(1) + match.max(2).mean(0)
+    return scores
 
 
 def _half(values: np.ndarray) -> np.ndarray:

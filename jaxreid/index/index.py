@@ -1,9 +1,9 @@
 """Index of images: features on disk, found by a coarse search and scored exactly by the model.
 
-A query is compared with a short vector of every image (`encoding.vectors`); the images whose
-vectors are nearest, the shortlist, are then scored by the model's own matcher from their whole
-features, which are read for them alone. How long the shortlist has to be is measured
-(`Index.measure`).
+A query is compared with a short vector of every image (`encoding.vectors`), then with pooled maps
+of those whose vectors are nearest (`encoding.pooled`). The most similar of these, the shortlist,
+are scored by the model's own matcher from their whole features, which are read for them alone. How
+long the shortlist has to be is measured (`Index.measure`).
 """
 
 import functools
@@ -19,9 +19,10 @@ from jaxreid.index.about import About, about_model, model_digest, read_about
 from jaxreid.index.additions import Addition, columns_of, of_features, of_images
 from jaxreid.index.conditions import Moment, Names, condition
 from jaxreid.index.found import entry_of, found_of
+from jaxreid.index.reading import Rows
 from jaxreid.index.recall import DEEP, QUERIES, with_recall
-from jaxreid.index.shortlist import nearest, scored
-from jaxreid.index.store import Rows, Store
+from jaxreid.index.shortlist import scored, shortlists
+from jaxreid.index.store import Store
 from jaxreid.reid.gallery import Candidates, Entry, Filter
 from jaxreid.reid.hits import Hits, listed
 from jaxreid.reid.loaded import ReID
@@ -64,7 +65,7 @@ class Index:
             raise FileExistsError(f"{store.place} is not empty; expected a new or an empty folder.")
         about = about_model(reid, dtype)
         with store.writing():
-            store.create(about.as_dict(), dim=about.dim, size=about.size)
+            store.create(about.as_dict(), about.layout)
         return cls(store, about, reid)
 
     @classmethod
@@ -87,7 +88,7 @@ class Index:
                 f"no index in {store.place}; `jaxreid index create {store.place}` makes one."
             )
         about = read_about(store.read_about(), store.place)
-        if store.layout() != (about.dim, about.size):
+        if store.layout() != about.layout:
             raise ValueError(
                 f"index {store.place} does not hold features of {list(about.shape)} as "
                 f"{about.dtype}, as it says: it is damaged. Restore it from a copy, or create it "
@@ -156,7 +157,7 @@ class Index:
         new = 0
         with self._store.writing():
             for batch, held in additions(columns, self._store.ids()):
-                self._store.add(self.about.vectors(batch), self.about.encode(batch), held)
+                self._store.add(self.about.content(batch), held)
                 new += len(batch)
                 if self._store.is_slow():
                     self._optimize()
@@ -286,9 +287,9 @@ class Index:
     def measure(self, *, queries: int = QUERIES, deep: int = DEEP) -> dict[int, float]:
         """Measure which share of the exactly best ten a shortlist holds, and choose its length.
 
-        Images of the index are the queries. Each is scored exactly with the `deep` images whose
-        vectors are nearest, of all and not of the nearest cells alone; if the index has no more
-        images, this is the exact ranking, else the recall is of the best of these.
+        Images of the index are the queries. Each is scored exactly with the `deep` images that a
+        search of all vectors, with a longer list of pooled maps, puts first; if the index has no
+        more images, this is the exact ranking, else the recall is of the best of these.
 
         Returns:
             Recall by length of the shortlist.
@@ -333,7 +334,7 @@ class Index:
         if length is None:
             batches: Iterator[Rows] = self._store.batches(where)
         else:
-            batches = nearest(self._store, self.about, query, length, where)
+            batches = shortlists(self._store, self.about, query, length, where)
         return scored(self._needed(), self.about, query, batches)
 
     def _checked(self, features: np.ndarray) -> np.ndarray:

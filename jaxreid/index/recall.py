@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxreid.index.about import About
-from jaxreid.index.shortlist import scored
+from jaxreid.index.shortlist import LONGLIST, scored, shortlisted
 from jaxreid.index.store import Store
 from jaxreid.reid.loaded import ReID
 
@@ -14,6 +14,8 @@ LENGTHS = (50, 100, 200, 400, 800, 1600, 3200)
 ENOUGH = 0.99
 # Queries of a measurement, and images that each is compared with.
 QUERIES, DEEP = 16, 4_000
+# Images whose pooled maps choose them.
+_DEEPER = 4 * LONGLIST
 
 
 def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: int) -> About | None:
@@ -28,14 +30,13 @@ def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: i
     features = about.decode(rows.feature)
     recalls = []
     for i, own in enumerate(rows.columns["id"]):
-        query = features[i : i + 1]
-        vector = about.vectors(query)[0]
-        every = store.nearest(vector, deep + 1, where="", every=True)
-        (scores,), columns = scored(reid, about, query, [every])
+        # Of all vectors and a longer list: what a search's own first stages miss is seen here.
+        every = shortlisted(store, about, features[i], deep + 1, longlist=_DEEPER, every=True)
+        (scores,), columns = scored(reid, about, features[i : i + 1], [every])
         ids = np.array(columns["id"])
         best = [name for name in ids[np.argsort(-scores, kind="stable")] if name != own][:10]
         if best:
-            coarse = store.nearest_ids(vector, LENGTHS[-1] + 1)
+            coarse = shortlisted(store, about, features[i], LENGTHS[-1] + 1).columns["id"]
             places = {name: place for place, name in enumerate(n for n in coarse if n != own)}
             found = np.array([places.get(name, size) for name in best])
             recalls.append([(found < length).mean() for length in LENGTHS])

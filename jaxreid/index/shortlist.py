@@ -1,32 +1,61 @@
-"""Shortlist: the images whose vectors are nearest to a query, and their exact scores."""
+"""Shortlist of a query: nearest vectors, of these the most similar pooled maps; exact scores."""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from jaxreid.index.about import About
-from jaxreid.index.store import COLUMNS, Rows, Store
+from jaxreid.index.reading import COLUMNS, Rows, Snapshot
+from jaxreid.index.store import Store
 from jaxreid.reid.loaded import ReID
 
+# Images whose pooled maps are compared with the query's.
+LONGLIST = 12_800
 # Images scored at once.
 _SCORED = 512
 
 
-def nearest(
-    store: Store, about: About, query: np.ndarray, length: int, where: str
-) -> Iterator[Rows]:
-    """Yield the images nearest to any of the queries, each once.
+def shortlisted(
+    store: Store,
+    about: About,
+    query: np.ndarray,
+    length: int,
+    *,
+    where: str = "",
+    longlist: int = LONGLIST,
+    every: bool = False,
+) -> Rows:
+    """Return the images that are most similar to one query before they are scored exactly.
 
     Args:
         store: rows of the index.
         about: what the index is about.
-        query: [Q, ...] features.
-        length: images for each query.
+        query: [...] features of one image.
+        length: number of images.
         where: condition on the rows (SQL); "" for all.
+        longlist: images whose pooled maps are compared.
+        every: compare all vectors, not only those of the nearest cells.
     """
+    (vector,) = about.vectors(query[None])
+    count = max(longlist, length) if about.is_map else length
+
+    def ask(snapshot: Snapshot) -> Rows:
+        places, maps = snapshot.nearest(vector, count, where=where, every=every)
+        if about.is_map:
+            order = np.argsort(-about.pooled_scores(query, maps), kind="stable")
+            places = places[order[:length]]
+        return snapshot.take(places)
+
+    return store.read(ask)
+
+
+def shortlists(
+    store: Store, about: About, query: np.ndarray, length: int, where: str
+) -> Iterator[Rows]:
+    """Yield the images on the shortlist of any of the queries [Q, ...], each once."""
     seen: set[str] = set()
-    for vector in about.vectors(query):
-        rows = store.nearest(vector, length, where=where)
+    for one in query:
+        rows = shortlisted(store, about, one, length, where=where)
         new = [i for i, name in enumerate(rows.columns["id"]) if name not in seen]
         seen.update(rows.columns["id"])
         columns = {key: [cells[i] for i in new] for key, cells in rows.columns.items()}

@@ -11,17 +11,17 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxreid.index.reading import COLUMNS, Rows, Snapshot, rows_of
 from jaxreid.locks import hold
 from jaxreid.places import expanded
 
 ROWS, ABOUT = "entries", "about"
 _LOCK = "lock"
-COLUMNS = ("id", "path", "camera", "time", "person")
 # Rows from which vectors are put into cells; with fewer, all of them are compared.
 LARGE = 20_000
 # Bytes of LanceDB's caches, for cells and for the layout of files: a query stays small.
@@ -32,23 +32,10 @@ _GRACE = datetime.timedelta(minutes=10)
 _NONE = datetime.timedelta(milliseconds=1)
 # Vectors to a cell, and the most cells.
 _CELL, _CELLS = 2_000, 512
-# Cells that a query looks into.
-_PROBED = 128
 # Of the clustering: vectors to a cell, and rounds. A fifth of LanceDB's, for two cores.
 _TRAINING = {"sample_rate": 64, "max_iterations": 12}
+T = TypeVar("T")
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
-
-
-class Rows(NamedTuple):
-    """Rows that were read.
-
-    Attributes:
-        feature: [n, bytes] uint8, or [n, dim] float16 where the vector stands for the features.
-        columns: `COLUMNS`, lists of n; None where unknown.
-    """
-
-    feature: np.ndarray
-    columns: dict[str, list[Any]]
 
 
 class Store:
@@ -96,20 +83,20 @@ class Store:
         with hold(self.folder / _LOCK, f"index {self.folder}", wait=True):
             yield
 
-    def create(self, about: Mapping[str, Any], *, dim: int, size: int) -> None:
+    def create(self, about: Mapping[str, Any], layout: Mapping[str, int]) -> None:
         """Create the tables.
 
         Args:
             about: plain data that is kept beside the rows.
-            dim: length of the vector.
-            size: bytes of the features; 0 where the vector stands for them.
+            layout: length of the "vector", and bytes of each column of bytes, by its name.
         """
         import pyarrow as pa
 
+        (_, dim), *binary = layout.items()
         fields = {
             "id": pa.string(),
             "vector": pa.list_(pa.float16(), dim),
-            **({"feature": pa.binary(size)} if size else {}),
+            **{name: pa.binary(size) for name, size in binary},
             "path": pa.string(),
             "camera": pa.string(),
             "time": pa.float64(),
@@ -156,47 +143,46 @@ class Store:
             self._rows = self.database.open_table(ROWS)
         return self._rows
 
-    def layout(self) -> tuple[int, int]:
-        """Return the length of the vectors and the bytes of the features, as given to `create`.
+    def layout(self) -> dict[str, int]:
+        """Return the lengths of the columns that hold features, as given to `create`.
 
         Raises:
             ValueError: these are not the rows of an index.
         """
         with self.explained():
             schema = self.rows.schema
-            names = {*COLUMNS, "vector"}
-            if not names <= set(schema.names) <= names | {"feature"}:
+            if not {*COLUMNS, "vector"} <= set(schema.names):
                 raise ValueError(f"it has the columns {', '.join(schema.names)}")
-            dim = schema.field("vector").type.list_size
-            kind = schema.field("feature").type if "feature" in schema.names else None
-            return dim, 0 if kind is None else kind.byte_width
+            kinds = {name: schema.field(name).type for name in schema.names if name not in COLUMNS}
+            return {
+                name: kind.list_size if name == "vector" else kind.byte_width
+                for name, kind in kinds.items()
+            }
 
     def __len__(self) -> int:
         with self.explained():
             return self.rows.count_rows()
 
-    def add(self, vector: np.ndarray, feature: np.ndarray, columns: Mapping[str, Sequence]) -> None:
+    def add(self, content: Mapping[str, np.ndarray], columns: Mapping[str, Sequence]) -> None:
         """Append rows, all or none.
 
         Args:
-            vector: [n, dim] float16.
-            feature: [n, bytes] uint8.
+            content: "vector", [n, dim] float16, and columns of bytes, [n, bytes] uint8.
             columns: `COLUMNS`, n values each.
         """
         import pyarrow as pa
 
         schema = self.rows.schema
-        arrays: dict[str, Any] = {
-            name: pa.array(cells, schema.field(name).type) for name, cells in columns.items()
-        }
-        arrays["vector"] = pa.FixedSizeListArray.from_arrays(
-            pa.array(vector.ravel()), vector.shape[1]
-        )
-        if "feature" in schema.names:
-            content = pa.py_buffer(np.ascontiguousarray(feature))
-            arrays["feature"] = pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(feature.shape[1]), len(feature), [None, content]
-            )
+        arrays = {name: pa.array(cells, schema.field(name).type) for name, cells in columns.items()}
+        for name, values in content.items():
+            if name == "vector":
+                flat = pa.array(values.ravel())
+                arrays[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            else:
+                buffer = pa.py_buffer(np.ascontiguousarray(values))
+                arrays[name] = pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(values.shape[1]), len(values), [None, buffer]
+                )
         with self.explained():
             self.rows.add(pa.table([arrays[name] for name in schema.names], schema=schema))
 
@@ -219,48 +205,21 @@ class Store:
     def _column(self, name: str) -> Any:
         return self._all().select([name]).to_arrow().column(name)
 
-    def nearest(self, vector: np.ndarray, count: int, *, where: str, every: bool = False) -> Rows:
-        """Return the rows with the nearest vectors, nearest first.
-
-        Args:
-            vector: [dim] float.
-            count: number of rows.
-            where: condition on the rows (SQL); "" for all.
-            every: compare all vectors, not only those of the nearest cells.
-        """
-        return _read(self._nearest(vector, count, where=where, every=every))
-
-    def nearest_ids(self, vector: np.ndarray, count: int) -> list[str]:
-        """Return the ids of `nearest`, whose features are not read."""
-        return self._nearest(vector, count, ids=True).column("id").to_pylist()
-
-    def _nearest(
-        self,
-        vector: np.ndarray,
-        count: int,
-        *,
-        where: str = "",
-        every: bool = False,
-        ids: bool = False,
-    ) -> Any:
-        def search() -> Any:
-            columns = ["id"] if ids else self._read
-            query = self.rows.search(np.float32(vector), vector_column_name="vector")
-            query = query.distance_type("l2").limit(count).select([*columns, "_distance"])
-            # More cells than these are looked into where a condition leaves too few rows.
-            query = query.minimum_nprobes(_PROBED).maximum_nprobes(0)
-            query = query.bypass_vector_index() if every else query
-            return (query.where(where, prefilter=True) if where else query).to_arrow()
-
+    def read(self, ask: Callable[[Snapshot], T]) -> T:
+        """Return what is asked of the newest version of the rows."""
         with self.explained():
             try:
-                return search()
+                return ask(self._snapshot())
             except (RuntimeError, OSError, ValueError) as error:
-                # Another process may have merged the files that this one was about to read.
+                # Another process may have erased the files that this one was about to read.
                 if "not found" not in str(error).lower():
                     raise
-                self._rows = None
-                return search()
+                return ask(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        table = self.database.open_table(ROWS)
+        table.checkout(table.version)
+        return Snapshot(table)
 
     def sample(self, count: int, seed: int = 0) -> Rows:
         """Return some rows at random."""
@@ -268,7 +227,7 @@ class Store:
         places = np.random.default_rng(seed).choice(size, min(count, size), replace=False)
         with self.explained():
             found = self.rows.take_offsets(np.sort(places).tolist()).select(self._read)
-            return _read(found.to_arrow())
+            return rows_of(found.to_arrow())
 
     def batches(self, where: str = "") -> Iterator[Rows]:
         """Yield all rows for which a condition holds, some at a time."""
@@ -276,7 +235,7 @@ class Store:
             query = self._all().select(self._read)
             query = query.where(where) if where else query
             for batch in query.to_batches(1024):
-                yield _read(batch)
+                yield rows_of(batch)
 
     def count(self, where: str) -> int:
         """Return the number of rows for which a condition holds."""
@@ -375,27 +334,6 @@ class Store:
                 f"index {self.place} is damaged: {str(error)[:300]}. Restore it from a copy, or "
                 "create it again."
             ) from error
-
-
-def _read(found: Any) -> Rows:
-    columns = {name: found.column(name).to_pylist() for name in COLUMNS}
-    names = found.schema.names
-    name = "feature" if "feature" in names else "vector"
-    column = found.column(name)
-    # A table has chunks, a batch has none.
-    array = column.combine_chunks() if hasattr(column, "chunks") else column
-    return Rows(_matrix(array), columns)
-
-
-def _matrix(array: Any) -> np.ndarray:
-    """Return an array of vectors or of bytes as [n, length]."""
-    if array.null_count:
-        raise ValueError("rows without features")
-    if hasattr(array.type, "list_size"):
-        return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
-    size = array.type.byte_width
-    content = np.frombuffer(array.buffers()[1], np.uint8, len(array) * size, array.offset * size)
-    return content.reshape(len(array), size)
 
 
 def _size(path: pathlib.Path) -> int:

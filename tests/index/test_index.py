@@ -18,7 +18,15 @@ import jaxreid
 from jaxreid import cli
 from jaxreid.index import index as module
 from jaxreid.index import store as store_module
-from jaxreid.index.encoding import decode, encode, vectors
+from jaxreid.index.encoding import (
+    decode,
+    encode,
+    pooled,
+    pooled_scores,
+    pooled_shape,
+    vectors,
+)
+from jaxreid.index.shortlist import shortlisted
 from jaxreid.reid.gallery import Entry, Filter
 
 pytest.importorskip("lancedb")
@@ -198,9 +206,38 @@ def test_large_indexes_are_searched_in_cells(copied, monkeypatch):
     assert found[:2] == [copied.search(features[i], top=1, shortlist=0)[0].id for i in range(2)]
     assert len(set(found)) == 9
     assert len(copied.search(features[0], top=40, camera="c1")) == 12
-    vector = vectors(features[:1], unit=False)[0]
-    nearest = copied._store.nearest(vector, 40, where="").columns["id"]
-    assert copied._store.nearest_ids(vector, 40) == nearest
+
+
+def test_a_shortlist_has_the_most_similar_pooled_maps_of_the_nearest_vectors(copied):
+    about, store, features = copied.about, copied._store, features_of(copied.reid, 90)
+    copied.add(features, {"id": [f"{i}" for i in range(90)], "camera": "gate"})
+    apart = np.float32(about.vectors(features)) - np.float32(about.vectors(features[7:8]))
+    near = np.argsort((apart**2).sum(1), kind="stable")[:30]
+    alike = about.pooled_scores(features[7], about.content(features[near])["pooled"])
+    expected = [str(i) for i in near[np.argsort(-alike, kind="stable")]][:12]
+    rows = shortlisted(store, about, features[7], 12, where="camera = 'gate'", longlist=30)
+    assert rows.columns["id"] == expected
+    np.testing.assert_array_equal(
+        rows.feature, about.content(features[[int(i) for i in expected]])["feature"]
+    )
+
+
+def test_pooled_maps_are_means_and_compared_by_their_best_matches(reid):
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((3, 10, 3, 5)).astype(np.float32)
+    small = pooled(maps)
+    assert small.shape == (3, *pooled_shape(maps.shape[1:])) == (3, 8, 3, 5)
+    rows = np.linspace(0, 10, 9).round().astype(int)
+    for k, (a, b) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
+        for column in range(3):
+            mean = maps[1, a:b, column].mean(0)
+            np.testing.assert_allclose(small[1, k, column], mean / np.linalg.norm(mean), atol=1e-6)
+    scores = pooled_scores(small[0], small)
+    for n in range(3):
+        one, other = small[0].reshape(-1, 5), small[n].reshape(-1, 5)
+        match = [[float(a @ b) for b in other] for a in one]
+        best = [max(row) for row in match], [max(column) for column in zip(*match, strict=True)]
+        assert scores[n] == pytest.approx(np.mean(best[0]) + np.mean(best[1]), abs=1e-5)
 
 
 def test_maps_are_rounded_by_less_than_half_a_step(reid):
