@@ -230,6 +230,8 @@ MISTAKES = [
     (["search", "{images}/a.png", "/nowhere"], 1, "expected a folder of images, a table"),
     (["search", "{images}/a.png", "{images}", "--after=noon"], 1, "--after: time is 'noon'"),
     (["search", "{images}/a.png", "{images}", "--html=page.txt"], 1, "must end in .html"),
+    (["compare", "a.png", "b.png", "--prior=2"], 2, "a number above 0 and below 1, got 2"),
+    (["group", "{images}", "--out=g", "--threshold=high"], 2, "expected a number, got 'high'"),
     (["calibrate", "run", "--out=a.txt"], 1, "a.txt must end in .safetensors"),
     (["plan", "qaconv"], 2, "--topology"),
     (["plan", "qaconv", "--topology=v5x:4"], 1, "valid: v5"),

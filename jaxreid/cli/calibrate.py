@@ -56,6 +56,11 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.model} is a weight file, which is not changed: name another with "
             "--out=FILE.safetensors, or --out=FILE.json for --calibration=FILE.json of the verbs."
         )
+    if not args.data and reid.step is None:
+        raise ValueError(
+            f"{args.model} is not a run and names no test sets: give one, as in --data "
+            "market1501:FOLDER or --data folder:FOLDER?pattern={pid}_c{camid}_*."
+        )
     tests = reid.load_tests(args.data, args.dir, args.prepared_dir)
     calibration, judged = calibrate(reid, tests)
     reid.calibration = calibration

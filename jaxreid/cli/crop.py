@@ -44,7 +44,7 @@ def add_crop(commands: Any) -> None:
     )
     verb.add_argument(
         "--fps",
-        type=float,
+        type=values.positive,
         help="frames per second (default: as the video says; 25 for a folder)",
     )
     verb.add_argument(
@@ -58,7 +58,10 @@ def add_crop(commands: Any) -> None:
         "--every", type=values.count, default=1, metavar="N", help="cut every N-th frame with boxes"
     )
     verb.add_argument(
-        "--margin", type=float, default=0.0, help="share of a box to add on each side (default: 0)"
+        "--margin",
+        type=values.real,
+        default=0.0,
+        help="share of a box to add on each side (default: 0)",
     )
     verb.add_argument(
         "--least",
@@ -68,7 +71,7 @@ def add_crop(commands: Any) -> None:
         help="smallest crop in pixels (default: 32x16)",
     )
     verb.add_argument(
-        "--confidence", type=float, default=0.0, help="smallest confidence (default: 0)"
+        "--confidence", type=values.real, default=0.0, help="smallest confidence (default: 0)"
     )
     verb.add_argument(
         "--category", help="name or number of the category of people (default: person)"

@@ -39,7 +39,10 @@ def add_finetune(commands: Any) -> None:
         "--epochs", type=values.count, help="number of epochs (default: about 300 updates)"
     )
     verb.add_argument(
-        "--rate", type=float, default=1.0, help="factor of the learning rates (default: 1)"
+        "--rate",
+        type=values.positive,
+        default=1.0,
+        help="factor of the learning rates (default: 1)",
     )
     verb.add_argument("--seed", type=values.at_least(0), default=0, help="run seed (default: 0)")
     add_json(verb)

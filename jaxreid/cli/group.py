@@ -37,7 +37,7 @@ def add_group(commands: Any) -> None:
     add_chosen_model(verb)
     verb.add_argument(
         "--threshold",
-        type=float,
+        type=values.real,
         metavar="SIMILARITY",
         help="join groups from this mean similarity of their images on: a probability if the model "
         "is calibrated (default: 0.3), else a score of the model",

@@ -60,7 +60,7 @@ def add_worth(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--prior",
-        type=float,
+        type=values.between(0, 1),
         metavar="P",
         help="probability of the same person before looking (default: even odds in compare, one "
         "image of the gallery in search)",

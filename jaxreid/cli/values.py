@@ -1,6 +1,8 @@
 """Values of command-line arguments: `type` of `add_argument`."""
 
 import argparse
+import contextlib
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -45,6 +47,29 @@ def within(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def real(text: str) -> float:
+    """Parse a finite number."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers above `low` and below `high`."""
+
+    def number(text: str) -> float:
+        if not low < (value := real(text)) < high:
+            upper = f" and below {high:g}" if math.isfinite(high) else ""
+            raise argparse.ArgumentTypeError(f"expected a number above {low:g}{upper}, got {text}")
+        return value
+
+    return number
+
+
+positive = between(0, math.inf)
 
 
 def counts(text: str) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def bind(host: str, port: int, *, token: str | None) -> Address:
     """
     if token is None and not is_loopback(host):
         raise ValueError(
-            f"other machines could reach {host}, and there is no token: set {VARIABLE} or "
+            f"other machines could reach {host} without a token: set {VARIABLE} or "
             "--token-file, or use --host=127.0.0.1, which this machine alone can reach."
         )
     bound = None

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxreid
+from jaxreid import cli
 from jaxreid.data import synthetic
 from jaxreid.weights.bundled import FOLDER, NAMES, located
 from jaxreid.weights.file import load_weights, read_card
@@ -50,3 +51,10 @@ def test_a_file_or_folder_of_that_name_goes_first(tmp_path, monkeypatch):
     assert str(located("drawn")) == "drawn"
     with pytest.raises(FileNotFoundError, match="or the name of a bundled model .drawn"):
         jaxreid.load("drwan")
+
+
+def test_a_model_without_a_run_needs_sets_to_be_calibrated_on(tmp_path, capsys):
+    assert cli.main(["calibrate", "drawn", f"--out={tmp_path / 'c.json'}"]) == 1
+    assert "drawn is not a run and names no test sets: give one, as in --data" in (
+        capsys.readouterr().err
+    )

@@ -57,6 +57,12 @@ def resolve(
     options: Mapping[str, Any],
 ) -> Found:
     """Resolve a name, with every check that does not need images."""
+    text = named.base if named.domain is None else f"{named.base}/{named.domain}"
+    if named.base not in SETS.names and os.path.isdir(text):
+        raise ValueError(
+            f"{text} is a folder; expected the name of a data set before it, as in folder:{text} "
+            f"for images of your own or market1501:{text}."
+        )
     function, implied = _function(named.base)
     given = implied | dict(named.options) | dict(options)
     arguments = _arguments(named, function, folder, given)

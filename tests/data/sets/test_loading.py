@@ -272,6 +272,8 @@ def test_processes_that_start_together_prepare_once(tmp_path):
 def test_names_that_do_not_exist(tmp_path):
     with pytest.raises(ValueError, match="unknown data set 'market'; valid: market1501, "):
         load("market", dir=tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder; .* as in folder:{tmp_path} "):
+        load(f"{tmp_path}")
     with pytest.raises(ValueError, match="market1501 has no domains; write 'market1501'"):
         load("market1501/query", dir=tmp_path)
     with pytest.raises(
