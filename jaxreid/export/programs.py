@@ -15,7 +15,7 @@ from jaxreid.export.formats import LIKE, PARTS
 from jaxreid.mesh import ANY, compile_for
 from jaxreid.names import check_name
 from jaxreid.reid.loaded import ReID
-from jaxreid.weights.pytorch import IMAGENET
+from jaxreid.weights.layouts.layout import IMAGENET
 
 # Of the pixels that trackers give to a model.
 MEAN, STD = (np.array(IMAGENET[key], np.float32) for key in ("mean", "std"))

@@ -14,9 +14,10 @@ from jaxreid.models.backbones import osnet, resnet
 from jaxreid.names import check_name
 from jaxreid.weights.file import save_weights
 from jaxreid.weights.formats import ONNX, format_of
-from jaxreid.weights.official import ARCHITECTURES
+from jaxreid.weights.layouts import ARCHITECTURES
+from jaxreid.weights.layouts.layout import IMAGENET, RAW
 from jaxreid.weights.onnx_checkpoint import read_onnx
-from jaxreid.weights.pytorch import IMAGENET, RAW, Report, convert
+from jaxreid.weights.pytorch import Report, convert
 from jaxreid.weights.state_dict import foreign
 from jaxreid.weights.torch_checkpoint import read_checkpoint
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxreid.models.backbones import osnet
 from jaxreid.ops.normalize import EPSILON
 from jaxreid.weights.formats import check_claim
-from jaxreid.weights.official import official_name, official_shapes
+from jaxreid.weights.layouts.osnet import OSNET
 from jaxreid.weights.pytorch import published_network
 
 # Largest file; the format itself ends at 2 GB.
@@ -74,7 +74,7 @@ def read_onnx(
         )
     graph = _graph(path)
     layers, norms = _layers(graph, _tensors(graph, path), path)
-    shapes = official_shapes(published_network(arch), arch)
+    shapes = OSNET.shapes(published_network(arch), arch)
     for gates_last in (False, True):
         tensors = _assigned(layers, list(_places(arch, gates_last)), shapes)
         instance = _instance_norms(norms, shapes)
@@ -191,7 +191,7 @@ def _places(arch: str, gates_last: bool) -> Iterator[Place]:
     options = osnet.FAMILY[arch]
 
     def at(*path: str) -> str:
-        return official_name(("backbone", *path, "bias"), arch).removesuffix(".bias")
+        return OSNET.name(("backbone", *path, "bias"), arch).removesuffix(".bias")
 
     def conv_norm(*path: str, norm: bool = True) -> Place:
         return Place(at(*path, "conv"), at(*path, "bn") if norm else "")

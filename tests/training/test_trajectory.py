@@ -33,7 +33,8 @@ from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import create_state, variables_of
 from jaxreid.training.step import make_train_step
-from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.official import from_official, official_shape
 from jaxreid.weights.pytorch import convert
 
 pytestmark = pytest.mark.golden
@@ -200,7 +201,7 @@ def first_transmatcher(seed, card, golden):
     found, names = {}, {}
     for (collection, *path), leaf in flat.items():
         if path[0] == "backbone":
-            name = official_name(path, "resnet18", prefix="base.")
+            name = QACONV.name(path, "resnet18")
             tensor = param(seed, name, official_shape(path, leaf.shape))
             found[collection, *path] = from_official(path, tensor, leaf.shape)
             continue

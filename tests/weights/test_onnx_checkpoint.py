@@ -9,9 +9,10 @@ from jaxreid import cli
 from jaxreid.export.programs import make_program
 from jaxreid.reid.loaded import ReID, load
 from jaxreid.weights.conversion import convert_file
-from jaxreid.weights.official import official_shapes
+from jaxreid.weights.layouts.layout import IMAGENET
+from jaxreid.weights.layouts.osnet import OSNET
 from jaxreid.weights.onnx_checkpoint import _places, read_onnx
-from jaxreid.weights.pytorch import IMAGENET, published, published_network
+from jaxreid.weights.pytorch import published, published_network
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -66,7 +67,7 @@ def test_folded_weights_are_equal_in_inference(arch, tmp_path):
 
 
 def test_layers_are_known_by_their_order_whether_or_not_a_gate_follows_every_stream(tmp_path):
-    shapes = official_shapes(published_network("osnet_x0_25"), "osnet_x0_25")
+    shapes = OSNET.shapes(published_network("osnet_x0_25"), "osnet_x0_25")
     generator = np.random.default_rng(0)
     for gates_last in (False, True):
         nodes, tensors = [], {}

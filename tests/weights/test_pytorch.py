@@ -8,7 +8,8 @@ from selection import deep
 
 from jaxreid.models.model import make_model
 from jaxreid.weights.conversion import fitting
-from jaxreid.weights.official import official_shapes
+from jaxreid.weights.layouts.qaconv import QACONV as QACONV_LAYOUT
+from jaxreid.weights.layouts.resnet import IMAGENET_RESNET
 from jaxreid.weights.pytorch import convert
 from jaxreid.weights.state_dict import foreign, unwrapped
 
@@ -28,20 +29,20 @@ PLAIN = {
 }
 
 
-def checkpoint(card, *, prefix):
+def checkpoint(card, layout):
     """What the original would have saved, with weights by the rule."""
-    shapes = official_shapes(make_model(**card), card["backbone"]["name"], prefix=prefix)
+    shapes = layout.shapes(make_model(**card), card["backbone"]["name"])
     return {name: param(1, name.removeprefix("criterion."), x) for name, x in shapes.items()}
 
 
 @pytest.fixture(scope="module")
 def qaconv():
-    return checkpoint(QACONV, prefix="base.")
+    return checkpoint(QACONV, QACONV_LAYOUT)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return checkpoint(PLAIN, prefix="")
+    return checkpoint(PLAIN, IMAGENET_RESNET)
 
 
 @pytest.mark.parametrize("head", ["v2.1", "v1"])
@@ -51,7 +52,7 @@ def test_a_whole_qaconv_model(head):
         "neck": QACONV["neck"] | {"norm": norm},
         "matcher": {"name": "qaconv", "head": head},
     }
-    held = checkpoint(card, prefix="base.")
+    held = checkpoint(card, QACONV_LAYOUT)
     converted = convert(held, "resnet18_ibn_b", input_size=(64, 32))
     assert converted.report.complete
     assert set(converted.report.loaded) == held.keys()

@@ -21,7 +21,9 @@ from jaxreid.models.backbones import make_backbone
 from jaxreid.models.model import make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops.convolution import average_pool, max_pool
-from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.layouts import layout_of
+from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.official import from_official, official_shape
 from jaxreid.weights.pytorch import convert
 
 pytestmark = pytest.mark.golden
@@ -139,7 +141,7 @@ def rule_neck(neck, seed, feature, dtype):
     made = {}
     for key, leaf in flat.items():
         path = ("neck", *key)
-        name = official_name(path, "resnet50", prefix="base.")
+        name = QACONV.name(path, "resnet50")
         tensor = param(seed, name, official_shape(path, leaf.shape))
         made[key] = from_official(path, tensor, leaf.shape).astype(dtype)
     return {"params": traverse_util.unflatten_dict(made)}
@@ -255,14 +257,14 @@ def check_osnet(net, dtype):
         check_running(by_name(after), checks[net]["train_running_after"])
 
 
-def official(arch, tree, prefix=""):
+def official(arch, tree, layout=None):
     """Leaves of a tree of variables in PyTorch's layout, by official name."""
     found = {}
     for path, leaf in traverse_util.flatten_dict(tree).items():
         leaf = np.asarray(leaf)
         if path[-1] == "kernel":
             leaf = leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else (1, 0))
-        found[official_name(path, arch, prefix=prefix)] = leaf
+        found[(layout or layout_of((), arch)).name(path, arch)] = leaf
     return found
 
 
@@ -336,7 +338,7 @@ def test_resnet_gradients_and_statistics_equal_the_original(net, mode):
         if f"{net}/{mode}_grad_input" in held.files:
             assert error(nchw(grad_input), held[f"{net}/{mode}_grad_input"]) < 1e-5
         if f"{mode}_param_grads" in checks[net]:
-            check_summaries(official(arch, grad, "base."), checks[net][f"{mode}_param_grads"])
-        stats = official(arch, left, "base.")
+            check_summaries(official(arch, grad, QACONV), checks[net][f"{mode}_param_grads"])
+        stats = official(arch, left, QACONV)
         if mode == "train":
             check_running(stats, checks[net]["train_running_stats"])

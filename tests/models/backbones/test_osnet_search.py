@@ -20,7 +20,8 @@ from jaxreid.models.backbones.osnet_search import FAMILY, SearchBlock, gumbel, s
 from jaxreid.models.model import abstract_variables, init_variables, make_model
 from jaxreid.models.necks import make_neck
 from jaxreid.ops import convolution
-from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.layouts.osnet import OSNET
+from jaxreid.weights.official import from_official, official_shape
 
 NAME = "osnet_search_x1_0"
 CELLS = [block.replace("_", ".") for block in BLOCKS]  # as the original calls them
@@ -42,13 +43,13 @@ LIKE = "osnet_ain_x1_0"  # whose names are those of the search, but for the cand
 def take(held, path, shape):
     """One of our variables from the original's tensors; what a candidate does not use is 0."""
     if "candidates" not in path:
-        return from_official(path, held.pop(official_name(path, LIKE)), shape)
+        return from_official(path, held.pop(OSNET.name(path, LIKE)), shape)
     block, _, *rest = path[1:]
     rest = ["conv3", *rest] if rest[0] == "bn" else rest
     path = ("backbone", block, *rest)
     cell, found = block.replace("_", "."), []
     for number in range(len(PLACES)):
-        name = official_name(path, LIKE).replace(cell, f"{cell}.os_block.{number}", 1)
+        name = OSNET.name(path, LIKE).replace(cell, f"{cell}.os_block.{number}", 1)
         if name in held:
             assert held[name].shape == official_shape(path, shape[1:])
             found.append(from_official(path, held.pop(name), shape[1:]))
@@ -213,7 +214,7 @@ def test_candidates_equal_the_originals(original, native):
             made = {}
             for (collection, *path), leaf in traverse_util.flatten_dict(abstract).items():
                 path = ("backbone", "block", *path)
-                name, shape = official_name(path, LIKE), official_shape(path, leaf.shape)
+                name, shape = OSNET.name(path, LIKE), official_shape(path, leaf.shape)
                 tensor = from_official(path, param(original.seed, name, shape), leaf.shape)
                 made[collection, *path[2:]] = tensor.astype(float)
             y = jax.jit(block.apply)(traverse_util.unflatten_dict(made), x)

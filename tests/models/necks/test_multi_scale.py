@@ -12,7 +12,8 @@ from golden import image, nhwc, param, seed_of
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.necks import make_neck
 from jaxreid.models.necks.multi_scale import FUSIONS, NORMS, EncoderLayer
-from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.official import from_official, official_shape
 
 TINY = {"channels": 4, "template_channels": 3, "scales": (1, 3), "hidden": 5}
 
@@ -277,7 +278,7 @@ def test_features_equal_the_original(golden_dir, net):
     with jax.enable_x64(True):
         x = nhwc(pixels).astype(np.float64)
         backbone = make_backbone(arch, cut="layer3", dtype="float64")
-        name_of = lambda path: official_name(("backbone", *path), arch, prefix="base.")  # noqa: E731
+        name_of = lambda path: QACONV.name(("backbone", *path), arch)  # noqa: E731
         feature = jax.jit(backbone.apply)(by_rule(seed, backbone, x, "backbone", name_of)[0], x)
         for key in keys:
             shapes = dict(meta[key]["names_tail"])

@@ -25,7 +25,8 @@ from jaxreid.models.backbones import make_backbone
 from jaxreid.models.layers import Conv
 from jaxreid.models.necks import make_neck
 from jaxreid.models.necks.multi_scale import EncoderLayer
-from jaxreid.weights.official import from_official, official_name, official_shape
+from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.official import from_official, official_shape
 
 TINY = {"channels": 4, "attention_layers": 2, "hidden": 5}
 
@@ -114,7 +115,7 @@ def by_rule(seed, module, x, arch=None):
     for path, leaf in abstract.items():
         if arch:
             path_there = ("backbone", *path[1:])
-            name = official_name(path_there, arch, prefix="base.")
+            name = QACONV.name(path_there, arch)
             value = param(seed, name, official_shape(path_there, leaf.shape))
             value = from_official(path_there, value, leaf.shape)
         else:

@@ -1,0 +1,102 @@
+"""ResNets that make one embedding: of ImageNet, and of re-identification toolboxes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreid.models.backbones import resnet
+from jaxreid.models.model import abstract_variables, feature_shape, make_model
+from jaxreid.weights.layouts.layout import IMAGENET, Layout, Rules, Tensors, classes_of
+from jaxreid.weights.layouts.osnet import LINEAR_NECK
+
+BACKBONES = tuple(resnet.FAMILY)
+
+
+def rules_of(prefix: str, *others: tuple[str, str]) -> Callable[[str, Sequence[str]], Rules]:
+    """Return `Layout.rules` of a ResNet whose names begin with `prefix`, and of what follows it."""
+    rules = (
+        (r"^backbone\.layer(\d)_(\d+)\.", r"backbone.layer\1.\2."),
+        (r"\.downsample_conv\.", ".downsample.0."),
+        (r"\.downsample_bn\.", ".downsample.1."),
+        (r"^backbone\.", prefix),
+        *others,
+    )
+    return lambda arch, parts: rules
+
+
+def whole(prefix: str = "") -> Callable[[str, Tensors], dict[str, np.ndarray]]:
+    """Return `Layout.rest` of a ResNet: what a whole one has that the model never uses.
+
+    All are 0 but the variances, which are 1.
+    """
+
+    def rest(arch: str, tensors: Tensors) -> dict[str, np.ndarray]:
+        model = make_model(**_imagenet({}, arch))
+        layout = Layout("", BACKBONES, _imagenet, rules_of(prefix))
+        others = {}
+        for name, shape in layout.shapes(model, arch).items():
+            if name not in tensors:
+                make = np.ones if name.endswith("running_var") else np.zeros
+                others[name] = make(shape, np.float32)
+        channels = feature_shape(model, abstract_variables(model))[0]
+        others[f"{prefix}fc.weight"] = np.zeros((1000, channels), np.float32)
+        others[f"{prefix}fc.bias"] = np.zeros(1000, np.float32)
+        return others
+
+    return rest
+
+
+def _embedding(
+    arch: str,
+    size: tuple[int, int],
+    *,
+    metric: str = "cosine",
+    neck: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return the card of a ResNet with one embedding; `options` are those of the backbone."""
+    return {
+        "backbone": {"name": arch} | options,
+        "neck": neck or {"name": "pooled", "pool": "average", "bn": False},
+        "matcher": {"name": "embedding", "metric": metric},
+        "height": size[0],
+        "width": size[1],
+        "interpolation": "bilinear",
+        **IMAGENET,
+    }
+
+
+def _imagenet(
+    tensors: Tensors,
+    arch: str,
+    *,
+    cut: str | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    return _embedding(arch, input_size or (224, 224))
+
+
+def _torchreid(
+    tensors: Tensors,
+    arch: str,
+    *,
+    cut: str | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Those with a linear layer, such as resnet50_fc512, have a last stride of 1."""
+    card = _embedding(arch, input_size or (256, 128), metric="euclidean")
+    if "fc.0.weight" in tensors:
+        card["neck"] = {"name": "linear", "channels": len(tensors["fc.0.weight"])}
+        card["backbone"]["last_stride"] = 1
+    return card | {"classes": classes_of(tensors)}
+
+
+IMAGENET_RESNET = Layout(
+    "ResNets of ImageNet", BACKBONES, _imagenet, rules_of(""), unused=r"fc\.",
+    rest=whole(),
+)  # fmt: skip
+TORCHREID_RESNET = Layout(
+    "ResNets of torchreid", BACKBONES, _torchreid, rules_of("", *LINEAR_NECK),
+    sign=r"fc\.0\.weight$|classifier\.bias$", rest=lambda *_: {},
+)  # fmt: skip
