@@ -65,20 +65,26 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
-def max_pool(x: jax.Array, *, native: bool | None = None) -> jax.Array:
-    """Apply 3x3 max pooling with stride 2, padded with -inf; halves the size, rounding up.
+def max_pool(x: jax.Array, *, padding: int = 1, native: bool | None = None) -> jax.Array:
+    """Apply 3x3 max pooling with stride 2, padded with -inf.
+
+    With a padding of 1, halves the size, rounding up. Without, the first window begins at the first
+    pixel and the last may reach one pixel over the end, as with PyTorch's `ceil_mode`.
 
     The gradient goes to the largest pixel. For ties, XLA and PyTorch choose the first; the CPU form
     splits the gradient among them, those of a row first.
 
     Args:
         x: [B, H, W, C] float.
-        native: see `convolve`.
+        padding: pixels before the first row and column, 0 or 1.
+        native: see `convolve`; without padding, always.
     """
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-    if _native(native):
-        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+    if padding == 0 or _native(native):
+        # Pixels that the last window lacks.
+        ends = [1 if padding else (size + 1) % 2 for size in x.shape[1:3]]
+        around = ((0, 0), *((padding, end) for end in ends), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, around)
     return _max_pool_along(_max_pool_along(x, 1), 2)
 
 

@@ -101,3 +101,13 @@ def test_forms_keep_the_type_of_the_images():
             jax.grad(lambda k, x=x, s=stride: convolve(x, k, stride=s, native=False).sum())(k).dtype
             == jnp.bfloat16
         )
+
+
+@pytest.mark.parametrize("size", [(7, 6), (4, 9)])
+def test_max_pool_without_padding_begins_at_the_first_pixel(size):
+    x = np.random.default_rng(0).standard_normal((1, *size, 1)).astype(np.float32)
+    (h, w), y = size, np.asarray(max_pool(x, padding=0))
+    # An even size leaves one pixel less to the last window.
+    assert y.shape == (1, h // 2, w // 2, 1)
+    for i, j in np.ndindex(h // 2, w // 2):
+        assert y[0, i, j, 0] == x[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, 0].max()

@@ -1,5 +1,6 @@
 """Checkpoints of re-identification toolboxes: recognised by their names, equal to their PyTorch."""
 
+import re
 import sys
 
 import jax
@@ -8,15 +9,21 @@ import pytest
 from golden import REPOSITORY
 from selection import deep
 
+from jaxreid import cli, export_model
 from jaxreid.models.model import make_model
+from jaxreid.reid.loaded import load
 from jaxreid.weights.pytorch import convert, published
+from jaxreid.weights.state_dict import unwrapped
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("one_device")
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import torch_networks  # noqa: E402
 from torch import nn  # noqa: E402
 
+# Of fast-reid's files, which hold them for pixels from 0 to 255.
+PIXELS = {"pixel_mean": (102.0, 51.0, 25.5), "pixel_std": (51.0, 51.0, 102.0)}
 IMAGES = torch.randn(2, 3, 76, 44, generator=torch.Generator().manual_seed(0))
 
 
@@ -48,21 +55,113 @@ class Torchreid(nn.Module):
         return self.fc(self.maps(x).mean((2, 3)))
 
 
+class StrongBaseline(nn.Module):
+    """The strong baseline of Luo et al., whose stem has no ReLU."""
+
+    def __init__(self, arch):
+        super().__init__()
+        self.base = base(arch, 1)
+        inputs = self.base.fc.in_features
+        self.base.relu = self.base.fc = nn.Identity()
+        self.bottleneck = nn.BatchNorm1d(inputs)
+        self.classifier = nn.Linear(inputs, 7, bias=False)
+
+    def forward(self, x):
+        return self.bottleneck(self.base.maps(x).mean((2, 3)))
+
+
+class NonLocal(nn.Module):
+    """Of fast-reid: one channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, 1, 1) for _ in range(3))
+        self.W = nn.Sequential(nn.Conv2d(1, channels, 1), nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        theta, phi, g = (conv(x).flatten(1) for conv in (self.theta, self.phi, self.g))
+        weight = theta[:, :, None] * phi[:, None, :] / phi.shape[1]
+        mean = (weight @ g[:, :, None])[..., 0]
+        return x + self.W(mean.reshape(len(x), 1, *x.shape[2:]))
+
+
+class GeM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.ones(1) * 3)
+
+    def forward(self, x):
+        return (x.clamp(min=1e-6) ** self.p).mean((2, 3), keepdim=True) ** (1 / self.p)
+
+
+class FastReID(nn.Module):
+    """fast-reid's BoT, or SBS with GeM and non-local blocks at the end of layers 2 and 3."""
+
+    def __init__(self, arch, sbs):
+        super().__init__()
+        net = self.backbone = base(arch, 1)
+        inputs, net.fc = net.fc.in_features, nn.Identity()
+        net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        for layer, count in {2: 2, 3: 1}.items() if sbs else ():
+            blocks = getattr(net, f"layer{layer}")[-count:]
+            channels = inputs // 2 ** (4 - layer)
+            setattr(net, f"NL_{layer}", nn.ModuleList(NonLocal(channels) for _ in blocks))
+            for block, after in zip(blocks, getattr(net, f"NL_{layer}"), strict=True):
+                block.register_forward_hook(lambda *a, after=after: after(a[-1]))
+        self.heads = nn.Module()
+        self.heads.pool_layer = GeM() if sbs else nn.AdaptiveAvgPool2d(1)
+        self.heads.bottleneck = nn.Sequential(nn.BatchNorm2d(inputs))
+        self.heads.weight = nn.Parameter(torch.ones(7, inputs))
+        for name in PIXELS:
+            self.register_buffer(name, torch.ones(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.heads.bottleneck(self.heads.pool_layer(self.backbone.maps(x)))[..., 0, 0]
+
+
 CASES = {
     "torchreid": lambda: Torchreid("resnet18", 0),
     "torchreid fc512": lambda: Torchreid("resnet18", 512),
+    "strong baseline": lambda: StrongBaseline("resnet18"),
+    "fast-reid BoT": lambda: FastReID("resnet18", sbs=False),
+    "fast-reid SBS": lambda: FastReID("resnet18_ibn_a", sbs=True),
     "torchreid resnet50_fc512": lambda: Torchreid("resnet50", 512),
+    "fast-reid SBS(R50-ibn)": lambda: FastReID("resnet50_ibn_a", sbs=True),
 }
-ARCHITECTURES = {"torchreid resnet50_fc512": "resnet50"}
+ARCHITECTURES = {
+    "fast-reid SBS": "resnet18_ibn_a",
+    "torchreid resnet50_fc512": "resnet50",
+    "fast-reid SBS(R50-ibn)": "resnet50_ibn_a",
+}
 # Parts of the card, and the options of the backbone.
 CARDS = {
     "torchreid": ((256, 128), "euclidean", {"bn": False, "pool": "average"}, {}),
     "torchreid fc512": ((256, 128), "euclidean", {"channels": 512}, {"last_stride": 1}),
-}
+    "strong baseline": (
+        (256, 128), "cosine", {"pool": "average"}, {"last_stride": 1, "stem": "linear"}
+    ),
+    "fast-reid BoT": (
+        (256, 128), "cosine", {"pool": "average"}, {"last_stride": 1, "stem": "unpadded"}
+    ),
+    "fast-reid SBS": (
+        (384, 128), "cosine", {"pool": "gem"},
+        {"last_stride": 1, "stem": "unpadded", "non_local": [0, 2, 1, 0]},
+    ),
+}  # fmt: skip
+CARDS["torchreid resnet50_fc512"] = CARDS["torchreid fc512"]
+CARDS["fast-reid SBS(R50-ibn)"] = CARDS["fast-reid SBS"]
 
 
-def tensors_of(net):
-    return {name: value.numpy() for name, value in net.state_dict().items()}
+def generated(case):
+    """A network with random weights, and its tensors as they come out of a file."""
+    net = torch_networks.randomize(CASES[case]()).eval()
+    held = net.state_dict()
+    for name in held:  # never learned, and not redrawn
+        if re.search(r"bottleneck\.(0\.)?bias", name):
+            held[name].zero_()
+    for name in PIXELS.keys() & held.keys():
+        held[name].copy_(torch.tensor(PIXELS[name]).view(1, 3, 1, 1))
+    return net, unwrapped({name: value.numpy() for name, value in held.items()})[0]
 
 
 def features(converted, images):
@@ -81,13 +180,15 @@ def assert_equal(ours, theirs):
     assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("case", deep(*CASES, but=["torchreid fc512"]))
+@pytest.mark.parametrize(
+    "case", deep(*CASES, but=["torchreid fc512", "strong baseline", "fast-reid SBS"])
+)
 def test_features_equal_pytorchs_and_go_back_under_the_same_names(case):
-    net = torch_networks.randomize(CASES[case]()).eval()
-    held, arch = tensors_of(net), ARCHITECTURES.get(case, "resnet18")
+    net, held = generated(case)
+    arch = ARCHITECTURES.get(case, "resnet18")
     converted = convert(held, arch)
     assert converted.report.complete, converted.report
-    size, metric, neck, backbone = CARDS.get(case, CARDS["torchreid fc512"])
+    size, metric, neck, backbone = CARDS[case]
     card = converted.card
     assert (card["height"], card["width"]) == size
     assert card["matcher"] == {"name": "embedding", "metric": metric}
@@ -99,3 +200,39 @@ def test_features_equal_pytorchs_and_go_back_under_the_same_names(case):
     assert set(left) <= set(converted.report.unused)
     for name in back.keys() & held.keys():
         assert name.endswith("num_batches_tracked") or np.array_equal(back[name], held[name]), name
+
+
+def test_pixels_are_normalised_as_the_file_says():
+    _, held = generated("fast-reid BoT")
+    card = convert(held, "resnet18").card
+    np.testing.assert_allclose(card["mean"], (0.4, 0.2, 0.1), rtol=1e-6)
+    np.testing.assert_allclose(card["std"], (0.2, 0.2, 0.4), rtol=1e-6)
+    assert card["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [("strong baseline", "bottleneck.bias"), ("fast-reid BoT", "heads.bottleneck.0.bias")],
+)
+def test_a_bias_of_the_bn_neck_that_is_not_0_is_unexpected(case, name):
+    _, held = generated(case)
+    assert name in convert(held, "resnet18").report.unused
+    held[name] = held[name] + 1
+    assert convert(held, "resnet18").report.unexpected == [name]
+
+
+@pytest.mark.parametrize("case", deep("fast-reid BoT", "fast-reid SBS", but=["fast-reid BoT"]))
+def test_a_file_makes_a_model_that_embeds_and_is_exported(case, tmp_path):
+    net, _ = generated(case)
+    path, out = tmp_path / "model_final.pth", tmp_path / "model.safetensors"
+    torch.save({"model": net.state_dict(), "iteration": 9}, path)
+    arguments = [f"--arch={ARCHITECTURES.get(case, 'resnet18')}", "--input-size=64x32"]
+    assert cli.main(["convert", str(path), *arguments, f"--out={out}"]) == 0
+    reid = load(out)
+    image = np.random.default_rng(0).integers(0, 255, (2, 64, 32, 3), np.uint8)
+    pixels = torch.from_numpy(np.moveaxis(image, -1, 1).astype(np.float32))
+    assert_equal(reid.embed(list(image)), net((pixels - net.pixel_mean) / net.pixel_std))
+    if case == "fast-reid SBS":
+        pytest.importorskip("onnxruntime")
+        # Compared with JAX as it is written.
+        export_model(reid, tmp_path / "model.onnx", format="onnx", images=list(image))

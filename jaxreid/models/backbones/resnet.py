@@ -26,6 +26,11 @@ BLOCKS = {
 # Depths published by IBN-Net.
 IBN_DEPTHS = (18, 34, 50, 101)
 CUTS = ("layer1", "layer2", "layer3", "layer4")
+# How the first convolution and its normalisation are followed.
+#   padded    ReLU, max pooling padded by one pixel (torchvision)
+#   linear    no ReLU, the same pooling (strong baseline of Luo et al.)
+#   unpadded  ReLU, max pooling from the first pixel on (fast-reid)
+STEMS = ("padded", "linear", "unpadded")
 
 # Names of weights, and the options they imply.
 FAMILY = {f"resnet{depth}": {"depth": depth} for depth in BLOCKS} | {
@@ -105,6 +110,37 @@ class Bottleneck(Block):
         return self.join(x, self.norm("bn3")(y))
 
 
+class NonLocal(nn.Module):
+    """Non-local block: adds to every position a mean over all, weighted by products of embeddings.
+
+    Attributes:
+        train: use and update batch statistics.
+        axis_name: mesh axis over which the batch is sharded.
+        dtype: dtype of the convolutions and products.
+        channels: channels of the embeddings; 1 in fast-reid.
+
+    Source: Wang et al., CVPR 2018, Equations 1, 4 and 6 without an activation.
+    """
+
+    train: bool
+    axis_name: str | None
+    dtype: jnp.dtype
+    channels: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, h, w, C] to [B, h, w, C]."""
+
+        def conv(features: int, name: str) -> nn.Module:
+            return Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)
+
+        theta, phi, g = (conv(self.channels, name)(x) for name in ("theta", "phi", "g"))
+        # Means of products first: the weights [h w, h w] need not be made.
+        means = jnp.einsum("bhwk,bhwl->bkl", phi, g) / (x.shape[1] * x.shape[2])
+        y = conv(x.shape[-1], "out_conv")(jnp.einsum("bhwk,bkl->bhwl", theta, means))
+        return x + BatchNorm(train=self.train, axis_name=self.axis_name, name="out_bn")(y)
+
+
 class ResNet(Backbone):
     """ResNet, cut after one of its four layers.
 
@@ -115,17 +151,22 @@ class ResNet(Backbone):
         cut: last layer to compute: "layer1" (stride 4), "layer2" (8), "layer3" (16), "layer4" (32).
         last_stride: stride of layer4; 1 keeps its map at stride 16, which suits re-identification
             embeddings (Luo et al., CVPRW 2019).
+        stem: one of `STEMS`.
+        non_local: number of blocks at the end of each layer that a non-local block follows.
         width: channels of the first convolution; 64 in the paper, less for small problems.
         dtype: dtype of the convolutions.
         axis_name: mesh axis over which the batch is sharded; None outside `shard_map`.
     """
 
     IMPLIED = ("depth", "ibn")
+    IDENTITY = ("stem",)
 
     depth: int = 50
     ibn: str = "none"
     cut: str = "layer4"
     last_stride: int = 2
+    stem: str = "padded"
+    non_local: tuple[int, ...] = (0, 0, 0, 0)
     width: int = 64
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -137,11 +178,19 @@ class ResNet(Backbone):
 
     @nn.nowrap
     def validate(self) -> None:
-        """Raise ValueError for an unknown `cut`, or `width` or `last_stride` out of range."""
+        """Raise ValueError for an unknown `cut` or `stem`, or a number out of range."""
         check_name(self.cut, CUTS, "backbone.cut")
+        check_name(self.stem, STEMS, "backbone.stem")
         check_at_least({"width": self.width}, {"width": 1}, "backbone")
         if self.last_stride not in (1, 2):
             raise ValueError(f"backbone.last_stride is {self.last_stride}; expected 1 or 2.")
+        blocks = BLOCKS[self.depth]
+        few = [n in range(most + 1) for n, most in zip(self.non_local, blocks, strict=False)]
+        if len(self.non_local) != len(blocks) or not all(few):
+            raise ValueError(
+                f"backbone.non_local is {self.non_local}; expected a number of blocks for each "
+                f"layer, at most {blocks}, as in (0, 2, 2, 0)."
+            )
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -150,7 +199,8 @@ class ResNet(Backbone):
         block = BasicBlock if self.depth < 50 else Bottleneck
         x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
         x = InstanceNorm(name="bn1")(x) if self.ibn == "b" else norm(name="bn1")(x)
-        x = max_pool(nn.relu(x))
+        x = x if self.stem == "linear" else nn.relu(x)
+        x = max_pool(x, padding=int(self.stem != "unpadded"))
         strides = _strides(self.last_stride)
         for layer, blocks in enumerate(BLOCKS[self.depth][: CUTS.index(self.cut) + 1], start=1):
             for index in range(blocks):
@@ -165,6 +215,9 @@ class ResNet(Backbone):
                     ibn=self.ibn if with_instance else "none",
                     name=f"layer{layer}_{index}",
                 )(x)
+                if (place := index - blocks + self.non_local[layer - 1]) >= 0:
+                    options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
+                    x = NonLocal(**options, name=f"non_local{layer}_{place}")(x)
         return x
 
 

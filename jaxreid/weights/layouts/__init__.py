@@ -5,10 +5,15 @@ from collections.abc import Collection
 from jaxreid.weights.layouts.layout import Layout
 from jaxreid.weights.layouts.osnet import OSNET
 from jaxreid.weights.layouts.qaconv import QACONV
-from jaxreid.weights.layouts.resnet import IMAGENET_RESNET, TORCHREID_RESNET
+from jaxreid.weights.layouts.resnet import (
+    FAST_REID,
+    IMAGENET_RESNET,
+    STRONG_BASELINE,
+    TORCHREID_RESNET,
+)
 
 # A checkpoint is of the first one that holds it.
-LAYOUTS = (QACONV, TORCHREID_RESNET, IMAGENET_RESNET, OSNET)
+LAYOUTS = (QACONV, FAST_REID, STRONG_BASELINE, TORCHREID_RESNET, IMAGENET_RESNET, OSNET)
 
 # Backbones that a checkpoint can have.
 ARCHITECTURES = tuple(dict.fromkeys(arch for layout in LAYOUTS for arch in layout.backbones))

@@ -1,5 +1,6 @@
 """ResNets that make one embedding: of ImageNet, and of re-identification toolboxes."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ def rules_of(prefix: str, *others: tuple[str, str]) -> Callable[[str, Sequence[s
         (r"^backbone\.layer(\d)_(\d+)\.", r"backbone.layer\1.\2."),
         (r"\.downsample_conv\.", ".downsample.0."),
         (r"\.downsample_bn\.", ".downsample.1."),
+        (r"^backbone\.non_local(\d)_(\d+)\.", r"backbone.NL_\1.\2."),
+        (r"\.out_conv\.", ".W.0."),
+        (r"\.out_bn\.", ".W.1."),
         (r"^backbone\.", prefix),
         *others,
     )
@@ -92,9 +96,65 @@ def _torchreid(
     return card | {"classes": classes_of(tensors)}
 
 
+def _strong_baseline(
+    tensors: Tensors,
+    arch: str,
+    *,
+    cut: str | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    neck = {"name": "pooled", "pool": "average"}
+    size = input_size or (256, 128)
+    return _embedding(arch, size, neck=neck, last_stride=1, stem="linear")
+
+
+def _fast_reid(
+    tensors: Tensors,
+    arch: str,
+    *,
+    cut: str | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """SBS pools by GeM and has larger images than BoT; pixels are normalised as in the file."""
+    gem = "heads.pool_layer.p" in tensors
+    size = input_size or ((384, 128) if gem else (256, 128))
+    options: dict[str, Any] = {"last_stride": 1, "stem": "unpadded"}
+    blocks = [re.match(r"NL_(\d)\.\d+\.g\.weight", name) for name in tensors]
+    if layers := [int(block[1]) for block in blocks if block]:
+        options["non_local"] = [layers.count(layer) for layer in (1, 2, 3, 4)]
+    neck = {"name": "pooled", "pool": "gem" if gem else "average"}
+    card = _embedding(arch, size, neck=neck, **options) | {"interpolation": "bicubic"}
+    pixels = {"mean": "pixel_mean", "std": "pixel_std"}
+    return card | {
+        key: tuple((tensors[name].ravel() / 255).tolist())
+        for key, name in pixels.items()
+        if name in tensors
+    }
+
+
+def _zero_bias(bias: str) -> Callable[[str, Tensors], dict[str, np.ndarray]]:
+    """Return `Layout.rest` of a BN neck, whose bias stays 0."""
+    return lambda arch, tensors: {
+        bias: np.zeros_like(tensors[bias.replace("bias", "running_mean")])
+    }
+
+
 IMAGENET_RESNET = Layout(
     "ResNets of ImageNet", BACKBONES, _imagenet, rules_of(""), unused=r"fc\.",
     rest=whole(),
+)  # fmt: skip
+STRONG_BASELINE = Layout(
+    "the strong baseline of Luo et al.", BACKBONES, _strong_baseline,
+    rules_of("", (r"^neck\.bn\.", "bottleneck.")),
+    sign=r"bottleneck\.running_mean$", unused=r"classifier\.", zeros=r"bottleneck\.bias$",
+    rest=_zero_bias("bottleneck.bias"),
+)  # fmt: skip
+FAST_REID = Layout(
+    "BoT and SBS of fast-reid", BACKBONES, _fast_reid,
+    rules_of("", (r"^neck\.bn\.", "heads.bottleneck.0."), (r"^neck\.gem\.", "heads.pool_layer.")),
+    sign=r"heads\.bottleneck\.0\.running_mean$",
+    unused=r"heads\.(weight$|classifier\.)|pixel_(mean|std)$",
+    zeros=r"heads\.bottleneck\.0\.bias$", rest=_zero_bias("heads.bottleneck.0.bias"),
 )  # fmt: skip
 TORCHREID_RESNET = Layout(
     "ResNets of torchreid", BACKBONES, _torchreid, rules_of("", *LINEAR_NECK),

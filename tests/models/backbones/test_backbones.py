@@ -244,5 +244,10 @@ def test_unknown_names_and_options_list_the_valid_ones():
         make_backbone("osnet_x1_0", cut="layer3")
     with pytest.raises(ValueError, match="last_stride is 3"):
         make_backbone("resnet18", last_stride=3)
+    with pytest.raises(ValueError, match="unknown backbone.stem 'valid'; valid: padded"):
+        make_backbone("resnet18", stem="valid")
+    for non_local in ((0, 2, 3), (0, 3, 0, 0), (0, "a", 0, 0)):
+        with pytest.raises(ValueError, match=r"non_local is .*at most \(2, 2, 2, 2\)"):
+            make_backbone("resnet18", non_local=non_local)
     with pytest.raises(ValueError, match="unknown neck 'mapp'; valid: map"):
         make_neck("mapp")
