@@ -11,6 +11,8 @@ import zlib
 
 import numpy as np
 
+from jaxreid.weights.layouts.qaconv import TRANSMATCHER
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -118,30 +120,8 @@ def qaconv_variables(seed, head, h, w, dtype, *, official_init=False):
 
 def transmatcher_name(path):
     """The original's name of a variable of our TransMatcher, its path beginning with the part."""
-    part, *modules, leaf = path
-    leaf = {
-        "kernel": "weight",
-        "scale": "weight",
-        "mean": "running_mean",
-        "var": "running_var",
-    }.get(leaf, leaf)
-    if part == "neck":
-        module, *inner = modules
-        if module == "conv":
-            return f"neck_conv.{leaf}"
-        layer = {"in_proj": "self_attn.in_proj_", "out_proj": "self_attn.out_proj."}
-        number = module.removeprefix("encoder_")
-        return f"encoder.layers.{number}.{layer.get(inner[0], inner[0] + '.')}{leaf}"
-    if modules == ["norm"]:
-        return f"decoder.norm.{leaf}"
-    layer, *inner = modules
-    number = 0 if layer == "layers_map" else layer.removeprefix("layers_encoder_")
-    if inner[:1] == ["head"]:
-        inner = {"norm_in": ["bn1"], "norm_hidden": ["bn2"], "norm_out": ["bn3"]}.get(
-            "".join(inner[1:]), ["fc3" if leaf.startswith("out_") else "fc2"]
-        )
-        leaf = {"out_kernel": "weight", "out_bias": "bias"}.get(leaf, leaf)
-    return ".".join(["decoder.layers", str(number), *inner, leaf])
+    parts = "map", *(f"encoder_{i}" for i in range(1, 4))
+    return TRANSMATCHER.name(path, "resnet18", parts).removeprefix("criterion.")
 
 
 def transmatcher_shape(name, shape):

@@ -153,9 +153,9 @@ def advice(
 
     `report` is that of the failed conversion; the other arguments are those of `convert_file`.
     """
-    matcher = [shapes for name, *shapes in report.mismatched if name == "criterion.fc.weight"]
-    if matcher and not input_size and len(report.mismatched) == 1:
-        (actual,), (expected,) = ([shape[1]] for shape in matcher[0])
+    matcher = [shapes for name, *shapes in report.mismatched if name.startswith("criterion.")]
+    if matcher and not input_size and len(report.mismatched) == len(matcher):
+        actual, expected = (shape[-1] for shape in matcher[0])
         return (
             f"Its matcher has {actual} weights, but images of this size need {expected}: pass the "
             "size it was trained with, as in --input-size=256x128."

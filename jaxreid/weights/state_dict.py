@@ -20,7 +20,7 @@ ANCHORS = ("layer1.0.conv1.weight", "conv2.0.conv1.conv.weight")
 # First words of official names.
 _RESNET = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
 _OSNET = {"conv2", "conv3", "conv4", "conv5", "pool2", "pool3", "classifier"}
-_QACONV = {"base", "neck_conv", "neck_bn", "criterion"}
+_QACONV = {"base", "neck_conv", "neck_bn", "scaleLayers", "encoder", "criterion"}
 
 
 def network_of(content: Mapping[Any, Any]) -> tuple[Section, list[str]]:

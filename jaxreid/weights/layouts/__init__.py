@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from jaxreid.weights.layouts.layout import Layout
 from jaxreid.weights.layouts.osnet import OSNET
-from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.layouts.qaconv import QACONV, QACONV_MS, TRANSMATCHER
 from jaxreid.weights.layouts.resnet import (
     FAST_REID,
     IMAGENET_RESNET,
@@ -13,7 +13,16 @@ from jaxreid.weights.layouts.resnet import (
 )
 
 # A checkpoint is of the first one that holds it.
-LAYOUTS = (QACONV, FAST_REID, STRONG_BASELINE, TORCHREID_RESNET, IMAGENET_RESNET, OSNET)
+LAYOUTS = (
+    QACONV_MS,
+    TRANSMATCHER,
+    QACONV,
+    FAST_REID,
+    STRONG_BASELINE,
+    TORCHREID_RESNET,
+    IMAGENET_RESNET,
+    OSNET,
+)
 
 # Backbones that a checkpoint can have.
 ARCHITECTURES = tuple(dict.fromkeys(arch for layout in LAYOUTS for arch in layout.backbones))

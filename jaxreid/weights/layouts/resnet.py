@@ -88,7 +88,7 @@ def _torchreid(
     cut: str | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Those with a linear layer, such as resnet50_fc512, have a last stride of 1."""
+    """Return the card; with a linear layer, as in resnet50_fc512, the last stride is 1."""
     card = _embedding(arch, input_size or (256, 128), metric="euclidean")
     if "fc.0.weight" in tensors:
         card["neck"] = {"name": "linear", "channels": len(tensors["fc.0.weight"])}
@@ -115,7 +115,7 @@ def _fast_reid(
     cut: str | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """SBS pools by GeM and has larger images than BoT; pixels are normalised as in the file."""
+    """Return the card; GeM, non-local blocks and pixel normalisation are read off the file."""
     gem = "heads.pool_layer.p" in tensors
     size = input_size or ((384, 128) if gem else (256, 128))
     options: dict[str, Any] = {"last_stride": 1, "stem": "unpadded"}

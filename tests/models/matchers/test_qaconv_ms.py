@@ -16,6 +16,7 @@ from selection import deep
 from jaxreid.mesh import AXIS, make_mesh
 from jaxreid.models.matchers import make_matcher, qaconv_ms
 from jaxreid.models.matchers.qaconv_ms import HEADS
+from jaxreid.weights.layouts.qaconv import QACONV_MS
 
 PARTS, CHANNELS, HIDDEN = (4, 3, 2), 9, 7
 
@@ -365,22 +366,10 @@ def test_scores_gradients_and_statistics_equal_the_original(golden_dir, case, mo
             check_statistics(stats, golden, f"{at}/{mode}/after/decoder.")
 
 
-OFFICIAL = {
-    ("kernel",): "fc2.weight", ("bias",): "fc2.bias", ("out_kernel",): "fc3.weight",
-    ("out_bias",): "fc3.bias",
-}  # fmt: skip
-NORMS = {"norm_in": "bn1", "norm_hidden": "bn2", "norm_out": "bn3"}
-LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
 def official(path):
     """The original's name of one of our variables."""
-    path = tuple(key.key for key in path)
-    if path[0] == "norm":
-        return f"norm.{LEAVES[path[1]]}"
-    inner = path[1:]
-    name = OFFICIAL.get(inner) or f"{NORMS[inner[0]]}.{LEAVES[inner[1]]}"
-    return f"layers.{path[0].removeprefix('heads_')}.{name}"
+    path = ("matcher", *(key.key for key in path))
+    return QACONV_MS.name(path, "resnet18", "01234").removeprefix("criterion.decoder.")
 
 
 def check_parameters(grads, theirs):

@@ -12,7 +12,7 @@ from golden import image, nhwc, param, seed_of
 from jaxreid.models.backbones import make_backbone
 from jaxreid.models.necks import make_neck
 from jaxreid.models.necks.multi_scale import FUSIONS, NORMS, EncoderLayer
-from jaxreid.weights.layouts.qaconv import QACONV
+from jaxreid.weights.layouts.qaconv import QACONV, QACONV_MS
 from jaxreid.weights.official import from_official, official_shape
 
 TINY = {"channels": 4, "template_channels": 3, "scales": (1, 3), "hidden": 5}
@@ -240,23 +240,12 @@ def test_what_does_not_fit_is_refused(options, message):
         make_neck("multi_scale", **options)
 
 
-def official_neck_name(path, scales):
-    """The name of one of the neck's variables in the original's `state_dict`."""
-    module, *inner, leaf = path
-    kind, _, number = module.partition("_")
-    leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
-    if kind == "encoder":
-        layer = {"in_proj": "self_attn.in_proj_", "out_proj": "self_attn.out_proj."}
-        return f"encoder.layers.{number}.{layer.get(inner[0], inner[0] + '.')}{leaf}"
-    return f"scaleLayers.{scales.index(int(number))}.{leaf}" if number else f"neck_conv.{leaf}"
-
-
 def by_rule(seed, module, x, part, name_of):
     """Variables by the rule, and the names and shapes they have there."""
     abstract = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), x))
     found, names = {}, {}
     for (collection, *path), leaf in abstract.items():
-        name, shape = name_of(path), official_shape((part, *path), leaf.shape)
+        name, shape = name_of((part, *path)), official_shape((part, *path), leaf.shape)
         names[name] = list(shape)
         value = from_official((part, *path), param(seed, name, shape), leaf.shape)
         found[collection, *path] = value.astype(np.float64)
@@ -278,7 +267,7 @@ def test_features_equal_the_original(golden_dir, net):
     with jax.enable_x64(True):
         x = nhwc(pixels).astype(np.float64)
         backbone = make_backbone(arch, cut="layer3", dtype="float64")
-        name_of = lambda path: QACONV.name(("backbone", *path), arch)  # noqa: E731
+        name_of = lambda path: QACONV.name(path, arch)  # noqa: E731
         feature = jax.jit(backbone.apply)(by_rule(seed, backbone, x, "backbone", name_of)[0], x)
         for key in keys:
             shapes = dict(meta[key]["names_tail"])
@@ -294,8 +283,9 @@ def test_features_equal_the_original(golden_dir, net):
                 hidden=shapes.get("encoder.layers.0.linear1.bias", [1])[0],
                 dtype="float64",
             )
+            parts = tuple(neck.features.parts)
             variables, names = by_rule(
-                seed, neck, feature, "neck", lambda path, s=scales: official_neck_name(path, s)
+                seed, neck, feature, "neck", lambda path, p=parts: QACONV_MS.name(path, arch, p)
             )
             assert names == shapes
             got = jax.jit(neck.apply)(variables, feature)
