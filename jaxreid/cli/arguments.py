@@ -265,13 +265,14 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
         "--input-size",
         type=values.size,
         metavar="HxW",
-        help="input size in pixels (default: 384x128 for QAConv, 256x128 for OSNet, 224x224 for "
-        "ImageNet weights of a ResNet)",
+        help="input size in pixels (default: that of the published model, as 384x128 for QAConv, "
+        "256x128 for OSNet and ViT, 224x224 for ImageNet weights of a ResNet)",
     )
     verb.add_argument(
         "--normalisation",
-        choices=("imagenet", "none"),
-        help="normalisation of pixels in [0, 1] (default: none for QAConv, else imagenet)",
+        choices=("imagenet", "half", "none"),
+        help="normalisation of pixels in [0, 1]; half: mean and deviation of 0.5, as of some ViT "
+        "(default: that of the published model)",
     )
     verb.add_argument(
         "--cut",

@@ -105,6 +105,7 @@ def _integer_pow(graph: Graph, x: Any, *, y: int, **_: Any) -> str:
 # Primitives that several operators compute, entry by entry, or one with its parameters.
 EXPRESSIONS: dict[str, Callable[..., str]] = {
     "convert_element_type": lambda graph, x, *, new_dtype, **_: graph.add_cast(x, new_dtype),
+    "erfc": lambda graph, x, **_: graph.add("Sub", np.float32(1), graph.add("Erf", x)),
     "integer_pow": _integer_pow,
     "rsqrt": lambda graph, x, **_: graph.add("Reciprocal", graph.add("Sqrt", x)),
     "select_n": lambda graph, which, no, yes, **_: graph.add("Where", which, yes, no),

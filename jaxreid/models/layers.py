@@ -198,6 +198,20 @@ class ChannelGate(nn.Module):
         return x * nn.sigmoid(gate)[..., None, None, :]
 
 
+def attention(projected: jax.Array, heads: int) -> jax.Array:
+    """Compute self-attention from queries, keys and values [B, n, 3 d], side by side, as [B, n, d].
+
+    The softmax runs in float32 or wider, the products in the dtype of the arguments. `heads` must
+    divide d.
+    """
+    shape = (*projected.shape[:2], heads, -1)
+    query, key, value = (part.reshape(shape) for part in jnp.split(projected, 3, axis=-1))
+    wide = jnp.promote_types(projected.dtype, jnp.float32)
+    logit = jnp.einsum("bnkd,bmkd->bknm", query, key, preferred_element_type=wide)
+    weight = jax.nn.softmax(logit * query.shape[-1] ** -0.5).astype(value.dtype)
+    return jnp.einsum("bknm,bmkd->bnkd", weight, value).reshape(*projected.shape[:2], -1)
+
+
 class Classifier(nn.Module):
     """Linear classifier.
 

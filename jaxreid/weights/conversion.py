@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.models.backbones import osnet, resnet
+from jaxreid.models.backbones import osnet, resnet, vit
 from jaxreid.names import check_name
 from jaxreid.weights.file import save_weights
 from jaxreid.weights.formats import ONNX, format_of
 from jaxreid.weights.layouts import ARCHITECTURES
-from jaxreid.weights.layouts.layout import IMAGENET, RAW
+from jaxreid.weights.layouts.layout import HALF, IMAGENET, RAW
 from jaxreid.weights.onnx_checkpoint import read_onnx
 from jaxreid.weights.pytorch import Report, convert
 from jaxreid.weights.state_dict import foreign
 from jaxreid.weights.torch_checkpoint import read_checkpoint
 
-NORMALISATIONS = {"imagenet": IMAGENET, "none": RAW}
+NORMALISATIONS = {"imagenet": IMAGENET, "half": HALF, "none": RAW}
 # Names of each kind in a report, unless every name is requested.
 LISTED = 6
 # Stage and block of a ResNet.
@@ -198,7 +198,8 @@ def fitting(
             if all(resnet.BLOCKS[of["depth"]][k - 1] == count for k, count in blocks.items())
         ]
     else:
-        names = list(osnet.FAMILY)
+        tokens = any(name.startswith(("blocks.", "visual.")) for name in used)
+        names = list(vit.FAMILY if tokens else osnet.FAMILY)
     return [
         name for name in names if convert(checkpoint, name, skip=skip, **options).report.complete
     ]

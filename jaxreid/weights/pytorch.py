@@ -20,7 +20,7 @@ from jaxreid.weights.layouts.layout import Layout
 from jaxreid.weights.layouts.qaconv import MEMORY
 from jaxreid.weights.official import from_official, official_shape, to_official
 
-_PUBLISHED = "published are " + ", ".join(each.title for each in LAYOUTS if each.rest)
+_PUBLISHED = "those that are: " + ", ".join(each.title for each in LAYOUTS if each.rest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,14 @@ def convert(
     check_name(arch, ARCHITECTURES, "architecture")
     skip = tuple(skip)
     layout = layout_of(checkpoint, arch)
-    card = layout.card(checkpoint, arch, cut=cut, input_size=input_size)
+    try:
+        card = layout.card(checkpoint, arch, cut=cut, input_size=input_size)
+    # Tensors of other axes than their names promise, or some of a list.
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"the names are those of {layout.title}, but its tensors are damaged or incomplete "
+            f"({error!r}); save the checkpoint again."
+        ) from error
     card |= dict(normalisation or {})
     if "classes" in card and "classifier.weight".startswith(skip):
         card["classes"] = 0
@@ -163,11 +170,11 @@ def published(variables: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str
         card: keywords of `make_model`.
 
     Raises:
-        ValueError: no original code has such a model.
+        ValueError: no original code has such a model, or it is not written for its code.
     """
     arch = card["backbone"]["name"]
     if arch not in ARCHITECTURES:
-        raise ValueError(f"the network {arch!r} is not published; {_PUBLISHED}.")
+        raise ValueError(f"the network {arch!r} has no official names; {_PUBLISHED}.")
     flat = traverse_util.flatten_dict({k: variables[k] for k in ("params", "batch_stats")})
     for layout in LAYOUTS:
         if layout.rest and (tensors := _named(flat, card, layout)) is not None:
@@ -175,8 +182,8 @@ def published(variables: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str
     else:
         neck, matcher = _kinds(card)
         raise ValueError(
-            f"no published code has {arch} with the neck {neck!r} and the matcher {matcher!r} of "
-            f"this model; {_PUBLISHED}."
+            f"a model of {arch} with the neck {neck!r} and the matcher {matcher!r} is not written "
+            f"under official names; {_PUBLISHED}."
         )
     tensors |= layout.rest(arch, tensors)
     for name in [name for name in tensors if name.endswith("running_mean")]:

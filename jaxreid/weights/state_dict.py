@@ -15,11 +15,17 @@ T = TypeVar("T")
 _DEPTH = 6
 # Modules that wrap others, anywhere in a name: data parallel, compiled, sharded, recomputed.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# A name of every ResNet, and of every OSNet; what precedes it is the prefix of the network.
-ANCHORS = ("layer1.0.conv1.weight", "conv2.0.conv1.conv.weight")
+# A name of every ResNet, OSNet, ViT and CLIP; what precedes it is the prefix of the network.
+ANCHORS = (
+    "layer1.0.conv1.weight",
+    "conv2.0.conv1.conv.weight",
+    "blocks.0.attn.qkv.weight",
+    "visual.ln_pre.weight",
+)
 # First words of official names.
 _RESNET = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
 _OSNET = {"conv2", "conv3", "conv4", "conv5", "pool2", "pool3", "classifier"}
+_VIT = {"cls_token", "pos_embed", "register_tokens", "patch_embed", "blocks", "norm", "head"}
 _QACONV = {"base", "neck_conv", "neck_bn", "scaleLayers", "encoder", "criterion"}
 
 
@@ -146,8 +152,7 @@ def _renamed(
 def foreign(names: Iterable[str], skip: Sequence[str] = ()) -> list[str]:
     """List the first words of names that no supported network has."""
     rest = [name for name in names if not name.startswith(tuple(skip))]
-    like = (
-        _RESNET if any(name.startswith(ANCHORS[0]) for name in rest) else _OSNET | {"conv1", "fc"}
-    )
-    like = _RESNET | _QACONV if any(name.startswith("base.") for name in rest) else like
+    families = {"base.": _RESNET | _QACONV, ANCHORS[0]: _RESNET, ANCHORS[2]: _VIT}
+    found = (words for start, words in families.items() if any(n.startswith(start) for n in rest))
+    like = next(found, _OSNET | {"conv1", "fc"})
     return [word for word in dict.fromkeys(n.split(".")[0] for n in rest) if word not in like]

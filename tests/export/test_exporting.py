@@ -117,6 +117,9 @@ PARTS = {
         },
         "matcher": {"name": "transmatcher", "hidden": 4},
     },
+    "a vision transformer": {
+        "backbone": {"name": "vit_small_patch16", "width": 8, "depth": 1, "heads": 2, "patch": 8}
+    },
 }
 
 
@@ -244,10 +247,12 @@ def test_what_cannot_be_is_refused_before_any_work(maps, vectors, tmp_path, monk
     refused("itself; matcher is not for it", model=vectors, like="boxmot", part="matcher")
     refused("unknown part", model=vectors, part="decoder")
     refused("at least 2", model=vectors, images=PEOPLE[:1])
-    refused("no published code has resnet18", "x.pth", model=maps, format="torch")
-    refused("no published code has resnet18", "x.pth", model=vectors, format="torch")
+    refused("a model of (resnet18|vit_small).* is not written", "x.pth", model=maps, format="torch")
+    refused(
+        "a model of (resnet18|vit_small).* is not written", "x.pth", model=vectors, format="torch"
+    )
     for card in (MODEL | parts for parts in PARTS.values()):
-        with pytest.raises(ValueError, match="no published code has resnet18"):
+        with pytest.raises(ValueError, match="a model of (resnet18|vit_small).* is not written"):
             published(filled(card, np.ones), card)
     assert not list(tmp_path.iterdir())
 

@@ -189,3 +189,16 @@ def test_parts_of_other_toolboxes_are_named(plain, qaconv):
         "heads",
         "pixel_mean",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "title"),
+    [
+        ("scaleLayers.1.weight", "resnet18", "QAConv-MS"),
+        ("fc.0.weight", "resnet18", "ResNets of torchreid"),
+        ("register_tokens", "vit_small_patch16", "ViT"),
+    ],
+)
+def test_names_whose_tensors_do_not_go_with_them_are_refused(name, arch, title):
+    with pytest.raises(ValueError, match=f"those of {title}, but its tensors are damaged"):
+        convert({name: np.zeros(())}, arch)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxreid.models.backbones import osnet, osnet_search, resnet
+from jaxreid.models.backbones import osnet, osnet_search, resnet, vit
 from jaxreid.models.backbones.backbone import Backbone
 from jaxreid.names import Table, check_name
 
@@ -12,6 +12,7 @@ BACKBONES = Table("backbone", {}, base="jaxreid.models.backbones.backbone:Backbo
 BACKBONES.add(resnet.FAMILY, resnet.ResNet)
 BACKBONES.add(osnet.FAMILY, osnet.OSNet)
 BACKBONES.add(osnet_search.FAMILY, osnet_search.SuperNet)
+BACKBONES.add(vit.FAMILY, vit.ViT)
 
 DTYPES = ("float32", "bfloat16", "float64")
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreid.models.features import Features
-from jaxreid.models.layers import Conv, uniform_init
+from jaxreid.models.layers import Conv, attention, uniform_init
 from jaxreid.models.necks.neck import Neck
 from jaxreid.names import check_at_least, check_name
 from jaxreid.ops.normalize import l2_normalize
@@ -53,12 +53,7 @@ class EncoderLayer(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
         in_proj = dense(3 * d, d, "in_proj", kernel_init=xavier, bias_init=zeros)
-        projected = jnp.split(in_proj(x), 3, axis=-1)
-        width = d // self.heads
-        query, key, value = (p.reshape(*p.shape[:2], self.heads, width) for p in projected)
-        logit = jnp.einsum("bnkd,bmkd->bknm", query, key, preferred_element_type=x.dtype)
-        weight = jax.nn.softmax(logit * width**-0.5).astype(value.dtype)
-        attended = jnp.einsum("bknm,bmkd->bnkd", weight, value).reshape(x.shape)
+        attended = attention(in_proj(x), self.heads)
         x = norm(name="norm1")(x + dense(d, d, "out_proj", bias_init=zeros)(attended))
         y = dense(d, self.hidden, "linear2")(nn.relu(dense(self.hidden, d, "linear1")(x)))
         return norm(name="norm2")(x + y)

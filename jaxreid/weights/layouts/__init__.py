@@ -11,6 +11,7 @@ from jaxreid.weights.layouts.resnet import (
     STRONG_BASELINE,
     TORCHREID_RESNET,
 )
+from jaxreid.weights.layouts.vit import CLIP, VIT
 
 # A checkpoint is of the first one that holds it.
 LAYOUTS = (
@@ -22,6 +23,8 @@ LAYOUTS = (
     TORCHREID_RESNET,
     IMAGENET_RESNET,
     OSNET,
+    VIT,
+    CLIP,
 )
 
 # Backbones that a checkpoint can have.

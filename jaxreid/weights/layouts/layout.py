@@ -16,6 +16,7 @@ Tensors = Mapping[str, np.ndarray]
 Rules = Sequence[tuple[str, str]]
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # Pixels in [0, 1] without normalisation.
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
