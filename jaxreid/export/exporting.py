@@ -187,13 +187,13 @@ def _torch(reid: ReID, path: pathlib.Path) -> Export:
     content = checkpoint_bytes(tensors, pickled=pickled, held_as="matcher." * (head == "v2.1"))
     replace_file(path, content)
     messages = []
-    if any(name.startswith("base.") for name in tensors):
+    if "base.fc.weight" in tensors:
         messages.append(
             "layers after the cut and the classifier of the ResNet, which QAConv never uses, are "
             "zeros"
         )
-    elif "classifier.weight" not in tensors and "fc.0.weight" in tensors:
-        messages.append("this model has no classifier; torchreid loads it with strict=False")
+    elif not {"classifier.weight", "fc.weight"} & tensors.keys():
+        messages.append("this file has no classifier; the original loads it with strict=False")
     return Export(path, "torch", "all", {}, _size(path), 0.0, 0.0, None, tuple(messages))
 
 

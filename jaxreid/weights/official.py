@@ -30,7 +30,7 @@ def official_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
 def from_official(path: Path, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Convert a tensor of PyTorch (`official_shape`) to a variable."""
     if _is_kernel(path):
-        tensor = tensor.reshape(_in_order(shape)).transpose(np.argsort(_ORDER[len(shape)]))
+        tensor = tensor.reshape(_in_order(shape)).transpose(np.argsort(_order(len(shape))))
     return np.asarray(tensor.reshape(shape), order="C")
 
 
@@ -38,7 +38,7 @@ def to_official(path: Path, array: np.ndarray) -> np.ndarray:
     """Convert a variable to a tensor of PyTorch, the inverse of `from_official`."""
     shape = official_shape(path, array.shape)
     if _is_kernel(path):
-        array = array.transpose(_ORDER[array.ndim])
+        array = array.transpose(_order(array.ndim))
     return np.asarray(array.reshape(shape), order="C")
 
 
@@ -46,5 +46,9 @@ def _is_kernel(path: Path) -> bool:
     return path[-1] in ("kernel", "out_kernel")
 
 
+def _order(axes: int) -> tuple[int, ...]:
+    return _ORDER.get(axes, tuple(range(axes)))
+
+
 def _in_order(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in _ORDER[len(shape)])
+    return tuple(shape[axis] for axis in _order(len(shape)))

@@ -199,9 +199,10 @@ def _named(
     if arch not in layout.backbones:
         return None
     parts = tuple(model.neck.features.parts)
+    names = {path[1:]: layout.name(path[1:], arch, parts) for path in flat}
     tensors = {
-        layout.name(path, arch, parts): to_official(path, np.asarray(array, np.float32))
-        for (_, *path), array in flat.items()
+        names[path[1:]]: to_official(path[1:], np.asarray(array, np.float32))
+        for path, array in flat.items()
     }
     if layout_of(tensors, arch) is not layout:
         return None
@@ -216,7 +217,10 @@ def _named(
     theirs = make_model(**converted.card).backbone
     same &= all(getattr(theirs, k) == getattr(model.backbone, k) for k in theirs.IDENTITY)
     kinds = _kinds(converted.card) == _kinds(card)
-    return tensors if converted.report.complete and same and kinds else None
+    if not (converted.report.complete and same and kinds):
+        return None
+    inner = {name for path, name in names.items() if path[0] != "backbone"}
+    return {name if name in inner else layout.outer + name: x for name, x in tensors.items()}
 
 
 def published_network(arch: str) -> Model:

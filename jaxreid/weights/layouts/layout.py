@@ -36,6 +36,7 @@ class Layout:
         rules: called with the backbone's name and the names of the neck's parts, returns the
             substitutions that make an official name of a path whose leaf is already official, such
             as "backbone.layer1_0.conv1.weight".
+        outer: what names of the backbone begin with in files, if `state_dict.unwrapped` removes it.
         sign: pattern of a name that only checkpoints of this code have; "" for any checkpoint.
         unused: pattern of names that the model does not need.
         zeros: pattern of names of tensors that the model lacks because they are all 0.
@@ -48,6 +49,7 @@ class Layout:
     backbones: Collection[str]
     card: Callable[..., dict[str, Any]]
     rules: Callable[[str, Sequence[str]], Rules]
+    outer: str = ""
     sign: str = ""
     unused: str = r"(?!)"
     zeros: str = r"(?!)"

@@ -145,13 +145,14 @@ IMAGENET_RESNET = Layout(
 )  # fmt: skip
 STRONG_BASELINE = Layout(
     "the strong baseline of Luo et al.", BACKBONES, _strong_baseline,
-    rules_of("", (r"^neck\.bn\.", "bottleneck.")),
+    rules_of("", (r"^neck\.bn\.", "bottleneck.")), outer="base.",
     sign=r"bottleneck\.running_mean$", unused=r"classifier\.", zeros=r"bottleneck\.bias$",
     rest=_zero_bias("bottleneck.bias"),
 )  # fmt: skip
 FAST_REID = Layout(
     "BoT and SBS of fast-reid", BACKBONES, _fast_reid,
     rules_of("", (r"^neck\.bn\.", "heads.bottleneck.0."), (r"^neck\.gem\.", "heads.pool_layer.")),
+    outer="backbone.",
     sign=r"heads\.bottleneck\.0\.running_mean$",
     unused=r"heads\.(weight$|classifier\.)|pixel_(mean|std)$",
     zeros=r"heads\.bottleneck\.0\.bias$", rest=_zero_bias("heads.bottleneck.0.bias"),
