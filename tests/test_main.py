@@ -615,7 +615,7 @@ REFUSALS = [
         ["--config.eval.shortlist=5", "--config.eval.shortlist_window=(3, 4)"],
         "8x4 cannot be pooled",
     ),
-    (["--config.objective.name=triplets"], "valid: triplet, pairwise, class_memory"),
+    (["--config.objective.name=triplets"], "valid: triplet, circle, centre"),
     (["--config.objective.name=triplet"], "objective 'triplet' has no option valid_flags"),
     (
         [

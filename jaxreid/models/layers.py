@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxreid.mesh import kept_whole
 from jaxreid.ops.convolution import convolve
+from jaxreid.ops.metrics import similarity
 from jaxreid.ops.normalize import batch_norm, instance_norm
 
 # Weight initialisation.
@@ -224,12 +225,14 @@ class Classifier(nn.Module):
     initializer: str = "he"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, d] to logits [B, classes]."""
+    def __call__(self, x: jax.Array, *, cosine: bool = False) -> jax.Array:
+        """Map [B, d] to logits [B, classes], or to the cosines with the weights of the classes."""
         init = linear_inits(self.initializer, x.shape[-1])
         shape = (x.shape[-1], self.classes)
         kernel = self.param("kernel", init["kernel_init"], shape, jnp.float32)
         bias = self.param("bias", init["bias_init"], shape[1:], jnp.float32)
+        if cosine:
+            return similarity(x, kernel.T, "cosine")
         # Promote before the product, so that with float64 inputs the gradients are summed over the
         # devices in float64.
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)

@@ -119,9 +119,12 @@ class Model(nn.Module):
             )
         return self.matcher.perturbed(query, gallery, factor, mask=mask)
 
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """Return logits [B, classes] of embeddings [B, d]."""
-        return self.classifier(embedding)
+    def classify(self, embedding: jax.Array, *, cosine: bool = False) -> jax.Array:
+        """Return logits [B, classes] of embeddings [B, d].
+
+        With `cosine`, they are the cosines of embeddings and weights of the classes, without bias.
+        """
+        return self.classifier(embedding, cosine=cosine)
 
     @property
     def image_format(self) -> dict[str, Any]:

@@ -62,22 +62,21 @@ def train_step(
     if augment is not None:
         image = augment(image, batch["augmentation"])
 
-    def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+    def forward(bound: Model) -> tuple[jax.Array, tuple[Metrics, jax.Array, jax.Array]]:
         encode = functools.partial(recomputed, bound) if remat else bound.encode_with_before
         own, before = first_phase.features(encode, image, frozen=frozen)
         feature = gather_rows(own)
         # Without a BN neck, both are the same array, which need not be gathered twice.
         before = feature if before is own else gather_rows(before)
         randomness = {"epoch": epoch, "key": jax.random.fold_in(key, 1)}
-        whole = Batch(feature, before, label, state.memory, **randomness)
-        loss, stats = objective(bound, whole)
+        loss, stats = objective(bound, Batch(feature, before, label, state.memory, **randomness))
         # The history of the epochs records it.
         if "accuracy" not in stats:
             raise ValueError(
                 f"the objective {type(objective).__name__} returns the metrics {sorted(stats)}; "
                 "expected 'accuracy' among them."
             )
-        return loss, (stats, feature)
+        return loss, (stats, feature, before)
 
     # Depends on seed and step only, so that all devices draw the same numbers.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -86,13 +85,13 @@ def train_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats, **drawn}
-        (loss, (stats, feature)), batch_stats = apply_training(model, forward, variables)
-        return loss, (stats, feature, batch_stats)
+        (loss, aux), batch_stats = apply_training(model, forward, variables)
+        return loss, (*aux, batch_stats)
 
     # Do not reduce the gradients: the loss is already reduced over the mesh, and under shard_map
     # the gradient of a replicated value is already summed over the devices.
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    stats, feature, batch_stats = aux
+    stats, feature, before, batch_stats = aux
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     rate = schedule.share(state.step, state.history.loss)
     updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
@@ -101,7 +100,7 @@ def train_step(
     # Written last, because the loss uses the memory of the previous step.
     if memory is not None:
         first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
-        memory = memory.write(feature, label, first)
+        memory = objective.remember(Batch(feature, before, label, memory), first)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),

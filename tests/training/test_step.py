@@ -194,6 +194,26 @@ def test_classification_with_triplets_is_equal_too(metric):
         assert b["accuracy"] == a["accuracy"]
 
 
+@pytest.mark.parametrize("objective", deep("arcface", "centre", but=["centre"]))
+def test_embedding_losses_are_equal_on_two_devices(objective):
+    with jax.enable_x64(True):  # the hardest pair must not be another one for rounding
+        (one, expected), (two, history) = (
+            train(devices, objective, classifying_model, dtype="float64") for devices in (1, 2)
+        )
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-8, err_msg=str(path))
+    for a, b in zip(expected, history, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
+        assert b["accuracy"] == a["accuracy"]
+    if objective == "centre":
+        seen = np.unique(np.concatenate([batch["label"] for batch in batches()]))
+        np.testing.assert_array_equal(np.flatnonzero(one.memory.valid), seen)
+        assert history[0]["centre"] == 0
+        assert history[-1]["centre"] > 0
+
+
 def test_the_loss_of_pairs_is_equal_too():
     # The first step is without perturbed pairs.
     rule = {"pairs": "random", "dropout_from": 1, "pic": 0.5}

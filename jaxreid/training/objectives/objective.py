@@ -65,3 +65,14 @@ class Objective:
             are reduced over the mesh, so that the gradient of the loss needs no reduction.
         """
         raise NotImplementedError
+
+    def remember(self, batch: Batch, first_class: jax.Array | int = 0) -> ClassMemory:
+        """Return this device's part of the class memory after a batch.
+
+        By default it keeps the latest feature of each identity (`ClassMemory.write`).
+
+        Args:
+            batch: images and labels, with the memory before.
+            first_class: class of row 0 of this part.
+        """
+        return batch.memory.write(batch.feature, batch.label, first_class)

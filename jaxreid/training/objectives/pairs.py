@@ -24,6 +24,11 @@ class PairObjective(Objective):
 
     axis_name: str | None
 
+    def scores(self, model: Any, batch: Batch) -> jax.Array:
+        """Return the scores [Q, B] of this device's images with the whole batch."""
+        # The gallery is replicated on every device.
+        return model.match(my_share(batch.feature, self.axis_name), batch.feature, train=True)
+
     def losses(
         self, logit: jax.Array, same: jax.Array, itself: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -40,8 +45,7 @@ class PairObjective(Objective):
         """Return mean loss, and share of images whose hardest positive beats all negatives."""
         count = len(batch.label)
         row = my_share(jnp.arange(count), self.axis_name)
-        # The gallery is replicated on every device.
-        logit = model.match(my_share(batch.feature, self.axis_name), batch.feature, train=True)
+        logit = self.scores(model, batch)
         same = batch.label[row, None] == batch.label[None, :]
         loss, correct = self.losses(logit, same, row[:, None] == jnp.arange(count))
         finite = jnp.isfinite(loss)

@@ -58,10 +58,10 @@ class SoftmaxObjective(Objective):
         Classification uses the embeddings, triplets the features before the BN neck.
         """
         label, own = batch.label, my_share(batch.label, self.axis_name)
-        logit = model.classify(my_share(batch.feature, self.axis_name))
+        plain, logit = self.logits(model, my_share(batch.feature, self.axis_name), own)
         mean = lambda values: total(values, self.axis_name) / len(label)  # noqa: E731
         loss = mean(smoothed_cross_entropy(logit, own, self.smoothing))
-        stats = {"accuracy": mean(logit.argmax(1) == own)}
+        stats = {"accuracy": mean(plain.argmax(1) == own)}
         if self.triplet:
             before = batch.before
             alike = -distances(my_share(before, self.axis_name), before, self.metric)
@@ -71,6 +71,13 @@ class SoftmaxObjective(Objective):
             stats |= {"cross_entropy": loss, "triplet": triplet}
             loss = loss + self.triplet * triplet
         return loss, stats
+
+    def logits(
+        self, model: Any, embedding: jax.Array, label: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the logits [b, C] of embeddings [b, d]: for the accuracy, and for the loss."""
+        logit = model.classify(embedding)
+        return logit, logit
 
 
 def smoothed_cross_entropy(logit: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
