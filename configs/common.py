@@ -123,6 +123,9 @@ def base(dataset: str) -> ConfigDict:
     config.precision = "default"
     # save memory: keep results of convolutions for the gradient, compute norms and ReLUs again
     config.remat = False
+    # average the weights as well: share of the average that each step keeps, as in 0.999; the
+    # average is evaluated beside the weights and written to averaged.safetensors; 0: no average
+    config.ema = 0.0
     config.batch_size = 32  # images per step, over all devices
     config.epochs = 60  # maximum; the "adaptive" schedule may end earlier
     config.freeze_epochs = 0  # initial epochs that train only the classifier
@@ -244,6 +247,10 @@ def base(dataset: str) -> ConfigDict:
     config.checkpoint.every_steps = 500  # steps between checkpoints
     config.checkpoint.keep = 2  # number of newest checkpoints kept
     config.checkpoint.keep_every = 0  # also keep every step that is a multiple of this; 0: none
+    # keep the best weights as best.safetensors, by a metric of a test set, as in
+    # "synthetic_people/mall:mAP": selection on the target, so that results there are optimistic;
+    # it chooses among the evaluations of eval.every_epochs; "": no choice
+    config.checkpoint.best = ""
     config.log = ConfigDict()
     config.log.every_steps = 20  # steps between lines of metrics.jsonl
     config.log.profile = 0  # steps to trace (jax.profiler) after the first ten; 0: none

@@ -16,6 +16,7 @@ from people import market_tree
 from program import program
 from test_main import (
     GRAPH,
+    KEPT,
     PAIRS,
     assert_same_bits,
     command,
@@ -44,6 +45,7 @@ LEARNERS = {
     "transmatcher": ["--config=configs/transmatcher.py:market1501,debug", *SHORT],
     "gmn": PAIRS,
     "osnet": ["--config=configs/osnet.py:market1501,debug", *SHORT],
+    "average and best": [*SHORT, *KEPT],
     "search": ["--config=configs/osnet_search.py:market1501,debug", *SHORT],
 }
 
@@ -106,7 +108,7 @@ def assert_same_end(workdir, whole):
     assert losses(workdir) == losses(whole)
     assert untimed(workdir) == untimed(whole)
     assert not list(workdir.rglob("*.partial"))
-    for file in whole.glob("architecture.json"):
+    for file in (*whole.glob("architecture.json"), *whole.glob("*.safetensors")):
         assert (workdir / file.name).read_bytes() == file.read_bytes()
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,11 +24,13 @@ from program import program
 
 import jaxreid
 from jaxreid import cli, configs
+from jaxreid.evaluation.run import digest_of
 from jaxreid.mesh import check_devices
 from jaxreid.models.backbones import make_backbone
 from jaxreid.runs.log import Meter, read_events
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import open_workdir
+from jaxreid.weights.file import read_selection
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.usefixtures("one_device")]
 SETTINGS = [
@@ -206,6 +209,43 @@ def test_a_run_killed_and_then_stopped_ends_in_the_bits_of_an_uninterrupted_one(
     assert_same_bits(final_state(workdir), final_state(finished[0]))
     assert losses(workdir) == losses(finished[0])
     assert untimed(workdir) == untimed(finished[0])
+
+
+KEPT = [
+    "--config.epochs=2",
+    "--config.ema=0.8",
+    "--config.eval.every_epochs=1",
+    "--config.eval.untrained=False",
+    "--config.checkpoint.best=market1501:mAP",
+]
+
+
+def test_the_average_and_the_best_weights_are_kept_through_a_stop_and_can_be_used(place):
+    whole = place / "kept"
+    result = run_and_signal(place, whole, signal.SIGTERM, 5, *KEPT)
+    if result.returncode:  # a fast run may have ended
+        assert result.returncode == 75
+        result = run(place, whole, *KEPT)
+    assert "WARNING: best.safetensors is chosen by mAP of market1501: that is" in result.stdout
+    found = {(e["step"], e.get("model", "")): e for e in events(whole) if e["kind"] == "eval"}
+    assert list(found) == [(4, ""), (4, "averaged"), (8, ""), (8, "averaged")]
+    assert len({e["model_digest"] for e in found.values()}) == 4
+    rows = json.loads((whole / "results.json").read_text())["results"]
+    assert [(row["model"], row["step"]) for row in rows] == [("trained", 8), ("averaged", 8)]
+    held = read_selection(whole / "best.safetensors")
+    assert (held.set, held.metric) == ("market1501", "mAP")
+    assert held.value == max(e["mAP"] for e in found.values())
+    assert held.step == next(step for (step, _), e in found.items() if e["mAP"] == held.value)
+    digests = {name: load_digest(whole / f"{name}.safetensors") for name in ("averaged", "best")}
+    assert digests["averaged"] == found[8, "averaged"]["model_digest"]
+    chosen = next(e for e in found.values() if e["mAP"] == held.value)
+    assert digests["best"] == chosen["model_digest"]
+    warning = "was chosen by mAP of market1501, .* results on market1501 are optimistic"
+    assert re.search(warning, " ".join(jaxreid.load(whole / "best.safetensors").messages))
+
+
+def load_digest(path):
+    return digest_of(jaxreid.load(path).variables)
 
 
 # Graph sampling on two sets in turn, with 12 people each and equal names; the learning rate drops

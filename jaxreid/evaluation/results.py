@@ -165,14 +165,14 @@ def results_of(
 
     Returns:
         Rows {"set", "variant", "model", "step"} with the metrics, per test set in the order of
-        first evaluation. The model of a later step than 0 is called "trained". Two folders of
-        images under one name are two test sets.
+        first evaluation. The model of a later step than 0 is called "trained", unless the event
+        names it. Two folders of images under one name are two test sets.
     """
     by_set: dict[tuple[str, str | None], dict[tuple[str, str], dict[str, Any]]] = {}
     for event in events:
         if event["kind"] == "eval":
             row = {"set": event["set"], "variant": event.get("variant", "plain")}
-            row["model"] = "trained" if event["step"] else initial
+            row["model"] = event.get("model") or ("trained" if event["step"] else initial)
             row["step"] = event["step"]
             row |= {key: event[key] for key in event if key not in (*row, "kind", "time")}
             rows = by_set.setdefault((event["set"], event.get("fingerprint")), {})

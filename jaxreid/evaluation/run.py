@@ -41,6 +41,7 @@ from jaxreid.models.model import Model, abstract_variables, feature_shape
 from jaxreid.names import check_name
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import Writer, event, progress, write_json
+from jaxreid.runs.workdir import KEPT
 
 try:
     import resource
@@ -135,6 +136,7 @@ class Evaluation:
         step: int,
         again: bool = False,
         initial: str = "untrained",
+        model: str = "",
     ) -> dict[str, dict[str, Result]]:
         """Evaluate every test set; write events and files.
 
@@ -145,12 +147,15 @@ class Evaluation:
         every set at this step, nothing is evaluated unless `again`. The results call the model of
         step 0 `initial`.
 
+        `model` names other weights than those of the run, such as their average: of these, only
+        results.json is written.
+
         Returns:
             Results by set and variant; empty if nothing was evaluated.
         """
-        if not again and self._held(tests, writer, step):
+        if not again and self._held(tests, writer, step, model):
             return {}
-        model = {
+        identity = {
             "model_digest": digest_of(scorer.variables),
             "parameters": _count(scorer.variables),
         }
@@ -161,20 +166,22 @@ class Evaluation:
                 writer.say(message)
             for variant, result in results.items():
                 row = {"variant": variant} | result.metrics | {"cmc": result.cmc.round(6).tolist()}
-                row |= protocol | model | result.variant.options
+                row |= protocol | identity | result.variant.options
+                row |= {"model": model} if model else {}
                 events.append(event("eval", step, row, name))
             evaluated[name] = results
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
-            for message in calibrate(
-                workdir, evaluated, events, model_digest=model["model_digest"]
-            ):
-                writer.say(message)
+            if not model:
+                digest = {"model_digest": identity["model_digest"]}
+                for message in calibrate(workdir, evaluated, events, **digest):
+                    writer.say(message)
             rows = results_of([*writer.events, *events], initial=initial)
             write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
-            first = {name: next(iter(results.values())) for name, results in evaluated.items()}
-            write_queries(workdir / "queries.jsonl", tests, first)
-            write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
+            if not model:
+                first = {name: next(iter(results.values())) for name, results in evaluated.items()}
+                write_queries(workdir / "queries.jsonl", tests, first)
+                write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
         for row in events:
             writer.append(row)
         return evaluated
@@ -193,11 +200,11 @@ class Evaluation:
             f"{name}: not every image has a time and a camera; evaluated without TLift."
         ]
 
-    def _held(self, tests: TestSets, writer: Writer, step: int) -> bool:
+    def _held(self, tests: TestSets, writer: Writer, step: int, model: str) -> bool:
         held = {
             (event["set"], event.get("fingerprint"), event.get("variant", "plain"))
             for event in writer.events
-            if event["kind"] == "eval" and event["step"] == step
+            if (event["kind"], event["step"], event.get("model", "")) == ("eval", step, model)
         }
         return held >= {
             (name, fingerprint(**splits), variant.name)
@@ -299,7 +306,7 @@ def warnings_of(workdir: pathlib.Path, tests: TestSets) -> list[str]:
 def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained") -> None:
     """Log the results of a run as a table, and the location of its files."""
     writer.say(results_table(results_of(writer.events, initial=initial)))
-    names = ("results.json", "queries.jsonl", "ranking.png", CALIBRATION, RELIABILITY)
+    names = ("results.json", "queries.jsonl", "ranking.png", CALIBRATION, RELIABILITY, *KEPT)
     files = [name for name in names if (workdir / name).exists()]
     writer.say(f"{', '.join(files)}, metrics and checkpoints are in {workdir}")
 

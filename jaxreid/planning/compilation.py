@@ -27,6 +27,7 @@ TASK = (
     "seed",
     "precision",
     "remat",
+    "ema",
     "model",
     "objective",
     "epochs",
@@ -249,6 +250,7 @@ def _groups(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
             "optimizer": state.opt_state,
             "batch statistics": state.batch_stats,
             "class memory": state.memory,
+            **({} if state.average is None else {"average": state.average}),
             "step and history": (state.step, state.history),
             "batch": arguments[1],
         }

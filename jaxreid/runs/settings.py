@@ -37,6 +37,7 @@ RULES = {
     "seed": Number(0, LARGEST, whole=True),
     "precision": Choice(PRECISIONS),
     "remat": Flag(),
+    "ema": DECAY,
     "batch_size": SIZE,
     "epochs": SIZE,
     "freeze_epochs": COUNT,
@@ -119,6 +120,7 @@ RULES = {
     "checkpoint.every_steps": SIZE,
     "checkpoint.keep": SIZE,
     "checkpoint.keep_every": COUNT,
+    "checkpoint.best": Text("synthetic_people/mall:mAP", empty=True),
     "log.every_steps": SIZE,
     "log.profile": COUNT,
 }
@@ -136,12 +138,14 @@ OPTIONS = {
 OPTIONAL = {
     "init_expects": "",
     "remat": False,
+    "ema": 0.0,
     "data.skip_broken": False,
     "augment.on": "auto",
     "eval.untrained": True,
     "eval.precision": "highest",
     "eval.memory": 0.0,
     "eval.memory_dir": None,
+    "checkpoint.best": "",
     "log.profile": 0,
 }
 # Settings that may be missing, because the function that takes them has a default.
@@ -164,12 +168,7 @@ def resolved(config: Any) -> dict[str, Any]:
             f"the configuration is {config!r}; expected a dictionary of settings, such as "
             "jaxreid.configs.get('qaconv')."
         )
-    config = _plain(config)
-    for path, value in OPTIONAL.items():
-        section, _, name = path.rpartition(".")
-        parent = config.get(section, {}) if section else config
-        if isinstance(parent, dict):
-            parent.setdefault(name, value)
+    config = with_defaults(config)
     check_sections(config)
     for path, value in leaves(config):
         for number in value if isinstance(value, tuple) else (value,):
@@ -184,6 +183,17 @@ def resolved(config: Any) -> dict[str, Any]:
             f"freeze_epochs is {config['freeze_epochs']} of {config['epochs']} epochs; expected at "
             "most the number of epochs, because it counts the first of them."
         )
+    return config
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a configuration with the settings that older ones lack."""
+    config = _plain(config)
+    for path, value in OPTIONAL.items():
+        section, _, name = path.rpartition(".")
+        parent = config.get(section, {}) if section else config
+        if isinstance(parent, dict):
+            parent.setdefault(name, value)
     return config
 
 

@@ -58,7 +58,8 @@ class Board:
     def write(self, event: Mapping[str, Any]) -> None:
         """Append the numbers of an event of metrics.jsonl, as `kind/set/key`.
 
-        Numbers of a "variant" other than "plain" go to `kind/set/variant/key`.
+        Numbers of a "variant" other than "plain" go to `kind/set/variant/key`, and those of a named
+        "model", such as the average of the weights, to `kind/set/model/key`.
 
         Raises:
             OSError: no space, or the folder is gone.
@@ -68,6 +69,7 @@ class Board:
     def _records(self, event: Mapping[str, Any]) -> bytes:
         variant = event.get("variant", "plain")
         tag = [event["kind"], event.get("set"), variant if variant != "plain" else None]
+        tag.append(event.get("model"))
         prefix = "/".join(part for part in tag if part)
         values = [
             self._summary.Value(tag=f"{prefix}/{key}", simple_value=value)

@@ -20,6 +20,7 @@ from jaxreid.mesh import all_agree
 from jaxreid.places import is_remote, place
 from jaxreid.runs.files import remove_tree
 from jaxreid.runs.log import write_json
+from jaxreid.runs.settings import with_defaults
 
 # Settings that a resumed run may change, because training does not depend on them. Exceptions: the
 # batch and tile sizes of eval may change the last bits of the scores in a class graph, and
@@ -48,6 +49,8 @@ REMEDIES = (
     "precision",
 )
 LOCK = "lock"
+# Weights of a training beside its checkpoints: their average, and the best by a test set.
+AVERAGED, BEST = KEPT = ("averaged.safetensors", "best.safetensors")
 FILES = {
     LOCK,
     f"{LOCK}.held",
@@ -62,7 +65,16 @@ FILES = {
     "architecture.json",
     "architecture.png",
     "trained_on.npz",
+    *KEPT,
 }
+# Files of a training that starts over, because it had no checkpoint yet.
+STARTED = (
+    "metrics.jsonl",
+    "architecture.json",
+    "architecture.png",
+    "trained_on.npz",
+    *KEPT,
+)
 # File of Orbax in a complete checkpoint on an object store.
 COMPLETE = "commit_success.txt"
 # Longest path of a work directory, in bytes: below it are names of checkpoints and of their parts.
@@ -188,7 +200,9 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
             f"work directory {path} holds a training that has no checkpoint yet; wait for the "
             "first one, or evaluate a weights file in a --workdir of its own."
         )
-    changes = _differences(previous["config"], config) if previous else []
+    changes = []
+    if previous:
+        changes = _differences(_complete(previous["config"]), _complete(config))
     strict = [change for change in changes if not _is_free(*change)]
     held = holds_checkpoint(path)
     if strict and held:
@@ -202,13 +216,18 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
     elif strict:
         # Without a checkpoint nothing is lost: start over.
         previous, changes = None, []
-        for name in ("metrics.jsonl", "architecture.json", "architecture.png", "trained_on.npz"):
+        for name in STARTED:
             (path / name).unlink(missing_ok=True)
         remove_tree(path / "graphs")
     _create(path)
     start = {"mode": mode, "changed": {key: new for key, _, new in changes}} | environment()
     settings, runs = (previous["config"], previous["runs"]) if previous else (config, [])
     write_json(record, {"config": settings, "seed": settings["seed"], "runs": [*runs, start]})
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the settings that older ones lack, as from JSON."""
+    return json.loads(json.dumps(with_defaults(config)))
 
 
 def _check_foreign(path: pathlib.Path) -> None:

@@ -26,10 +26,13 @@ from jaxreid.runs.workdir import (
     without_places,
 )
 from jaxreid.training.class_graph import check_graph_window, nearest_classes
+from jaxreid.training.kept import Best, save_average
 from jaxreid.training.search import record
 from jaxreid.training.state import (
+    TrainState,
     abstract_parts,
     checkpoint_parts,
+    models_of,
     state_from_parts,
     variables_of,
 )
@@ -71,6 +74,7 @@ def fit(
     seed: int,
     precision: str,
     remat: bool,
+    ema: float,
     init_from: str | None,
     init_skip: Sequence[str],
     init_expects: str,
@@ -95,6 +99,7 @@ def fit(
         seed: seed of weights, data order and augmentation.
         precision: precision of float32 products in training, as for `make_train_step`.
         remat: compute parts of the network again for the gradient, as for `train_step`.
+        ema: decay of the average of the weights; 0 for no average.
         init_from: weights file or work directory to start from, or None.
         init_skip: parts of it to leave out.
         init_expects: name of the weights that the recipe starts from, "" for random weights; a
@@ -111,7 +116,7 @@ def fit(
         schedule: keywords of `make_schedule`.
         augment: as for `Feed`.
         eval: as for `make_evaluation`.
-        checkpoint: keywords of `Checkpoints`.
+        checkpoint: keywords of `Checkpoints`; "best" chooses weights (`Best`), "" for none.
         log: keywords of `Meter`; "profile" is the number of steps to trace (`Profile`).
 
     Returns:
@@ -128,6 +133,7 @@ def fit(
     scorer, evaluation = make_evaluation(make_model(**model), mesh, eval)
     check_graph_window(scorer.model, window)
     traced = (log := dict(log)).pop("profile")
+    choice = (checkpoint := dict(checkpoint)).pop("best")
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
     evaluation.check(tests)
@@ -141,6 +147,7 @@ def fit(
         seed=seed,
         precision=precision,
         remat=remat,
+        ema=ema,
         model=model,
         objective=objective,
         epochs=epochs,
@@ -149,6 +156,9 @@ def fit(
         schedule=schedule,
     )
     model, schedule = task.card, task.schedule
+    best = None
+    if choice:
+        best = Best(workdir, model, choice, tests, every_epochs=evaluation.every_epochs)
     source = None if holds_checkpoint(workdir) else init_from
     weights, messages = load_weights(source, model, skip=init_skip)
     messages += task.first_phase.warnings(pretrained=bool(source))
@@ -172,6 +182,18 @@ def fit(
             feed.restore(order)
         step = int(state.step)
         writer = Writer(workdir, resume_at=step)
+
+        def evaluate(state: TrainState) -> None:
+            step = int(state.step)
+            for name, variables in models_of(state).items():
+                # Before the events, by which a later start knows that it is there.
+                if name:
+                    save_average(workdir, variables, model, step=step)
+                bound, at = scorer.bind(variables), {"step": step, "model": name}
+                evaluation.run(bound, tests, writer, workdir, initial=initial, **at)
+                if best is not None:
+                    best.keep(variables, writer, **at)
+
         with _remedied(workdir, checkpoints, optim):
             writer.say(
                 f"{images.num_classes} identities, {len(images)} images; up to {epochs} epochs of "
@@ -181,13 +203,15 @@ def fit(
                 writer.say(message)
             for name, overlap in shared_people(images, tests).items():
                 writer.say(f"WARNING: {overlap.sentence(name)}")
+            if best is not None:
+                writer.say(best.warning)
             keep_trace(workdir, images)
             epoch, first = divmod(step, steps_per_epoch)
             while epoch < (last := schedule.last_epoch(epoch, to_host(state.history.loss))):
                 record(workdir, writer, state.params, step=step, steps_per_epoch=steps_per_epoch)
                 scorer = scorer.bind(variables_of(state))
                 if first == 0 and evaluation.due(epoch):
-                    evaluation.run(scorer, tests, writer, workdir, step=step, initial=initial)
+                    evaluate(state)
                 neighbours = None
                 if (anchors := feed.anchors(epoch)) is not None:
                     path = workdir / "graphs" / f"epoch_{epoch + 1}" if keep_graphs else None
@@ -238,8 +262,7 @@ def fit(
             checkpoints.check_saved()
             table = {"step": step, "steps_per_epoch": steps_per_epoch, "tell": True}
             record(workdir, writer, state.params, **table)
-            scorer = scorer.bind(variables_of(state))
-            evaluation.run(scorer, tests, writer, workdir, step=step, initial=initial)
+            evaluate(state)
             report(writer, workdir, initial=initial)
     return True
 

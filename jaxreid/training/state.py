@@ -57,6 +57,7 @@ class TrainState:
         opt_state: state of the optimizer.
         history: means of each epoch.
         memory: class memory, or None.
+        average: moving average of parameters and batch statistics (`averaging.updated`), or None.
     """
 
     step: jax.Array
@@ -65,11 +66,21 @@ class TrainState:
     opt_state: Any
     history: History
     memory: ClassMemory | None
+    average: Any = None
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
     """Return parameters and batch statistics, for `Model.apply`."""
     return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def models_of(state: TrainState) -> dict[str, dict[str, Any]]:
+    """Return the variables to evaluate, by name: "" for the weights, "averaged" for their average.
+
+    There is an average from the first update on.
+    """
+    averaged = state.average is not None and int(state.step) > 0
+    return {"": variables_of(state)} | ({"averaged": state.average} if averaged else {})
 
 
 def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -79,6 +90,8 @@ def checkpoint_parts(state: TrainState, order: Mapping[str, np.ndarray]) -> dict
     `order` is the state of the sampler and must be the same on every process.
     """
     training = {name: getattr(state, name) for name in ("step", "opt_state", "history", "memory")}
+    if state.average is not None:
+        training["average"] = state.average
     return {"variables": variables_of(state), "training": training | {"order": dict(order)}}
 
 
@@ -114,9 +127,10 @@ def abstract_state(
     num_classes: int | None,
     epochs: int = 1,
     seed: int = 0,
+    averaged: bool = False,
 ) -> TrainState:
     """Return shapes and types of the state without computing it."""
-    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, {}))
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, averaged, {}))
 
 
 def create_state(
@@ -127,6 +141,7 @@ def create_state(
     seed: int,
     mesh: Mesh,
     epochs: int = 1,
+    averaged: bool = False,
     weights: dict[str, Any] | None = None,
 ) -> TrainState:
     """Create a new state, with every array initialised on its devices.
@@ -138,6 +153,7 @@ def create_state(
         seed: seed of the random weights.
         mesh: devices.
         epochs: maximum number of epochs.
+        averaged: whether an average of the weights is kept.
         weights: variables that replace random ones: any part of a tree {"params", "batch_stats"},
             and optionally {"memory"}.
 
@@ -145,10 +161,13 @@ def create_state(
         ValueError: the class memory cannot be divided over the mesh, or does not match the one in
             `weights`.
     """
-    abstract = abstract_state(model, tx, num_classes=num_classes, epochs=epochs, seed=seed)
+    size = {"num_classes": num_classes, "epochs": epochs, "averaged": averaged}
+    abstract = abstract_state(model, tx, seed=seed, **size)
     check_memory(abstract, mesh)
     out_shardings = shardings(mesh, state_specs(abstract))
-    create = lambda weights: _create(model, tx, num_classes, epochs, seed, weights)  # noqa: E731
+    create = lambda weights: _create(  # noqa: E731
+        model, tx, num_classes, epochs, seed, averaged, weights
+    )
     options = None
     if mesh.devices.flat[0].platform == "cpu":
         # Optimising the random draws takes LLVM ten times as long as all else, for one execution.
@@ -174,6 +193,7 @@ def _create(
     num_classes: int | None,
     epochs: int,
     seed: int,
+    averaged: bool,
     weights: dict[str, Any],
 ) -> TrainState:
     loaded = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})
@@ -184,12 +204,16 @@ def _create(
         memory = ClassMemory.create(num_classes, feature_shape(model, variables))
         if "memory" in weights:
             memory = memory.filled(num_classes, **weights["memory"])
-    params = variables["params"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    average = None
+    if averaged:
+        average = jax.tree.map(jnp.zeros_like, {"params": params, "batch_stats": batch_stats})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=tx.init(params),
         history=History.create(epochs),
         memory=memory,
+        average=average,
     )

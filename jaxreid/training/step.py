@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, gather_rows, shardings
 from jaxreid.models.model import Model, apply_training, recomputed
-from jaxreid.training import first_phase
+from jaxreid.training import averaging, first_phase
 from jaxreid.training.objectives import Batch, Objective
 from jaxreid.training.schedules import Schedule
 from jaxreid.training.state import TrainState, state_specs
@@ -35,6 +35,7 @@ def train_step(
     seed: int = 0,
     frozen: bool = False,
     remat: bool = False,
+    ema: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Compute one update, on one device.
 
@@ -52,6 +53,7 @@ def train_step(
         frozen: a step of the first phase (`FirstPhase.step_of`).
         remat: keep only the results of convolutions and products of the network for the gradient,
             and compute what follows them again: less memory for little time.
+        ema: decay of the average of the weights, if the state holds one.
 
     Returns:
         The new state and {"loss", "grad_norm", "rate", ...}, the same on every device; "rate" is
@@ -101,13 +103,18 @@ def train_step(
     if memory is not None:
         first = jax.lax.axis_index(AXIS) * memory.valid.shape[0]
         memory = objective.remember(Batch(feature, before, label, memory), first)
+    params, average = optax.apply_updates(state.params, updates), state.average
+    if average is not None:
+        variables = {"params": params, "batch_stats": batch_stats}
+        average = averaging.updated(average, variables, state.step, ema)
     state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         history=history,
         memory=memory,
+        average=average,
     )
     return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "rate": rate, **stats}
 

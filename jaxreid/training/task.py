@@ -34,6 +34,7 @@ class Task:
         seed: run seed.
         precision: precision of float32 products, as for `make_train_step`.
         remat: as for `train_step`.
+        ema: as for `train_step`; 0 for no average.
         abstract: shapes and types of the state.
     """
 
@@ -49,13 +50,21 @@ class Task:
     seed: int
     precision: str
     remat: bool
+    ema: float
     abstract: TrainState
 
     def create_state(self, weights: dict[str, Any] | None = None) -> TrainState:
         """Create a new state (`state.create_state`)."""
-        shape = {"num_classes": self.memory_classes, "epochs": self.epochs}
-        place = {"seed": self.seed, "mesh": self.mesh}
-        return create_state(self.model, self.tx, weights=weights, **place, **shape)
+        return create_state(
+            self.model,
+            self.tx,
+            num_classes=self.memory_classes,
+            seed=self.seed,
+            mesh=self.mesh,
+            epochs=self.epochs,
+            averaged=bool(self.ema),
+            weights=weights,
+        )
 
     def make_step(
         self, *, frozen: bool = False, augment: Callable[..., Any] | None = None
@@ -73,6 +82,7 @@ class Task:
             frozen=frozen,
             augment=augment,
             remat=self.remat,
+            ema=self.ema,
         )
 
 
@@ -90,6 +100,7 @@ def make_task(
     optim: Mapping[str, Any],
     schedule: Mapping[str, Any],
     remat: bool = False,
+    ema: float = 0.0,
 ) -> Task:
     """Build a task from the settings of a recipe and the sizes of its data.
 
@@ -106,6 +117,7 @@ def make_task(
         optim: keywords of `make_optimizer`.
         schedule: keywords of `make_schedule`.
         remat: as for `train_step`.
+        ema: as for `train_step`; 0 for no average.
 
     Raises:
         ValueError: an invalid setting.
@@ -117,6 +129,7 @@ def make_task(
     tx = make_optimizer(**optim, freeze_steps=first_phase.steps)
     rates = make_schedule(**schedule, epochs=epochs, steps_per_epoch=steps_per_epoch)
     memory_classes = num_classes if loss.uses_memory else None
+    size = {"num_classes": memory_classes, "epochs": epochs, "averaged": bool(ema)}
     return Task(
         mesh=mesh,
         card=card,
@@ -130,5 +143,6 @@ def make_task(
         seed=seed,
         precision=precision,
         remat=remat,
-        abstract=abstract_state(local_model, tx, num_classes=memory_classes, epochs=epochs),
+        ema=ema,
+        abstract=abstract_state(local_model, tx, **size),
     )

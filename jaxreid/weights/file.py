@@ -4,6 +4,7 @@
 tensors is stored with them and checked when they are read; files without one stay readable.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -34,6 +35,28 @@ EXPECTED = (
 PARTS = ("backbone", "neck", "matcher", "classifier", "memory")
 
 
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The test by which weights were chosen among those of a training.
+
+    Attributes:
+        set: test set.
+        metric: metric of its results.
+        value: its value, a fraction.
+        step: updates of the chosen weights.
+    """
+
+    set: str
+    metric: str
+    value: float
+    step: int
+
+    @property
+    def sentence(self) -> str:
+        """The choice as part of a sentence."""
+        return f"chosen by {self.metric} of {self.set}, {self.value:.1%} at step {self.step}"
+
+
 def save_weights(
     path: pathlib.Path,
     variables: Mapping[str, Any],
@@ -41,6 +64,7 @@ def save_weights(
     *,
     source: str,
     calibration: Mapping[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> None:
     """Write a weights file.
 
@@ -50,6 +74,7 @@ def save_weights(
         card: keywords of `make_model`.
         source: origin of the weights, as a sentence for people.
         calibration: what scores of the model are worth, plain data (`evaluation.calibration`).
+        selection: the test by which the weights were chosen, if they were.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -72,6 +97,8 @@ def save_weights(
     }
     if calibration is not None:
         metadata["calibration"] = json.dumps(calibration, allow_nan=False)
+    if selection is not None:
+        metadata["selection"] = json.dumps(dataclasses.asdict(selection))
     replace_file(path, _in_order(safetensors.numpy.save(tensors, metadata)))
 
 
@@ -106,6 +133,16 @@ def read_calibration(path: str | pathlib.Path) -> str | None:
     """
     with _open(path) as file:
         return (file.metadata() or {}).get("calibration")
+
+
+def read_selection(path: str | pathlib.Path) -> Selection | None:
+    """Read the test by which the weights of a file were chosen; None if nothing says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_card`.
+    """
+    with _open(path) as file:
+        return _selection(file)
 
 
 def load_weights(
@@ -180,6 +217,7 @@ def load_weights(
             raise ValueError(_misfit(path, problems, card, model, whole=whole))
         memory = {key: part for key, part in tensors.items() if key[0] == "memory"}
         _check_digest(file, path)
+        selection = _selection(file)
         variables = {
             key: _as_type(file.get_tensor("/".join(key)), leaves.get(key), key, path)
             for key in matched | memory
@@ -187,6 +225,11 @@ def load_weights(
     _check_finite({"/".join(key): x for key, x in variables.items()}, f"{path} is refused")
     unused = [key for key in tensors if key not in variables]
     messages = [f"{path}: {_summary(variables)} loaded"]
+    if selection is not None:
+        messages.append(
+            f"WARNING: {path} was {selection.sentence}; its results on {selection.set} are "
+            "optimistic"
+        )
     if missing:
         messages.append(f"not in the file, newly initialised: {', '.join(sorted(absent))}")
     if unused:
@@ -299,6 +342,17 @@ def _card(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
         ) from error
     model_of(card, path)
     return card
+
+
+def _selection(file: Any) -> Selection | None:
+    try:
+        held = json.loads(file.metadata()["selection"])
+        return Selection(
+            str(held["set"]), str(held["metric"]), float(held["value"]), int(held["step"])
+        )
+    # A note for people: a file that says nothing sensible is read as one that says nothing.
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def _digest(model: str, tensors: Iterable[tuple[str, np.ndarray]]) -> str:

@@ -109,6 +109,15 @@ def test_training_images_may_move_but_not_become_others(tmp_path):
             opened(*other)
 
 
+def test_a_run_of_an_older_version_has_the_defaults_of_newer_settings(tmp_path):
+    path = open_workdir(str(tmp_path), CONFIG, mode="train")
+    (path / "checkpoints" / "7").mkdir(parents=True)
+    assert "ema" not in json.loads((path / "config.json").read_text())["config"]
+    open_workdir(str(tmp_path), CONFIG | {"ema": 0.0}, mode="train")
+    with pytest.raises(ValueError, match=r"ema: 0.0 in the run, 0.99 now"):
+        open_workdir(str(tmp_path), CONFIG | {"ema": 0.99}, mode="train")
+
+
 def test_more_epochs_are_a_run_of_their_own(tmp_path):
     path = open_workdir(str(tmp_path), CONFIG, mode="train")
     (path / "checkpoints" / "7").mkdir(parents=True)

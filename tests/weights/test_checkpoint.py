@@ -36,8 +36,10 @@ def parts():
         width=16,
     )
     tx = make_optimizer(lr=0.1, backbone_lr=0.1)
-    state = create_state(model, tx, num_classes=5, seed=0, mesh=make_mesh(jax.devices()[:4]))
-    return state, abstract_state(model, tx, num_classes=5)
+    mesh = make_mesh(jax.devices()[:4])
+    state = create_state(model, tx, num_classes=5, seed=0, mesh=mesh, averaged=True)
+    state = state.replace(average=jax.tree.map(lambda x: x + 1, variables_of(state)))
+    return state, abstract_state(model, tx, num_classes=5, averaged=True)
 
 
 def open_checkpoints(folder, **options):

@@ -12,7 +12,13 @@ from jaxreid.mesh import make_mesh
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.state import create_state, variables_of
-from jaxreid.weights.file import load_weights, read_card, save_weights
+from jaxreid.weights.file import (
+    Selection,
+    load_weights,
+    read_card,
+    read_selection,
+    save_weights,
+)
 
 MODEL = {
     "backbone": {"name": "resnet18", "cut": "layer3", "width": 8},
@@ -46,6 +52,24 @@ def file(variables, tmp_path):
 def without(variables, part):
     flat = traverse_util.flatten_dict(variables)
     return traverse_util.unflatten_dict({k: x for k, x in flat.items() if k[1] != part})
+
+
+def test_a_choice_travels_with_the_weights_and_nonsense_is_ignored(file, variables, tmp_path):
+    assert read_selection(file) is None
+    chosen = Selection("market1501", "mAP", 0.25, 500)
+    best = tmp_path / "best.safetensors"
+    save_weights(best, variables, MODEL, source="a test", selection=chosen)
+    assert read_selection(best) == chosen
+    _, messages = load_weights(best, MODEL, whole=True)
+    assert messages[1] == (
+        f"WARNING: {best} was chosen by mAP of market1501, 25.0% at step 500; its results on "
+        "market1501 are optimistic"
+    )
+    with safetensors.safe_open(best, framework="numpy") as opened:
+        metadata, tensors = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    for nonsense in ("", "{", "[]", "{}", '{"set": 1, "metric": 2, "value": "x", "step": 1}'):
+        safetensors.numpy.save_file(tensors, best, metadata | {"selection": nonsense})
+        assert read_selection(best) is None, nonsense
 
 
 def test_a_file_holds_the_variables_and_says_what_they_are(file, variables):
