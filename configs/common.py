@@ -159,9 +159,10 @@ def base(dataset: str) -> ConfigDict:
     config.objective = ConfigDict()  # scores to a loss: a name and its options
 
     sampler = config.sampler = ConfigDict()
-    # "random"; "pk": identities x instances; "graph": nearest classes together
+    # "random"; "pk": identities x instances; "pk_cameras": the same, instances from many cameras;
+    # "graph": nearest classes together
     sampler.name = "random"
-    sampler.instances = 4  # "pk", "graph": images per identity in a batch
+    sampler.instances = 4  # all but "random": images per identity in a batch
     sampler.quota = ()  # several training sets: images of each per batch
     sampler.alternate = False  # several training sets: one epoch of each in turn
     # "graph": match maps pooled by this window of rows and columns for the graph, which is then

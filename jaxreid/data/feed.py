@@ -53,6 +53,7 @@ class Feed:
         self._settings, self._on_device = augment, on_device
         self._sampler = make_sampler(
             labels=images.labels,
+            cameras=images.camid,
             sources=images.source,
             batch_size=batch_size,
             seed=seed,

@@ -86,7 +86,7 @@ def check_quota(
         )
     if sum(quota) != batch_size:
         raise ValueError(f"{setting}, {sum(quota)} images in total, but batch_size is {batch_size}")
-    if name == "pk" and (instances < 1 or any(count % instances for count in quota)):
+    if name != "random" and (instances < 1 or any(count % instances for count in quota)):
         raise ValueError(f"{setting}; expected multiples of instances, {instances}")
     return rows
 

@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxreid.data.sampling.alternate import AlternatingSampler
+from jaxreid.data.sampling.cameras import camera_groups
 from jaxreid.data.sampling.graph import GraphSampler
 from jaxreid.data.sampling.quota import QuotaSampler, check_quota, places, source_seed
 from jaxreid.data.sampling.sampler import Sampler
 from jaxreid.data.streams import Stream, generator
 from jaxreid.names import check_name
 
-NAMES = ("random", "pk", "graph")
+NAMES = ("random", "pk", "pk_cameras", "graph")
+# Samplers of P identities with K images each.
+PK = ("pk", "pk_cameras")
 
 
 class EpochSampler(Sampler):
@@ -44,6 +47,7 @@ def make_sampler(
     batch_size: int,
     instances: int,
     seed: int,
+    cameras: np.ndarray | None = None,
     sources: np.ndarray | None = None,
     quota: Sequence[int] = (),
     alternate: bool = False,
@@ -51,21 +55,25 @@ def make_sampler(
     """Build a sampler by name.
 
     Args:
-        name: "random", "pk" or "graph".
+        name: "random", "pk", "pk_cameras" or "graph".
         labels: int [N], training class of each image.
         batch_size: images per global batch.
-        instances: images per identity in a batch, for "pk" and "graph".
+        instances: images per identity in a batch, for all but "random".
         seed: run seed, >= 0.
+        cameras: int [N], camera of each image, for "pk_cameras"; unknown ones, below 0, are one
+            more camera.
         sources: int [N], data set of each image from 0; None for a single data set.
         quota: images of each data set in every batch, in their order; each data set then has its
             own sampler (`QuotaSampler`). () draws from all images as if from one set.
         alternate: take epochs from one data set each, in turn (`AlternatingSampler`).
 
     Raises:
-        ValueError: unknown name, an impossible quota, batches of one person, or an error of the
-            sampler.
+        ValueError: unknown name, an impossible quota, batches of one person, no known camera, or an
+            error of the sampler.
     """
     check_name(name, NAMES, "sampler")
+    if name == "pk_cameras":
+        cameras = check_cameras(cameras, len(labels))
     if name != "random" and batch_size == instances:
         raise ValueError(
             f"batch_size and sampler.instances are both {instances}: every batch would hold one "
@@ -73,9 +81,9 @@ def make_sampler(
             "batch_size or lower sampler.instances"
         )
     if not len(quota) and not alternate:
-        if name == "pk":
+        if name in PK:
             check_two_people(labels, batch_size=batch_size, instances=instances)
-        return _sampler_of_one(name, labels, batch_size, instances, seed)
+        return _sampler_of_one(name, labels, batch_size, instances, seed, cameras=cameras)
     labels = _check(labels, batch_size, seed, 0)
     if not alternate:
         rows = check_quota(name, quota, sources, len(labels), batch_size, instances)
@@ -99,9 +107,12 @@ def make_sampler(
         count = int(quota[source]) if len(quota) else batch_size
         own_seed = source_seed(seed, source)
         try:
-            if name == "pk" and alternate:
+            if name in PK and alternate:
                 check_two_people(numbers, batch_size=batch_size, instances=instances)
-            samplers.append(_sampler_of_one(name, numbers, count, instances, own_seed, steps))
+            own_cameras = None if cameras is None else cameras[rows[source]]
+            samplers.append(
+                _sampler_of_one(name, numbers, count, instances, own_seed, steps, own_cameras)
+            )
         except ValueError as error:
             context = f"data set {source} of 0 to {len(rows) - 1}"
             context += f", with a quota of {count}" if len(quota) else ""
@@ -116,14 +127,17 @@ def _sampler_of_one(
     instances: int,
     seed: int,
     graph_steps: int | None = None,
+    cameras: np.ndarray | None = None,
 ) -> Sampler:
     """Build the sampler of one data set."""
     if name == "graph":
         size = {"batch_size": batch_size, "instances": instances, "steps": graph_steps}
         return GraphSampler(labels, **size, seed=seed)
     draw = functools.partial(random_order, labels, batch_size=batch_size)
-    if name == "pk":
-        draw = functools.partial(pk_order, labels, batch_size=batch_size, instances=instances)
+    if name in PK:
+        own = {"cameras": cameras if name == "pk_cameras" else None}
+        size = {"batch_size": batch_size, "instances": instances}
+        draw = functools.partial(pk_order, labels, **size, **own)
     return EpochSampler(draw, seed)
 
 
@@ -152,14 +166,21 @@ def random_order(labels: np.ndarray, *, batch_size: int, seed: int, epoch: int) 
 
 
 def pk_order(
-    labels: np.ndarray, *, batch_size: int, instances: int, seed: int, epoch: int
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    instances: int,
+    seed: int,
+    epoch: int,
+    cameras: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw batches of P identities with K = ``instances`` images each, P = batch_size // K.
 
     The n images of an identity are shuffled and cut into floor(n / K) groups of K, at most
     ``batch_size`` groups; the remaining images wait for another epoch. An identity with fewer than
     K images gives one group: all its images, filled up with repeated ones. P groups make a batch;
-    groups left over at the end are dropped.
+    groups left over at the end are dropped. With ``cameras`` (int [N]), the groups are those of
+    `camera_groups`.
 
     No identity occurs twice in a batch if any arrangement of this many batches allows that: each
     batch first takes the identities that need every remaining batch, then draws others at random
@@ -185,7 +206,7 @@ def pk_order(
             "and instances at least 1"
         )
     random = generator(seed, epoch, Stream.PK_ORDER)
-    groups = _groups(labels, batch_size, instances, random)
+    groups = _groups(labels, batch_size, instances, random, cameras)
     places = batch_size // instances
     left = np.array([len(g) for g in groups])
     if left.sum() < places:
@@ -200,6 +221,23 @@ def pk_order(
             left[identity] -= 1
             order[step, place] = groups[identity][left[identity]]
     return order.reshape(steps, batch_size)
+
+
+def check_cameras(cameras: np.ndarray | None, images: int) -> np.ndarray:
+    """Return the cameras of the images, if any of them is known.
+
+    Raises:
+        ValueError: no camera is known, or not one for each image.
+    """
+    cameras = np.full(images, -1) if cameras is None else np.asarray(cameras)
+    if cameras.shape != (images,):
+        raise ValueError(f"cameras have shape {cameras.shape}; expected one per image: {images}")
+    if not (cameras >= 0).any():
+        raise ValueError(
+            "sampler.name is 'pk_cameras', but no camera of the training images is known; use "
+            "sampler.name=pk, or name the cameras of your images (docs/own-cameras.md)"
+        )
+    return cameras
 
 
 def check_two_people(labels: np.ndarray, *, batch_size: int, instances: int) -> None:
@@ -225,7 +263,7 @@ def check_two_people(labels: np.ndarray, *, batch_size: int, instances: int) -> 
         )
 
 
-def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
+def _groups(labels, batch_size, instances, random, cameras=None) -> list[np.ndarray]:
     """Return the groups of each identity, int [groups, instances], in random order."""
     by_label = np.argsort(labels, kind="stable")
     bounds = np.flatnonzero(np.diff(labels[by_label])) + 1
@@ -236,7 +274,10 @@ def _groups(labels, batch_size, instances, random) -> list[np.ndarray]:
             images = np.concatenate([images, again])
         shuffled = random.permutation(images)
         count = min(len(shuffled) // instances, batch_size)
-        groups.append(shuffled[: count * instances].reshape(count, instances))
+        if cameras is None:
+            groups.append(shuffled[: count * instances].reshape(count, instances))
+        else:
+            groups.append(shuffled[camera_groups(cameras[shuffled], count, instances)])
     return groups
 
 

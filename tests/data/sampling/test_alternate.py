@@ -13,7 +13,7 @@ LABELS[np.argsort(SOURCES, kind="stable")] = np.repeat(np.arange(sum(COUNTS)), 6
 
 def make(name="graph", seed=5, **change):
     options = {"batch_size": 8, "instances": 2, "sources": SOURCES, "alternate": True} | change
-    return samplers.make_sampler(name, LABELS, seed=seed, **options)
+    return samplers.make_sampler(name, LABELS, seed=seed, cameras=SOURCES, **options)
 
 
 def following(anchors, count):
@@ -41,7 +41,7 @@ def test_every_epoch_is_of_one_data_set_and_all_are_of_one_length(name):
         assert order.shape == (sampler.steps_per_epoch, 8)
         assert (SOURCES[order] == epoch % 3).all()
     longest = {"graph": 9, "random": 6 * 9 // 8, "pk": 3 * 9 // 4}
-    assert sampler.steps_per_epoch == longest[name]
+    assert sampler.steps_per_epoch == longest[name.removesuffix("_cameras")]
 
 
 def test_batches_hold_a_class_and_its_neighbours_of_the_same_data_set():
