@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxreid.frames.crops import crop
     from jaxreid.index.index import Index
     from jaxreid.reid.loaded import ReID, evaluate, load
+    from jaxreid.reid.stored import evaluate_features
     from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
 
@@ -28,6 +29,7 @@ _OFFERED = {
     "crop": "jaxreid.frames.crops:crop",
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loaded:evaluate",
+    "evaluate_features": "jaxreid.reid.stored:evaluate_features",
     "finetune": "jaxreid.training.finetuning:finetune",
     "export_model": "jaxreid.export.exporting:export_model",
     "load": "jaxreid.reid.loaded:load",
@@ -41,6 +43,7 @@ __all__ = [
     "crop",
     "datasets",
     "evaluate",
+    "evaluate_features",
     "export_model",
     "finetune",
     "load",

@@ -79,7 +79,11 @@ def test_libraries_stay_where_they_belong():
     }
     assert importers("onnxruntime") == {"export.onnx_file"}
     assert importers("torch") == {"weights.torch_checkpoint"}
-    assert importers("safetensors") == {"weights.file", "weights.torch_checkpoint"}
+    assert importers("safetensors") == {
+        "evaluation.feature_file",
+        "weights.file",
+        "weights.torch_checkpoint",
+    }
     assert importers("lancedb") == {"index.store"}
     assert rooms_importing("fastapi") == rooms_importing("uvicorn") == {"service"}
     assert not [name for name in importers("tensorflow") if name.startswith("data.sampling")]

@@ -190,6 +190,67 @@ def _read_run() -> Reader:
     return read
 
 
+# Features
+
+
+def _features(suffix: str) -> Callable[[], list[bytes]]:
+    def written() -> list[bytes]:
+        from jaxreid.evaluation.feature_file import StoredFeatures, splits_of, write_features
+
+        numbers = np.arange(4)
+        columns = {"pid": numbers % 2, "camid": numbers // 2, "time": numbers / 2}
+        columns["digest"] = numbers.astype(np.uint64)
+        splits = splits_of(list("abcd"), list(_PHOTOS), 2, **columns)
+        files = []
+        for card, shape in ((MODEL, (4, 2, 1, 2)), (None, (4, 2))):
+            features = np.ones(shape, np.float32)
+            with tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder, f"features{suffix}")
+                write_features(path, StoredFeatures("a set", features, *splits, card=card))
+                files.append(path.read_bytes())
+        return files
+
+    return written
+
+
+def _read_features() -> Reader:
+    from jaxreid.evaluation.feature_file import read_features
+
+    return read_features
+
+
+def _arrays() -> list[bytes]:
+    files = [io.BytesIO() for _ in range(2)]
+    np.save(files[0], np.ones((4, 3), np.float32))
+    np.save(files[1], np.ones((4, 1, 2, 3), np.float16))
+    return [file.getvalue() for file in files]
+
+
+def _read_array_and_table() -> Reader:
+    from jaxreid.evaluation.feature_table import read_table
+
+    return lambda path: read_table(path, path.parent / "table.csv")
+
+
+def _write_labels(folder: pathlib.Path) -> None:
+    (folder / "table.csv").write_bytes(_labels()[0])
+
+
+def _labels() -> list[bytes]:
+    rows = [f"{i % 2},{i // 2},{('query', 'gallery')[i // 2]},{_PHOTOS[i]}" for i in range(4)]
+    return ["\n".join(["pid,camid,split,path", *rows]).encode()]
+
+
+def _read_labels() -> Reader:
+    from jaxreid.evaluation.feature_table import read_table
+
+    return lambda path: read_table(path.parent / "features.npy", path)
+
+
+def _write_array(folder: pathlib.Path) -> None:
+    (folder / "features.npy").write_bytes(_arrays()[0])
+
+
 # Runs
 
 
@@ -485,6 +546,10 @@ TARGETS = {
     "torch": Target(_torch, _read_torch, "file.pth"),
     "model": Target(_models, _make_model, named=False),
     "checkpoint": Target(_checkpoints, _read_run, around=_save_run),
+    "features": Target(_features(".safetensors"), _read_features, "features.safetensors"),
+    "features_npz": Target(_features(".npz"), _read_features, "features.npz"),
+    "features_npy": Target(_arrays, _read_array_and_table, "features.npy", _write_labels),
+    "features_table": Target(_labels, _read_labels, "table.csv", _write_array),
     "settings": Target(_settings, _resolve, named=False),
     "record": Target(_records, _read_record, "config.json"),
     "recorded": Target(_records, _read_recorded, "config.json"),

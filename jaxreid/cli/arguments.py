@@ -8,11 +8,12 @@ from jaxreid.cli.calibrate import add_calibrate
 from jaxreid.cli.compare import add_compare
 from jaxreid.cli.crop import add_crop
 from jaxreid.cli.data_arguments import add_data_verbs
+from jaxreid.cli.evaluate import add_evaluate
 from jaxreid.cli.export import add_export
 from jaxreid.cli.finetune import add_finetune
 from jaxreid.cli.group import add_group
 from jaxreid.cli.index import add_index
-from jaxreid.cli.pieces import add_folders, add_images, add_json, add_model, add_verb
+from jaxreid.cli.pieces import add_images, add_json, add_model, add_verb
 from jaxreid.cli.search import add_search
 from jaxreid.cli.serve import add_serve
 
@@ -99,37 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(verb)
     verb.set_defaults(passes_on=True)
 
-    verb = add_verb(
-        commands,
-        "evaluate",
-        verbs.evaluate,
-        "evaluate a model on test sets",
-        "jaxreid evaluate runs/qaconv --test synthetic_people/mall --rerank",
-        "Results of a run are also written to its work directory.",
-    )
-    add_model(verb)
-    verb.add_argument(
-        "--test",
-        action="extend",
-        nargs="+",
-        metavar="NAME",
-        help=f"test sets, as {values.DATASET} (default: those of the run)",
-    )
-    verb.add_argument(
-        "--junk",
-        choices=("auto", "camera", "same-image", "none"),
-        help="matches to ignore: from the query's camera, its own file, or none (default: that of "
-        "the run, or auto)",
-    )
-    verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
-    verb.add_argument("--tlift", action="store_true", help="also report TLift")
-    verb.add_argument(
-        "--flip",
-        action="store_true",
-        help="average the features of each image and its mirror image",
-    )
-    add_folders(verb)
-    add_json(verb)
+    add_evaluate(commands)
 
     verb = add_verb(
         commands,

@@ -31,14 +31,15 @@ _MODEL = (
 )
 
 
-def add_model(verb: argparse.ArgumentParser, *, needed: bool = True) -> None:
-    """Add the model that a verb uses; the bundled one by default if it is not `needed`."""
+def add_model(
+    verb: argparse.ArgumentParser, *, needed: bool = True, default: str | None = BUNDLED
+) -> None:
+    """Add the model that a verb uses; if it is not `needed`, `default` stands for it."""
     if needed:
         verb.add_argument("model", help=_MODEL)
-    else:
-        verb.add_argument(
-            "model", nargs="?", default=BUNDLED, help=f"{_MODEL} (default: {BUNDLED})"
-        )
+        return
+    otherwise = f" (default: {default})" if default else ""
+    verb.add_argument("model", nargs="?", default=default, help=f"{_MODEL}{otherwise}")
 
 
 def add_chosen_model(

@@ -90,12 +90,12 @@ def size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def check_out(path: pathlib.Path | None, suffix: str) -> None:
+def check_out(path: pathlib.Path | None, *suffixes: str) -> None:
     """Raise ValueError or OSError if the result could not be written, before any work is done."""
     if path is None:
         return
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"{path} must end in {suffix}.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}.")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to write {path.name} to.")

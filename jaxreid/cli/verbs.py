@@ -49,24 +49,6 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": args.recipe, "settings": args.rest, "plans": plans}
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate a model; return metrics by test set."""
-    reid = load_model(args)
-    if not args.test and reid.step is None:
-        raise ValueError(
-            f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
-        )
-    names = ("rerank", "tlift", "flip", "junk")
-    options = {name: value for name in names if (value := getattr(args, name))}
-    workdir = reid.path if reid.step is not None else None
-    folders = {"dir": args.dir, "prepared_dir": args.prepared_dir}
-    results = reid.evaluate(args.test, workdir=workdir, **folders, **options)
-    if workdir is None:
-        for name, result in results.items():
-            print(f"{name}: {result}")
-    return {name: dict(result.metrics) for name, result in results.items()}
-
-
 def embed(args: argparse.Namespace) -> dict[str, Any]:
     """Compute the features of images and save them if --out is given."""
     import numpy as np
@@ -211,16 +193,22 @@ def version(args: argparse.Namespace) -> dict[str, Any]:
 def load_model(args: argparse.Namespace) -> Any:
     """Load the model with the calibration to use, after checking that JAX finds a device."""
     import jaxreid
-    from jaxreid.mesh import check_devices, remember_compiled
 
-    check_devices()
-    remember_compiled()
+    prepare_devices()
     reid = jaxreid.load(args.model)
     if getattr(args, "calibration", None) is not None:
         from jaxreid.reid.calibrated import read_for
 
         reid.calibration = read_for(args.calibration, reid)
     return reid
+
+
+def prepare_devices() -> None:
+    """Check that JAX finds a device, and let it keep what it compiles."""
+    from jaxreid.mesh import check_devices, remember_compiled
+
+    check_devices()
+    remember_compiled()
 
 
 def list_images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:

@@ -18,6 +18,7 @@ from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.calibration_file import CALIBRATION
+from jaxreid.evaluation.feature_file import StoredFeatures
 from jaxreid.evaluation.fitting import fit
 from jaxreid.evaluation.means import means_of
 from jaxreid.evaluation.ranking import protocol_of
@@ -91,9 +92,14 @@ class Evaluation:
             protocol_of(name, splits["query"], splits["gallery"], self.junk)
 
     def on(
-        self, scorer: Scorer, query: Split, gallery: Split, name: str = ""
+        self,
+        scorer: Scorer,
+        query: Split,
+        gallery: Split,
+        name: str = "",
+        features: np.ndarray | None = None,
     ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
-        """Evaluate one test set.
+        """Evaluate one test set; its features [Q + G, ...] are computed if they are not known.
 
         Returns:
             Results by variant; the protocol, for the rows of results; and messages for the user.
@@ -110,9 +116,8 @@ class Evaluation:
                 "are in the gallery as the same file under another camera and find themselves. "
                 "Remove the doubles, or use --config.eval.junk=same-image for copies of one name."
             )
-        names, images = [*query.name, *gallery.name], chained([query.image, gallery.image])
-        with progress(f"{name} features".strip(), total=len(images)) as bar:
-            features = scorer.encode(images, names, bar)
+        if features is None:
+            features = encode(scorer, query, gallery, name)
         protocol = {"junk": rule, "average_precision": self.average_precision}
         results = evaluate(scorer, features, query, gallery, variants, **protocol, title=name)
         protocol["fingerprint"] = fingerprint(query, gallery)
@@ -137,6 +142,7 @@ class Evaluation:
         again: bool = False,
         initial: str = "untrained",
         model: str = "",
+        stored: StoredFeatures | None = None,
     ) -> dict[str, dict[str, Result]]:
         """Evaluate every test set; write events and files.
 
@@ -145,7 +151,7 @@ class Evaluation:
 
         `step` is the number of updates of the model. If the run already holds an evaluation of
         every set at this step, nothing is evaluated unless `again`. The results call the model of
-        step 0 `initial`.
+        step 0 `initial`. `stored` holds the features of the only test set, if they are known.
 
         `model` names other weights than those of the run, such as their average: of these, only
         results.json is written.
@@ -155,13 +161,13 @@ class Evaluation:
         """
         if not again and self._held(tests, writer, step, model):
             return {}
-        identity = {
-            "model_digest": digest_of(scorer.variables),
-            "parameters": _count(scorer.variables),
-        }
+        identity = described(scorer.variables) if stored is None else dict(stored.model)
+        features = None if stored is None else stored.features
         evaluated, events = {}, []
         for name, splits in tests.items():
-            results, protocol, messages = self.on(scorer, splits["query"], splits["gallery"], name)
+            results, protocol, messages = self.on(
+                scorer, splits["query"], splits["gallery"], name, features
+            )
             for message in messages:
                 writer.say(message)
             for variant, result in results.items():
@@ -181,7 +187,10 @@ class Evaluation:
             if not model:
                 first = {name: next(iter(results.values())) for name, results in evaluated.items()}
                 write_queries(workdir / "queries.jsonl", tests, first)
-                write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
+                if stored is None or stored.pictured:
+                    write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
+                else:
+                    writer.say(f"{stored.name}: its images are not at hand: no ranking.png.")
         for row in events:
             writer.append(row)
         return evaluated
@@ -211,6 +220,13 @@ class Evaluation:
             for name, splits in tests.items()
             for variant in self._possible(name, **splits)[0]
         }
+
+
+def encode(scorer: Scorer, query: Split, gallery: Split, title: str = "") -> np.ndarray:
+    """Return the features [Q + G, ...] of a test set, of the queries, then of the gallery."""
+    names, images = [*query.name, *gallery.name], chained([query.image, gallery.image])
+    with progress(f"{title} features".strip(), total=len(images)) as bar:
+        return scorer.encode(images, names, bar)
 
 
 def calibrate(
@@ -316,6 +332,12 @@ def fingerprint(query: Split, gallery: Split) -> str:
     return hashlib.sha256(f"{query.fingerprint} {gallery.fingerprint}".encode()).hexdigest()[:8]
 
 
+def described(variables: Any) -> dict[str, Any]:
+    """Return what rows of results say of a model: the digest and the number of its parameters."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return {"model_digest": digest_of(variables), "parameters": count}
+
+
 def digest_of(variables: Any) -> str:
     """Return eight hexadecimal digits that change with any parameter or statistic."""
     digest = hashlib.sha256()
@@ -331,7 +353,3 @@ def _peak_memory() -> float | None:
         return None
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / 1e9 if sys.platform == "darwin" else kilobytes * 1024 / 1e9
-
-
-def _count(variables: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

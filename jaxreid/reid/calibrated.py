@@ -81,7 +81,9 @@ def calibrate(reid: Any, tests: TestSets) -> tuple[Calibration, dict[str, dict[s
     scorer = scorer.bind(reid.variables)
     pairs, fingerprints = {}, {}
     for name, splits in tests.items():
-        results, protocol, messages = evaluation.on(scorer, **splits, name=name)
+        results, protocol, messages = evaluation.on(
+            scorer, splits["query"], splits["gallery"], name
+        )
         for message in messages:
             print(message)
         (result,) = results.values()

@@ -5,9 +5,24 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from jaxreid.data.sets import check_trusted_sets, load_sets
+from jaxreid.evaluation.feature_file import (
+    SETTINGS,
+    StoredFeatures,
+    check_suffix,
+    write_features,
+)
 from jaxreid.evaluation.results import Result
-from jaxreid.evaluation.run import TestSets, make_evaluation, report, warnings_of
+from jaxreid.evaluation.run import (
+    TestSets,
+    described,
+    encode,
+    make_evaluation,
+    report,
+    warnings_of,
+)
 from jaxreid.places import place
 from jaxreid.runs.log import Writer
 
@@ -42,13 +57,21 @@ def load_tests(
 
 
 def evaluate_model(
-    reid: Any, tests: TestSets, workdir: str | os.PathLike | None, settings: Mapping[str, Any]
+    reid: Any,
+    tests: TestSets,
+    workdir: str | os.PathLike | None,
+    settings: Mapping[str, Any],
+    stored: StoredFeatures | None = None,
 ) -> dict[str, Result]:
-    """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate_on`."""
+    """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate_on`.
+
+    `stored` holds the features of the only test set, if they are known.
+    """
     scorer, evaluation = make_evaluation(
         reid.model, reid.mesh, {**reid.settings.get("eval", {}), **settings}
     )
     scorer = scorer.bind(reid.variables)
+    features = None if stored is None else stored.features
     warnings = []
     if reid.path is not None and reid.step is not None:
         warnings = warnings_of(reid.path, tests)
@@ -57,7 +80,9 @@ def evaluate_model(
         for warning in warnings:
             print(warning)
         for name, splits in tests.items():
-            evaluated[name], _, messages = evaluation.on(scorer, **splits, name=name)
+            evaluated[name], _, messages = evaluation.on(
+                scorer, splits["query"], splits["gallery"], name, features
+            )
             for message in messages:
                 print(message)
     else:
@@ -69,7 +94,14 @@ def evaluate_model(
         for message in [f"evaluating {m}" for m in reid.messages] + warnings:
             writer.say(message)
         evaluated = evaluation.run(
-            scorer, tests, writer, workdir, step=reid.step or 0, again=True, initial=initial
+            scorer,
+            tests,
+            writer,
+            workdir,
+            step=reid.step or 0,
+            again=True,
+            initial=initial,
+            stored=stored,
         )
         report(writer, workdir, initial=initial)
     return {
@@ -77,3 +109,34 @@ def evaluate_model(
         for name, results in evaluated.items()
         for i, (variant, result) in enumerate(results.items())
     }
+
+
+def encode_and_save(
+    reid: Any, tests: TestSets, path: str | os.PathLike, settings: Mapping[str, Any]
+) -> StoredFeatures:
+    """Compute the features of one test set and write them; see `ReID.evaluate`."""
+    path = place(path)
+    check_suffix(path)
+    if len(tests) != 1:
+        raise ValueError(
+            f"features of {len(tests)} test sets ({', '.join(tests)}) cannot be written to one "
+            "file; name one of them, as in --test market1501."
+        )
+    ((name, splits),) = tests.items()
+    settings = {**reid.settings.get("eval", {}), **settings}
+    scorer, evaluation = make_evaluation(reid.model, reid.mesh, settings)
+    evaluation.check(tests)
+    scorer = scorer.bind(reid.variables)
+    stored = StoredFeatures(
+        name,
+        encode(scorer, **splits, title=name),
+        **splits,
+        card=reid.card,
+        model=described(reid.variables),
+        step=reid.step,
+        settings={key: settings[key] for key in SETTINGS if key in settings},
+    )
+    if jax.process_index() == 0:
+        write_features(path, stored)
+        print(f"wrote the features of {len(stored.features)} images to {path}")
+    return stored

@@ -23,7 +23,7 @@ from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.calibrated import calibrate, find_calibration
-from jaxreid.reid.evaluating import evaluate_model, load_tests
+from jaxreid.reid.evaluating import encode_and_save, evaluate_model, load_tests
 from jaxreid.reid.explanation import Explanation, explained, make_explain, matches_with
 from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.groups import Groups, make_groups
@@ -310,6 +310,7 @@ class ReID:
         prepared_dir: str | os.PathLike | None = None,
         identities: int | None = None,
         workdir: str | os.PathLike | None = None,
+        save_features: str | os.PathLike | None = None,
         **settings: Any,
     ) -> dict[str, Result]:
         """Evaluate the model on test sets.
@@ -320,6 +321,8 @@ class ReID:
             prepared_dir: folder of prepared copies; that of the run by default.
             identities: number of people per set, 0 for all; as in the run by default.
             workdir: work directory to which the results are also written.
+            save_features: file (.safetensors, .npz) for the features of the only test set, which
+                `jaxreid.evaluate_features` evaluates.
             **settings: settings of `eval`, such as `rerank=True`; the others are those of the run.
 
         Returns:
@@ -330,7 +333,10 @@ class ReID:
             ValueError, OSError: a set cannot be read, or a setting is invalid.
         """
         tests = self.load_tests(test, dir, prepared_dir, identities)
-        return self.evaluate_on(tests, workdir=workdir, **settings)
+        if save_features is None:
+            return self.evaluate_on(tests, workdir=workdir, **settings)
+        stored = encode_and_save(self, tests, save_features, settings)
+        return evaluate_model(self, tests, workdir, settings, stored)
 
     def load_tests(
         self,

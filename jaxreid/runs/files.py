@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import math
 import os
 import pathlib
@@ -28,9 +29,20 @@ def replace_file(path: pathlib.Path, content: bytes, *, lasting: bool = True) ->
     Raises:
         OSError: the file cannot be written; the old content is still there.
     """
+    with replacing(path, lasting=lasting) as file:
+        put(file, content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, *, lasting: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a file to write, which takes the place of `path` at the end of the context.
+
+    For content that is too large to be held twice; otherwise as `replace_file`.
+    """
     if is_remote(path):
         with explained(path):
-            path.write_bytes(content)
+            yield (content := io.BytesIO())
+            path.write_bytes(content.getvalue())
         return
     # Processes that write the same file at once, such as a training and an evaluation, each have
     # a partial file of their own.
@@ -38,8 +50,9 @@ def replace_file(path: pathlib.Path, content: bytes, *, lasting: bool = True) ->
     with explained(path):
         try:
             with partial.open("xb") as file:
-                put(file, content)
+                yield file
                 if lasting:
+                    file.flush()
                     _sync(file)
             os.replace(partial, path)
         except BaseException:

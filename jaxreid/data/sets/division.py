@@ -26,7 +26,7 @@ SPLITS = {
     "test": "test",
 }
 # A published way to say that a box shows nobody, left out as in Market-1501.
-_JUNK = "-1"
+JUNK = "-1"
 # Fewest people with two images to fine-tune on, and how many are enough to leave some out.
 FEWEST, _MANY = 5, 20
 _INTEGER = re.compile("-?[0-9]{1,18}")
@@ -84,15 +84,15 @@ def own_source(
         ValueError: the photos cannot be divided, or two of a split have the same name.
     """
     where = f"{name} in {root}"
-    junk = [photo.name for photo in photos if photo.person == _JUNK]
-    photos = [photo for photo in photos if photo.person != _JUNK]
+    junk = [photo.name for photo in photos if photo.person == JUNK]
+    photos = [photo for photo in photos if photo.person != JUNK]
     if not photos:
         raise ValueError(f"{where} holds no images of people; expected one or more.")
     if keep_numbers:
-        photos = _by_value(photos)
+        photos = by_value(photos)
     splits, how = _divided(where, photos, split, seed)
-    people = _numbers((photo.person for photo in photos), keep_numbers, first=1)
-    cameras = _numbers((photo.camera for photo in photos), keep_numbers, first=0)
+    people = numbers_of((photo.person for photo in photos), keep_numbers, first=1)
+    cameras = numbers_of((photo.camera for photo in photos), keep_numbers, first=0)
     records = {
         part: [
             Record(
@@ -309,7 +309,7 @@ def _queries(where: str, photos: Sequence[Photo], seed: int) -> tuple[list[Photo
     return query, [photo for photo in photos if photo.name not in drawn]
 
 
-def _by_value(photos: Sequence[Photo]) -> list[Photo]:
+def by_value(photos: Sequence[Photo]) -> list[Photo]:
     """Return photos in which a number has one form: 1 and 0001 are the same person."""
 
     def same(names: Iterable[str]) -> dict[str, str]:
@@ -322,7 +322,11 @@ def _by_value(photos: Sequence[Photo]) -> list[Photo]:
     return [p._replace(person=people[p.person], camera=cameras[p.camera]) for p in photos]
 
 
-def _numbers(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
+def numbers_of(names: Iterable[str], keep: bool, first: int) -> dict[str, int]:
+    """Return the numbers of people or cameras by name, in order from `first`; "" is -1.
+
+    If they `keep` numbers, names that are all integers are these.
+    """
     known = sorted(set(names) - {""}, key=natural)
     if keep and all(map(_INTEGER.fullmatch, known)):
         numbers = {name: int(name) for name in known}

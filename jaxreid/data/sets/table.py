@@ -92,6 +92,31 @@ def read_photos(
     Raises:
         FileNotFoundError, ValueError: as for `find`.
     """
+    needed = ("path", "person") if need_person else ("path",)
+    path, rows, notices = read_cells(table, needed)
+    root, images = _images(path, [text_of(row["path"]) for row in rows])
+    photos = [
+        photo_of(row, image, image.relative_to(root).as_posix(), f"{path}, row {number}")
+        for number, (row, image) in enumerate(zip(rows, images, strict=True), 1)
+    ]
+    return root, photos, notices
+
+
+def read_cells(
+    table: str | os.PathLike, needed: Sequence[str]
+) -> tuple[pathlib.Path, list[dict[str, Any]], list[str]]:
+    """Read the cells of a table by what they say: path, person, camera, time, split.
+
+    Args:
+        table: the file.
+        needed: what there must be a column of.
+
+    Returns:
+        The file, its rows, one or more, and notices.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `find`, without looking for images.
+    """
     path = expanded(table)
     if not path.is_file():
         raise FileNotFoundError(
@@ -101,25 +126,27 @@ def read_photos(
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path} has no rows; expected one per image.")
-    columns, notices = _columns(path, rows, need_person=need_person)
-    root, images = _images(path, [_text(row[columns["path"]]) for row in rows])
-    photos = []
-    for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
-        cells = {kind: row[column] for kind, column in columns.items()}
-        try:
-            photos.append(
-                Photo(
-                    image,
-                    image.relative_to(root).as_posix(),
-                    person=_text(cells.get("person")),
-                    camera=_camera(cells.get("camera")),
-                    time=seconds_of(cells.get("time")),
-                    split=_split(cells.get("split")),
-                )
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
-    return root, photos, notices
+    columns, notices = _columns(path, rows, needed)
+    return path, [{kind: row[name] for kind, name in columns.items()} for row in rows], notices
+
+
+def photo_of(cells: Mapping[str, Any], image: pathlib.Path, name: str, where: str) -> Photo:
+    """Return what the cells of a row say of an image; `where` is the row, for messages.
+
+    Raises:
+        ValueError: a cell cannot be read.
+    """
+    try:
+        return Photo(
+            image,
+            name,
+            person=text_of(cells.get("person")),
+            camera=_camera(cells.get("camera")),
+            time=seconds_of(cells.get("time")),
+            split=_split(cells.get("split")),
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -195,7 +222,7 @@ SUFFIXES = tuple(_READERS)
 
 
 def _columns(
-    path: pathlib.Path, rows: Sequence[Mapping[str, Any]], need_person: bool
+    path: pathlib.Path, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a notice about columns that are not read."""
     kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
@@ -211,7 +238,6 @@ def _columns(
             columns[kind] = column
         else:
             others.append(str(column))
-    needed = ("path", "person") if need_person else ("path",)
     if missing := [kind for kind in needed if kind not in columns]:
         accepted = "; ".join(f"{kind} ({', '.join(_COLUMNS[kind][1:])})" for kind in missing)
         raise ValueError(f"{path} has the columns {', '.join(rows[0])}; expected {accepted}.")
@@ -236,7 +262,7 @@ def _images(path: pathlib.Path, names: Sequence[str]) -> tuple[pathlib.Path, lis
     return pathlib.Path(os.path.commonpath([image.parent for image in images])), images
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Return a cell as text; whole numbers that became decimal ones beside empty cells too."""
     if value is None or value != value:  # NaN
         return ""
@@ -245,7 +271,7 @@ def _text(value: Any) -> str:
 
 
 def _camera(value: Any) -> str:
-    text = _text(value)
+    text = text_of(value)
     return "" if text == "-1" else text
 
 
@@ -255,7 +281,7 @@ def seconds_of(value: Any) -> float:
     Raises:
         ValueError: it is neither.
     """
-    text = _text(value)
+    text = text_of(value)
     if not text:
         return math.nan
     if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", text, re.IGNORECASE):
@@ -270,5 +296,5 @@ def seconds_of(value: Any) -> float:
 
 
 def _split(value: Any) -> str:
-    text = _text(value).lower()
+    text = text_of(value).lower()
     return check_name(text, SPLITS, "split") if text else ""

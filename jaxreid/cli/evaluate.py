@@ -1,0 +1,137 @@
+"""The verb evaluate: models on test sets, and features in files."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from jaxreid.cli import values, verbs
+from jaxreid.cli.pieces import add_folders, add_json, add_model, add_verb
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the verb evaluate."""
+    verb = add_verb(
+        commands,
+        "evaluate",
+        _evaluate,
+        "evaluate a model on test sets, or features in a file",
+        "jaxreid evaluate runs/qaconv --test synthetic_people/mall --rerank",
+        "Results of a run are also written to its work directory. Features from elsewhere need a "
+        "table with one row for each: person, split (query, gallery), and optionally camera, time, "
+        "path: jaxreid evaluate --features=features.npy --table=images.csv --out=results.",
+    )
+    add_model(verb, needed=False, default=None)
+    verb.add_argument(
+        "--test",
+        action="extend",
+        nargs="+",
+        metavar="NAME",
+        help=f"test sets, as {values.DATASET} (default: those of the run)",
+    )
+    verb.add_argument(
+        "--junk",
+        choices=("auto", "camera", "same-image", "none"),
+        help="matches to ignore: from the query's camera, its own file, or none (default: that of "
+        "the run, or auto)",
+    )
+    verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
+    verb.add_argument("--tlift", action="store_true", help="also report TLift")
+    verb.add_argument(
+        "--flip",
+        action="store_true",
+        help="average the features of each image and its mirror image",
+    )
+    verb.add_argument(
+        "--out",
+        type=values.path,
+        metavar="DIR",
+        help="folder of the results (default: that of the run)",
+    )
+    verb.add_argument(
+        "--save-features",
+        "--save_features",
+        type=values.path,
+        metavar="FILE",
+        help="also write the features of a test set (.safetensors, .npz)",
+    )
+    verb.add_argument(
+        "--features",
+        type=values.path,
+        metavar="FILE",
+        help="evaluate these features instead of images: a file of --save-features, or .npy with "
+        "--table; with a model, its matcher compares them",
+    )
+    verb.add_argument(
+        "--table",
+        type=values.path,
+        metavar="FILE",
+        help="images of the features: .csv, .tsv, .parquet or .jsonl, one row for each",
+    )
+    verb.add_argument(
+        "--metric",
+        choices=("cosine", "euclidean"),
+        help="compare embeddings in a file by this (default: the matcher of their model, or "
+        "cosine)",
+    )
+    add_folders(verb)
+    add_json(verb)
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a model or features; return metrics by test set."""
+    names = ("rerank", "tlift", "flip", "junk")
+    options = {name: value for name in names if (value := getattr(args, name))}
+    if args.features is not None:
+        results, workdir = _features(args, options)
+    else:
+        results, workdir = _model(args, options)
+    if workdir is None:
+        for name, result in results.items():
+            print(f"{name}: {result}")
+    return {name: dict(result.metrics) for name, result in results.items()}
+
+
+def _model(
+    args: argparse.Namespace, options: dict[str, Any]
+) -> tuple[dict[str, Any], pathlib.Path | None]:
+    """Evaluate a model; return results and where they were written."""
+    if args.model is None:
+        raise ValueError(
+            "nothing to evaluate: expected a model, as in jaxreid evaluate runs/qaconv, or "
+            "--features=FILE."
+        )
+    if given := [name for name in ("table", "metric") if getattr(args, name) is not None]:
+        raise ValueError(
+            f"--{' and --'.join(given)} belong to features in a file: --features=FILE."
+        )
+    values.check_out(args.save_features, ".safetensors", ".npz")
+    reid = verbs.load_model(args)
+    if not args.test and reid.step is None:
+        raise ValueError(
+            f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
+        )
+    workdir = args.out or (reid.path if reid.step is not None else None)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    options |= {"dir": args.dir, "prepared_dir": args.prepared_dir}
+    if args.save_features is not None:
+        options["save_features"] = args.save_features
+    return reid.evaluate(args.test, workdir=workdir, **options), workdir
+
+
+def _features(
+    args: argparse.Namespace, options: dict[str, Any]
+) -> tuple[dict[str, Any], pathlib.Path | None]:
+    """Evaluate features in a file; return results and where they were written."""
+    import jaxreid
+
+    others = ("test", "dir", "prepared_dir", "save_features")
+    if given := [name.replace("_", "-") for name in others if getattr(args, name) is not None]:
+        raise ValueError(
+            f"--{' and --'.join(given)} belong to images, and --features evaluates a file: give "
+            "one of the two."
+        )
+    verbs.prepare_devices()
+    places = {"table": args.table, "model": args.model, "workdir": args.out}
+    results = jaxreid.evaluate_features(args.features, **places, metric=args.metric, **options)
+    return results, args.out

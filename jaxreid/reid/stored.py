@@ -1,0 +1,104 @@
+"""Evaluation of features in a file: of a model, or from elsewhere."""
+
+import os
+from typing import Any
+
+from jaxreid.evaluation.feature_file import StoredFeatures, read_features
+from jaxreid.evaluation.feature_table import read_table
+from jaxreid.evaluation.results import Result
+from jaxreid.evaluation.run import digest_of
+from jaxreid.models.model import abstract_variables, make_model
+from jaxreid.places import place
+from jaxreid.reid.evaluating import evaluate_model
+from jaxreid.reid.loaded import ReID, load
+
+# What a model needs beside its matcher; nothing of it is computed.
+_AROUND = {"backbone": {"name": "resnet18"}, "neck": {"name": "pooled"}, "height": 64, "width": 32}
+
+
+def evaluate_features(
+    features: str | os.PathLike,
+    *,
+    table: str | os.PathLike | None = None,
+    model: str | os.PathLike | None = None,
+    metric: str | None = None,
+    workdir: str | os.PathLike | None = None,
+    **settings: Any,
+) -> dict[str, Result]:
+    """Evaluate features in a file.
+
+    Args:
+        features: file of `ReID.evaluate(save_features=...)`; with `table`, an array [N, d] or
+            [N, h, w, d] from elsewhere (.npy, or `features` of .npz and .safetensors).
+        table: table with one row for each row of `features` (`evaluation.feature_table`): person,
+            split (query, gallery), and optionally camera, time, path.
+        model: model whose matcher compares them, as for `load`; needed if the matcher has learned
+            parameters.
+        metric: "cosine" or "euclidean" for embeddings, instead of the matcher; "cosine" by default
+            for those from elsewhere.
+        workdir: folder to which the results are also written, as those of a run.
+        **settings: settings of `eval`, such as `rerank=True`.
+
+    Returns:
+        Results by set and variant, as `ReID.evaluate`.
+
+    Raises:
+        ValueError, OSError: a file cannot be read, or does not fit the model or the settings.
+    """
+    if computed := [name for name in ("flip", "dtype") if settings.get(name)]:
+        raise ValueError(
+            f"{' and '.join(computed)} cannot be set for features that are computed already: set "
+            "it where they are computed (jaxreid evaluate RUN --save-features=FILE)."
+        )
+    messages: list[str] = []
+    if table is None:
+        stored = read_features(place(features))
+    else:
+        stored, messages = read_table(place(features), place(table))
+    reid = _matcher_of(stored, model, metric, str(features))
+    for message in messages:
+        print(message)
+    if workdir is not None:
+        place(workdir).mkdir(parents=True, exist_ok=True)
+    settings = {**stored.settings, **settings}
+    return evaluate_model(reid, {stored.name: stored.splits}, workdir, settings, stored)
+
+
+def _matcher_of(
+    stored: StoredFeatures, model: str | os.PathLike | None, metric: str | None, where: str
+) -> ReID:
+    """Return a model that can compare the features, perhaps without weights of anything else."""
+    shape = stored.features.shape[1:]
+    if model is not None and metric is not None:
+        raise ValueError("a model and a metric are given; expected one way to compare features.")
+    if model is not None:
+        reid = load(model)
+        if reid.feature_shape != shape:
+            raise ValueError(
+                f"{where} holds features {list(shape)} of an image; {model} compares "
+                f"{list(reid.feature_shape)}. Name the model that they were computed with."
+            )
+        digest = stored.model.get("model_digest")
+        if stored.card is not None and digest != digest_of(reid.variables):
+            raise ValueError(
+                f"{where} holds features of the weights {digest}, and {model} holds "
+                f"{digest_of(reid.variables)}: name the step that they were computed with, as in "
+                f"RUN/checkpoints/{stored.step or 500}, or compute them again."
+            )
+        return reid
+    if metric is None and stored.card is not None:
+        card = stored.card
+        if abstract_variables(make_model(**card))["params"].get("matcher"):
+            raise ValueError(
+                f"{where} holds features that the matcher {card['matcher']['name']!r} compares, "
+                "whose weights are not in the file: name the model, as in jaxreid evaluate RUN "
+                f"--features={where}."
+            )
+    else:
+        card = {**_AROUND, "matcher": {"name": "embedding", "metric": metric or "cosine"}}
+    if len(shape) != 1:
+        raise ValueError(
+            f"{where} holds feature maps {list(shape)}, and a metric compares embeddings [d]: name "
+            f"a model that compares them, as in jaxreid evaluate RUN --features={where}."
+        )
+    return ReID(card, {"params": {}, "batch_stats": {}}, path=place(where), step=stored.step)
