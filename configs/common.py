@@ -240,6 +240,13 @@ def base(dataset: str) -> ConfigDict:
     # and score only those exactly, reported in a row of its own; 0: off
     test.shortlist = 0
     test.shortlist_window = (2, 4)  # rows and columns of the pooling window
+    # average query expansion: search again by the mean of a query and this many best gallery
+    # images, reported in a row of its own; 0: off; embeddings only
+    test.expand = 0
+    test.expand_alpha = 3.0  # an image counts as its similarity to this power; 0: all alike
+    # the images of a person from one camera search together, reported in a row of its own: "mean"
+    # or "max" of their embeddings, or the mean of their "scores"; "none": off
+    test.multi_query = "none"
     test.every_epochs = 0  # evaluate every N epochs; 0: only before the first and after the last
     test.untrained = True  # evaluate before the first epoch
     test.pictures = 4  # queries of each test set in ranking.png

@@ -37,6 +37,18 @@ def add_evaluate(commands: Any) -> None:
     verb.add_argument("--rerank", action="store_true", help="also report k-reciprocal re-ranking")
     verb.add_argument("--tlift", action="store_true", help="also report TLift")
     verb.add_argument(
+        "--expand",
+        type=values.count,
+        metavar="K",
+        help="also search again by the mean of each query and its K best images (alpha-QE)",
+    )
+    verb.add_argument(
+        "--multi-query",
+        "--multi_query",
+        choices=("mean", "max", "scores"),
+        help="also search by all images of the query's person from its camera together",
+    )
+    verb.add_argument(
         "--flip",
         action="store_true",
         help="average the features of each image and its mirror image",
@@ -79,7 +91,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model or features; return metrics by test set."""
-    names = ("rerank", "tlift", "flip", "junk")
+    names = ("rerank", "tlift", "expand", "multi_query", "flip", "junk")
     options = {name: value for name in names if (value := getattr(args, name))}
     if args.features is not None:
         results, workdir = _features(args, options)

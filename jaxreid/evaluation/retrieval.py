@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.split import Split
+from jaxreid.evaluation.ranking.expansion import expanded
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks
+from jaxreid.evaluation.ranking.multiple_queries import pooled, together
 from jaxreid.evaluation.ranking.temporal_lifting import companion_blocks, tlift
 from jaxreid.evaluation.results import Ranking, Result
 from jaxreid.evaluation.scoring import Scorer
@@ -66,6 +68,11 @@ def evaluate(
     seconds = _score(scorer, *sides, parts, rankings, title)
     for options in _distinct([v.rerank for v in variants if v.rerank is not None]):
         _rerank(scorer, features, parts, rankings, options, title)
+    for ranking in rankings.values():
+        if ranking.variant.expand is not None:
+            _expand(scorer, *sides, parts, ranking, title)
+        if ranking.variant.multi_query is not None:
+            _search_together(scorer, features, parts, ranking, title)
     results = {name: r.result() for name, r in rankings.items() if r.variant.shortlist is None}
     for name, ranking in rankings.items():
         if ranking.variant.shortlist is not None:
@@ -116,6 +123,53 @@ def _score(
                     similarities = scorer.model.matcher.similarities(scores)
                     ranking.add(part, _lifted(ranking, part, similarities))
     return seconds
+
+
+def _expand(
+    scorer: Scorer,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    parts: Sequence[np.ndarray],
+    ranking: Ranking,
+    title: str,
+) -> None:
+    """Rank by queries that are averaged with the best images that they find."""
+    count, alpha = ranking.variant.expand["count"], ranking.variant.expand["alpha"]
+    held, unit = scorer.hold(gallery), scorer.model.matcher.directional
+    with progress(f"{title} expansion", total=2 * len(query) * len(gallery), unit="pair") as bar:
+        for part in parts:
+            found, _ = scorer.nearest(query[part], held, min(count, len(gallery)), bar)
+            wide = expanded(query[part], gallery[found], alpha=alpha, unit=unit)
+            ranking.add(part, scorer.scores(wide, held, bar))
+
+
+def _search_together(
+    scorer: Scorer,
+    features: np.ndarray,
+    parts: Sequence[np.ndarray],
+    ranking: Ranking,
+    title: str,
+) -> None:
+    """Rank by the images of each query's person from its camera, together."""
+    query, gallery = ranking.query, ranking.gallery
+    groups = together(query.pid, query.camid, gallery.pid, gallery.camid)
+    how, unit = ranking.variant.multi_query["pool"], scorer.model.matcher.directional
+    held = scorer.hold(features[len(query) :])
+    with progress(f"{title} multiple queries", total=len(query)) as bar:
+        for part in parts:
+            scores = np.empty((len(part), len(gallery)), np.float32)
+            for i in range(0, len(part), scorer.query_tile):
+                images = [groups[q] for q in part[i : i + scorer.query_tile]]
+                tile = scores[i : i + len(images)]
+                if how == "scores":
+                    of_images = scorer.scores(features[np.concatenate(images)], held)
+                    ends = np.cumsum([len(group) for group in images])[:-1]
+                    tile[:] = [rows.mean(0) for rows in np.split(of_images, ends)]
+                else:
+                    joint = np.stack([pooled(features[group], how, unit=unit) for group in images])
+                    tile[:] = scorer.scores(joint, held)
+                bar.update(len(images))
+            ranking.add(part, scores)
 
 
 def _rerank(

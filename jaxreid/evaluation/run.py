@@ -109,7 +109,7 @@ class Evaluation:
         """
         start = time.perf_counter()
         rule, messages = protocol_of(name, query, gallery, self.junk)
-        variants, more = self._possible(name, query, gallery)
+        variants, more = self._possible(name, query, gallery, rule)
         if rule == "camera" and (twins := found_by_itself(query, gallery)):
             more.append(
                 f"WARNING: {name}: {len(twins)} of {len(query)} queries ({', '.join(twins[:3])}) "
@@ -196,18 +196,27 @@ class Evaluation:
         return evaluated
 
     def _possible(
-        self, name: str, query: Split, gallery: Split
+        self, name: str, query: Split, gallery: Split, rule: str
     ) -> tuple[tuple[Variant, ...], list[str]]:
-        """Return the variants that the images support, and a message if some are left out."""
+        """Return the variants that images and junk rule support; messages if some are left out."""
         timed = all(
             np.isfinite(split.time).all() and (split.camid >= 0).all() for split in (query, gallery)
         )
-        variants = tuple(v for v in self.variants if timed or v.tlift is None)
-        if len(variants) == len(self.variants):
-            return variants, []
-        return variants, [
-            f"{name}: not every image has a time and a camera; evaluated without TLift."
-        ]
+        # Of other rules, the images that search together would be matches.
+        apart = rule == "camera"
+        variants, messages = self.variants, []
+        if not timed and any(v.tlift is not None for v in variants):
+            variants = tuple(v for v in variants if v.tlift is None)
+            messages.append(
+                f"{name}: not every image has a time and a camera; evaluated without TLift."
+            )
+        if not apart and any(v.multi_query is not None for v in variants):
+            variants = tuple(v for v in variants if v.multi_query is None)
+            messages.append(
+                f"{name}: junk rule {rule!r}: images of one person and camera are matches; "
+                "evaluated without multiple queries."
+            )
+        return variants, messages
 
     def _held(self, tests: TestSets, writer: Writer, step: int, model: str) -> bool:
         held = {
@@ -218,7 +227,9 @@ class Evaluation:
         return held >= {
             (name, fingerprint(**splits), variant.name)
             for name, splits in tests.items()
-            for variant in self._possible(name, **splits)[0]
+            for variant in self._possible(
+                name, **splits, rule=protocol_of(name, **splits, junk=self.junk)[0]
+            )[0]
         }
 
 
@@ -296,7 +307,24 @@ def make_evaluation(
             variables = abstract_variables(model)
             check_size(variant.shortlist["size"])
             check_window(feature_shape(model, variables), variant.shortlist["window"])
+        _check_embeddings(model, variant)
     return scorer, evaluation
+
+
+def _check_embeddings(model: Model, variant: Variant) -> None:
+    """Raise ValueError if a variant averages embeddings and the model has none."""
+    if model.neck.features.kind == "embedding":
+        return
+    ways = []
+    if variant.expand is not None:
+        ways.append("eval.expand=0")
+    if variant.multi_query is not None and variant.multi_query["pool"] != "scores":
+        ways.append("eval.multi_query=scores")
+    if ways:
+        raise ValueError(
+            f"this model returns {model.neck.features.words}, which have no mean that a matcher "
+            f"could compare; expected embeddings: set {ways[0]}."
+        )
 
 
 def keep_trace(workdir: pathlib.Path, images: Split) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
+from jaxreid.evaluation.ranking.multiple_queries import POOLS
 from jaxreid.evaluation.ranking.temporal_lifting import tlift
-from jaxreid.names import check_name
+from jaxreid.names import check_at_least, check_name
 
-STEPS = ("rerank", "tlift", "shortlist")
+STEPS = ("multi_query", "expand", "rerank", "tlift", "shortlist")
 OPTIONS = {
     "rerank": ("k1", "k2", "weight", "squared", "normalize"),
     "tlift": ("tau", "sigma", "k", "alpha"),
@@ -24,12 +25,18 @@ class Variant:
 
     Attributes:
         features: changes to the features ("flip", "bfloat16").
+        multi_query: {"pool"}: how the images of a person from one camera search together
+            (`multiple_queries`); None searches by each query alone.
+        expand: {"count", "alpha"}: images that a query is averaged with (`expanded`); None searches
+            once.
         rerank: options of `rerank`; None does not re-rank.
         tlift: options of `tlift`, applied after re-ranking; None does not lift.
         shortlist: options of `Shortlist`, for coarse-to-fine scoring; None scores all pairs.
     """
 
     features: tuple[str, ...] = ()
+    multi_query: Mapping[str, Any] | None = None
+    expand: Mapping[str, Any] | None = None
     rerank: Mapping[str, Any] | None = None
     tlift: Mapping[str, Any] | None = None
     shortlist: Mapping[str, Any] | None = None
@@ -52,8 +59,9 @@ class Variant:
 
     @property
     def direct(self) -> bool:
-        """True if the score of a pair is independent of other gallery images."""
-        return self.rerank is None and self.shortlist is None
+        """True if the score of a pair is independent of other images."""
+        others = self.multi_query, self.expand, self.rerank, self.shortlist
+        return all(step is None for step in others)
 
     @property
     def exact(self) -> bool:
@@ -74,6 +82,9 @@ def make_variants(
     tlift_options: Mapping[str, Any] | None = None,
     shortlist: int = 0,
     shortlist_window: tuple[int, int] = (2, 4),
+    expand: int = 0,
+    expand_alpha: float = 3.0,
+    multi_query: str = "none",
 ) -> tuple[Variant, ...]:
     """Build the variants of the settings `eval`, the exact one first.
 
@@ -87,6 +98,11 @@ def make_variants(
         shortlist: add a variant with coarse-to-fine scoring and this many images scored exactly for
             each query; 0 adds none.
         shortlist_window: rows and columns of a map that become one.
+        expand: add a variant in which each query is averaged with this many best gallery images; 0
+            adds none.
+        expand_alpha: exponent of their weights, as for `expanded`.
+        multi_query: add a variant in which the images of a person from one camera search together
+            ("mean", "max", "scores"); "none" adds none.
 
     Raises:
         ValueError: an unknown option, or one out of its range.
@@ -102,6 +118,14 @@ def make_variants(
     if shortlist:
         window = {"size": shortlist, "window": tuple(shortlist_window)}
         variants.append(Variant(features, shortlist=window))
+    if expand:
+        check_at_least({"expand": expand}, {"expand": 1}, "eval")
+        if not expand_alpha >= 0:
+            raise ValueError(f"eval.expand_alpha is {expand_alpha}; expected a number from 0 on.")
+        options = {"count": expand, "alpha": float(expand_alpha)}
+        variants.append(Variant(features, expand=options))
+    if check_name(multi_query, ("none", *POOLS), "eval.multi_query") != "none":
+        variants.append(Variant(features, multi_query={"pool": multi_query}))
     return tuple(variants)
 
 

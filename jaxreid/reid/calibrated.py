@@ -18,6 +18,8 @@ _PLAIN: dict[str, Any] = {
     "rerank": False,
     "tlift": False,
     "shortlist": 0,
+    "expand": 0,
+    "multi_query": "none",
 }
 
 

@@ -114,6 +114,9 @@ RULES = {
     "eval.tlift_options": Options(),
     "eval.shortlist": COUNT,
     "eval.shortlist_window": Numbers(SIZE, (2, 4)),
+    "eval.expand": COUNT,
+    "eval.expand_alpha": Number(0),
+    "eval.multi_query": Text("mean"),
     "eval.every_epochs": COUNT,
     "eval.untrained": Flag(),
     "eval.pictures": COUNT,
@@ -146,6 +149,9 @@ OPTIONAL = {
     "eval.memory": 0.0,
     "eval.memory_dir": None,
     "checkpoint.best": "",
+    "eval.expand": 0,
+    "eval.expand_alpha": 3.0,
+    "eval.multi_query": "none",
     "log.profile": 0,
 }
 # Settings that may be missing, because the function that takes them has a default.

@@ -15,6 +15,7 @@ from jaxreid.evaluation.ranking import rank_queries, summarize, top_matches
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_matrix
 from jaxreid.evaluation.ranking.temporal_lifting import tlift
 from jaxreid.evaluation.results import LISTED, write_queries
+from jaxreid.evaluation.run import make_evaluation
 from jaxreid.evaluation.scoring import Scorer
 from jaxreid.evaluation.variants import make_variants
 from jaxreid.mesh import make_mesh
@@ -132,9 +133,113 @@ def test_re_ranked_and_lifted_as_well(scored):
     assert alone["tlift"].metrics["mAP"] == pytest.approx(expected, abs=1e-3)
 
 
-V1 = {"matcher": {"name": "qaconv", "head": "v1"}}
 COSINE = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
 EUCLIDEAN = COSINE | {"matcher": {"name": "embedding", "metric": "euclidean"}}
+
+
+def direction(vector):
+    return vector / np.sqrt(sum(x * x for x in vector))
+
+
+def expanded_by_hand(query, gallery, score, count, alpha, metric):
+    """Chum et al. and Radenovic et al., one query at a time."""
+    prepared = direction if metric == "cosine" else np.array
+    rows = []
+    for vector in query:
+        best = sorted(range(len(gallery)), key=lambda g: (-score(vector, gallery[g]), g))[:count]
+        total, weights = prepared(vector), 1.0
+        for g in best:
+            cosine = float(direction(vector) @ direction(gallery[g]))
+            weight = max(cosine, 0.0) ** alpha
+            total, weights = total + weight * prepared(gallery[g]), weights + weight
+        rows.append([score(total / weights, image) for image in gallery])
+    return np.array(rows)
+
+
+def searched_together_by_hand(query, gallery, features, score, pool, metric):
+    """Zheng et al.: all images of the person from the query's camera, one query at a time."""
+    prepared = direction if metric == "cosine" else np.array
+    whole = [
+        *zip(query.pid, query.camid, strict=True),
+        *zip(gallery.pid, gallery.camid, strict=True),
+    ]
+    rows = []
+    for q in range(len(query)):
+        own = [features[i] for i, pair in enumerate(whole) if pair == whole[q]]
+        images = features[len(query) :]
+        if pool == "scores":
+            rows.append([np.mean([score(vector, image) for vector in own]) for image in images])
+            continue
+        reduce = np.mean if pool == "mean" else np.max
+        vector = reduce([prepared(vector) for vector in own], axis=0)
+        rows.append([score(vector, image) for image in images])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("block", [40, 10**6])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_expansion_and_multiple_queries_are_those_of_plain_loops(monkeypatch, metric, block):
+    monkeypatch.setattr(evaluation, "BLOCK_SIZE", block)
+    scorer = scorer_of(2, 3, 6, **(COSINE if metric == "cosine" else EUCLIDEAN))
+    query, gallery = people(9, 1), people(17, 2)
+    features = np.random.default_rng(3).normal(1, 1, (26, 5)).astype(np.float32)
+    sides = features[:9].astype(np.float64), features[9:].astype(np.float64)
+
+    def score(a, b):
+        if metric == "cosine":
+            return float(direction(a) @ direction(b))
+        return -float(((np.array(a) - b) ** 2).sum())
+
+    for alpha in (0.0, 3.0):
+        variants = make_variants(expand=4, expand_alpha=alpha)
+        result = evaluation.evaluate(scorer, features, query, gallery, variants)["expand"]
+        expected = expanded_by_hand(*sides, score, 4, alpha, metric)
+        check_ranking(result, expected, query, gallery)
+        assert result.variant.options == {"expand_options": {"count": 4, "alpha": alpha}}
+    for pool in ("mean", "max", "scores"):
+        variants = make_variants(multi_query=pool)
+        result = evaluation.evaluate(scorer, features, query, gallery, variants)["multi_query"]
+        expected = searched_together_by_hand(
+            query, gallery, features.astype(np.float64), score, pool, metric
+        )
+        check_ranking(result, expected, query, gallery)
+
+
+def check_ranking(result, scores, query, gallery):
+    ids = query.pid, query.camid, gallery.pid, gallery.camid
+    expected = rank_queries(scores, *ids)
+    np.testing.assert_array_equal(result.ranks.first_match, expected.first_match)
+    np.testing.assert_allclose(result.ranks.average_precision, expected.average_precision)
+    best = np.take_along_axis(scores, np.maximum(result.top, 0), 1)
+    # Scores are float32.
+    np.testing.assert_allclose(
+        result.top_scores, np.where(result.top < 0, np.nan, best), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_maps_have_no_mean_and_one_camera_no_multiple_queries(scored):
+    query, gallery, run, scores = scored
+    mesh, maps = make_mesh(jax.devices()[:1]), make_model(**MODEL)
+    for settings, advice in (
+        ({"expand": 3}, "set eval.expand=0"),
+        ({"multi_query": "max"}, "set eval.multi_query=scores"),
+    ):
+        with pytest.raises(ValueError, match=f"this model returns maps.*{advice}"):
+            make_evaluation(maps, mesh, settings)
+    with pytest.raises(ValueError, match=r"eval.expand_alpha is -1"):
+        make_variants(expand=1, expand_alpha=-1)
+    result = run(multi_query="scores")["multi_query"]
+    ids = [*zip(query.pid, query.camid, strict=True), *zip(gallery.pid, gallery.camid, strict=True)]
+    own = [[i for i, pair in enumerate(ids) if pair == ids[q]] for q in range(9)]
+    expected = np.stack([scores[images, 9:].mean(0) for images in own])
+    check_ranking(result, expected, query, gallery)
+    _, tests = make_evaluation(maps, mesh, {"multi_query": "scores", "junk": "none"})
+    possible, messages = tests._possible("mine", query, gallery, "none")
+    assert [variant.name for variant in possible] == ["plain"]
+    assert "images of one person and camera are matches" in messages[0]
+
+
+V1 = {"matcher": {"name": "qaconv", "head": "v1"}}
 
 
 @pytest.mark.parametrize("model", [{}, V1, COSINE, EUCLIDEAN], ids=["v2.1", "v1", "cos", "l2"])

@@ -51,6 +51,11 @@ class Embedding(Matcher):
         return np.maximum(1 - scores if self.metric == "cosine" else -scores, 0)
 
     @property
+    def directional(self) -> bool:
+        """Whether embeddings count by their directions alone: those of the cosine do."""
+        return self.metric == "cosine"
+
+    @property
     def rerank_options(self) -> dict[str, Any]:
         """Options that square the distances (the Euclidean ones once more), as torchreid does."""
         return {"squared": True}

@@ -105,6 +105,11 @@ class Matcher(nn.Module):
         return sigmoid(scores)
 
     @property
+    def directional(self) -> bool:
+        """Whether embeddings count by their directions alone, so that means are of these."""
+        return False
+
+    @property
     def rerank_options(self) -> dict[str, Any]:
         """Re-ranking options that match `distances`; user settings take precedence."""
         return {}

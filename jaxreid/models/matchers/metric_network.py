@@ -137,6 +137,11 @@ class MetricNetwork(Matcher):
         root = jnp.sqrt(weight)
         return norm(similarity(query * root, gallery * root, "euclidean"))
 
+    @property
+    def directional(self) -> bool:
+        """Whether embeddings count by their directions alone: normalised ones do."""
+        return self.normalize
+
     def _prepared(self, *embeddings: jax.Array) -> list[jax.Array]:
         """Check and normalise query and gallery embeddings, in float32 or wider."""
         sizes = [x.shape[-1] for x in embeddings]
