@@ -60,6 +60,12 @@ def add_evaluate(commands: Any) -> None:
         help="folder of the results (default: that of the run)",
     )
     verb.add_argument(
+        "--pictures",
+        metavar="WHICH",
+        help="also draw ranked lists, of all queries, worst:N or random:N, into pages in the "
+        "folder of the results",
+    )
+    verb.add_argument(
         "--save-features",
         "--save_features",
         type=values.path,
@@ -93,6 +99,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model or features; return metrics by test set."""
     names = ("rerank", "tlift", "expand", "multi_query", "flip", "junk")
     options = {name: value for name in names if (value := getattr(args, name))}
+    if args.pictures is not None:
+        options["ranked"] = args.pictures
     if args.features is not None:
         results, workdir = _features(args, options)
     else:

@@ -254,7 +254,7 @@ def write_ranking(
         valid = np.flatnonzero(result.ranks.matches)
         order = valid[np.argsort(result.ranks.average_precision[valid], kind="stable")]
         chosen = order[np.unique(np.linspace(0, len(order) - 1, queries).round().astype(int))]
-        rows = [_row(q, query, gallery, result) for q in chosen]
+        rows = [row_of(q, query, gallery, result) for q in chosen]
         title = f"{name}: rank-1 {result.metrics['rank1']:.1%}, mAP {result.metrics['mAP']:.1%}"
         sections.append((title, rows))
     save(ranking_picture(sections), path)
@@ -296,7 +296,8 @@ def write_queries(
     replace_file(path, "".join(lines).encode())
 
 
-def _row(q: int, query: Split, gallery: Split, result: Result) -> Row:
+def row_of(q: int, query: Split, gallery: Split, result: Result) -> Row:
+    """Return query `q` with its best gallery images, for a picture."""
     tiles = [
         Tile(
             image=gallery.image[g],

@@ -14,6 +14,7 @@ from jaxreid.evaluation.feature_file import (
     check_suffix,
     write_features,
 )
+from jaxreid.evaluation.ranked_pages import parse_choice, write_pages
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import (
     TestSets,
@@ -62,8 +63,9 @@ def evaluate_model(
     workdir: str | os.PathLike | None,
     settings: Mapping[str, Any],
     stored: StoredFeatures | None = None,
+    ranked: str | None = None,
 ) -> dict[str, Result]:
-    """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate_on`.
+    """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate`.
 
     `stored` holds the features of the only test set, if they are known.
     """
@@ -104,11 +106,32 @@ def evaluate_model(
             stored=stored,
         )
         report(writer, workdir, initial=initial)
+        if ranked is not None and jax.process_index() == 0:
+            for name, results in evaluated.items():
+                first = next(iter(results.values()))
+                pages = write_pages(workdir, name, dict(tests[name]), first, ranked)
+                writer.say(f"{name}: {len(pages)} pages of ranked lists in {pages[0].parent}")
     return {
         name if i == 0 else f"{name} {variant}": result
         for name, results in evaluated.items()
         for i, (variant, result) in enumerate(results.items())
     }
+
+
+def check_ranked(
+    ranked: str | None, workdir: str | os.PathLike | None, stored: StoredFeatures | None = None
+) -> None:
+    """Raise ValueError, before anything is computed, if ranked lists cannot be drawn."""
+    if ranked is None:
+        return
+    parse_choice(ranked)
+    if workdir is None:
+        raise ValueError("pictures of queries need a folder: expected workdir (--out=DIR).")
+    if stored is not None and not stored.pictured:
+        raise ValueError(
+            f"the images of {stored.name} are not at hand: expected their files where the "
+            "features or the table name them, to draw pictures of queries."
+        )
 
 
 def encode_and_save(

@@ -23,7 +23,7 @@ from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
 from jaxreid.reid.calibrated import calibrate, find_calibration
-from jaxreid.reid.evaluating import encode_and_save, evaluate_model, load_tests
+from jaxreid.reid.evaluating import check_ranked, encode_and_save, evaluate_model, load_tests
 from jaxreid.reid.explanation import Explanation, explained, make_explain, matches_with
 from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.groups import Groups, make_groups
@@ -311,6 +311,7 @@ class ReID:
         identities: int | None = None,
         workdir: str | os.PathLike | None = None,
         save_features: str | os.PathLike | None = None,
+        ranked: str | None = None,
         **settings: Any,
     ) -> dict[str, Result]:
         """Evaluate the model on test sets.
@@ -323,6 +324,8 @@ class ReID:
             workdir: work directory to which the results are also written.
             save_features: file (.safetensors, .npz) for the features of the only test set, which
                 `jaxreid.evaluate_features` evaluates.
+            ranked: draw pages of ranked lists in `workdir`: of "all" queries, the "worst:N" or
+                "random:N".
             **settings: settings of `eval`, such as `rerank=True`; the others are those of the run.
 
         Returns:
@@ -332,11 +335,12 @@ class ReID:
         Raises:
             ValueError, OSError: a set cannot be read, or a setting is invalid.
         """
+        check_ranked(ranked, workdir)
         tests = self.load_tests(test, dir, prepared_dir, identities)
-        if save_features is None:
-            return self.evaluate_on(tests, workdir=workdir, **settings)
-        stored = encode_and_save(self, tests, save_features, settings)
-        return evaluate_model(self, tests, workdir, settings, stored)
+        stored = None
+        if save_features is not None:
+            stored = encode_and_save(self, tests, save_features, settings)
+        return evaluate_model(self, tests, workdir, settings, stored, ranked)
 
     def load_tests(
         self,

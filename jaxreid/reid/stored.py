@@ -9,7 +9,7 @@ from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import digest_of
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.places import place
-from jaxreid.reid.evaluating import evaluate_model
+from jaxreid.reid.evaluating import check_ranked, evaluate_model
 from jaxreid.reid.loaded import ReID, load
 
 # What a model needs beside its matcher; nothing of it is computed.
@@ -23,6 +23,7 @@ def evaluate_features(
     model: str | os.PathLike | None = None,
     metric: str | None = None,
     workdir: str | os.PathLike | None = None,
+    ranked: str | None = None,
     **settings: Any,
 ) -> dict[str, Result]:
     """Evaluate features in a file.
@@ -37,6 +38,7 @@ def evaluate_features(
         metric: "cosine" or "euclidean" for embeddings, instead of the matcher; "cosine" by default
             for those from elsewhere.
         workdir: folder to which the results are also written, as those of a run.
+        ranked: pages of ranked lists in `workdir`, as for `ReID.evaluate`.
         **settings: settings of `eval`, such as `rerank=True`.
 
     Returns:
@@ -55,13 +57,15 @@ def evaluate_features(
         stored = read_features(place(features))
     else:
         stored, messages = read_table(place(features), place(table))
+    check_ranked(ranked, workdir, stored)
     reid = _matcher_of(stored, model, metric, str(features))
     for message in messages:
         print(message)
     if workdir is not None:
         place(workdir).mkdir(parents=True, exist_ok=True)
     settings = {**stored.settings, **settings}
-    return evaluate_model(reid, {stored.name: stored.splits}, workdir, settings, stored)
+    tests = {stored.name: stored.splits}
+    return evaluate_model(reid, tests, workdir, settings, stored, ranked)
 
 
 def _matcher_of(

@@ -103,12 +103,18 @@ def test_features_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_pa
         writer.writerows(rows[i] for i in order)
     elsewhere = {"table": tmp_path / "mine.csv", "rerank": True}
     found = jaxreid.evaluate_features(
-        tmp_path / "mine.npy", workdir=tmp_path / "out", metric="cosine", **elsewhere
+        tmp_path / "mine.npy",
+        workdir=tmp_path / "out",
+        metric="cosine",
+        ranked="worst:3",
+        **elsewhere,
     )
     assert list(found) == ["mine", "mine rerank"]
     for ours, theirs in zip(found.values(), results.values(), strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-6)
     assert (tmp_path / "out" / "ranking.png").exists()
+    pages = tmp_path / "out" / "ranked" / "mine"
+    assert [page.name for page in pages.iterdir()] == ["0001.png"]
     arguments = [
         f"--{key}={tmp_path / value}"
         for key, value in (("features", "mine.npy"), ("table", "mine.csv"), ("out", "told"))
@@ -163,6 +169,9 @@ def test_what_a_file_of_features_lacks_is_said(place, models, saved, tmp_path):
     other = save_model(tmp_path / "other.safetensors", matcher={"name": "qaconv", "head": "v1"})
     with pytest.raises(ValueError, match="holds features of the weights .*RUN/checkpoints/500"):
         jaxreid.evaluate_features(saved, model=other)
+    for ranked, message in (("best:3", "expected all, or worst:N"), ("all", r"--out=DIR")):
+        with pytest.raises(ValueError, match=message):
+            jaxreid.evaluate_features(saved, model=models["maps"], ranked=ranked)
     with pytest.raises(ValueError, match="flip cannot be set for features that are computed"):
         jaxreid.evaluate_features(saved, flip=True)
     two = {"a": None, "b": None}

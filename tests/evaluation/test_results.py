@@ -9,6 +9,8 @@ from people import draw
 from PIL import Image
 
 from jaxreid.data.split import Split
+from jaxreid.evaluation import ranked_pages
+from jaxreid.evaluation.ranked_pages import chosen_queries, write_pages
 from jaxreid.evaluation.ranking import protocol_of, rank_queries, summarize
 from jaxreid.evaluation.results import Result, results_of, results_table, write_ranking
 from jaxreid.evaluation.run import Evaluation
@@ -49,6 +51,43 @@ def test_right_images_are_framed_green_and_wrong_ones_red(tmp_path):
     rows, columns = np.nonzero(framed(RIGHT))
     middle = (rows.min() + rows.max()) / 2
     assert columns[rows < middle].min() > columns[rows > middle].min()
+
+
+def test_pages_hold_the_queries_that_were_asked_for(tmp_path, monkeypatch):
+    query, gallery = people(range(1, 8), 0), people(range(1, 7), 1)
+    scores = np.random.default_rng(0).normal(size=(7, 6))
+    scores[3, 3] = 9  # the only one that is sure to be right
+    ranks = rank_queries(scores, query.pid, query.camid, gallery.pid, gallery.camid)
+    top = np.argsort(-scores, kind="stable")
+    result = Result(EXACT, summarize(ranks), np.ones(50), ranks, top, np.sort(scores)[:, ::-1])
+    precision = [(ranks.average_precision[q], q) for q in range(6)]  # query 6 has no match
+    worst = [q for _, q in sorted(precision)]
+    assert chosen_queries(result, "worst:4").tolist() == worst[:4]
+    assert worst[-1] == 3
+    assert chosen_queries(result, "worst:99").tolist() == worst
+    assert chosen_queries(result, "all").tolist() == list(range(6))
+    drawn = [chosen_queries(result, "random:3", seed=seed).tolist() for seed in range(9)]
+    assert all(d == sorted(set(d)) and len(d) == 3 and max(d) < 6 for d in drawn)
+    assert len(set(map(tuple, drawn))) > 1
+    assert chosen_queries(result, "random:3", seed=4).tolist() == drawn[4]
+
+    titles = []
+
+    def picture(sections):
+        titles.extend((title, [row.title.split()[0] for row in rows]) for title, rows in sections)
+        return Image.new("RGB", (2, 2))
+
+    monkeypatch.setattr(ranked_pages, "ranking_picture", picture)
+    monkeypatch.setattr(ranked_pages, "_PER_PAGE", 4)
+    splits = {"query": query, "gallery": gallery}
+    pages = write_pages(tmp_path, "mine:/data?split=1", splits, result, "all")
+    assert [str(p.relative_to(tmp_path)) for p in pages] == [
+        "ranked/mine_data_split_1/0001.png",
+        "ranked/mine_data_split_1/0002.png",
+    ]
+    assert titles[1] == ("mine:/data?split=1: all, queries 5 to 6 of 6", query.name[4:6])
+    write_pages(tmp_path, "mine:/data?split=1", splits, result, "worst:1")
+    assert not pages[1].exists()
 
 
 def test_results_are_told_from_events():
