@@ -35,6 +35,7 @@ class Model:
 
     step, path, asked, searched = 7, pathlib.Path("a run"), {}, {}
     calibration = Calibration.from_json(CALIBRATION)
+    explains = True
 
     def embed(self, images):
         return np.stack([np.asarray(Image.open(image)).mean((0, 1)) for image in images])

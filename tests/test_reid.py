@@ -14,7 +14,8 @@ from people import MODEL, draw, market_tree, save_model
 from PIL import Image
 
 import jaxreid
-from jaxreid import configs
+from jaxreid import cli, configs
+from jaxreid.data.images.pillow import image_batches
 from jaxreid.runs.log import read_events
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -151,7 +152,7 @@ def test_a_score_can_be_explained(reid, images, tmp_path):
         assert picture.height > 96
 
 
-def test_a_matcher_without_local_matches_says_which_have_them(place, images):
+def test_a_matcher_without_local_matches_says_which_have_them(place, images, tmp_path):
     reid = jaxreid.load(save_model(place / "embedding.safetensors", **EMBEDDING))
     assert reid.embed(images[:3]).ndim == 2
     assert reid.rank(images[0], images, top=2)[0].image == images[0]
@@ -159,6 +160,24 @@ def test_a_matcher_without_local_matches_says_which_have_them(place, images):
         ValueError, match="'embedding' compares whole images.*with local matches: qaconv"
     ):
         reid.explain(images[0], images[1])
+    shown = reid.activations(images[:3])
+    assert shown.maps.shape == (3, 8, 4)
+    shown.save(tmp_path / "where.png", height=96)
+    with Image.open(tmp_path / "where.png") as picture:
+        assert picture.height > 96
+    arguments = [str(place / "embedding.safetensors"), *map(str, images[:2])]
+    assert cli.main(["explain", *arguments, f"--out={tmp_path / 'why.png'}"]) == 0
+    assert (tmp_path / "why.png").exists()
+
+
+def test_activations_are_the_sums_of_squares_of_the_backbones_maps(reid, images):
+    found = reid.activations(images[:2]).maps
+    pixels = np.concatenate([*image_batches(images[:2], height=32, width=16, batch_size=2)])
+    maps = np.asarray(reid.model.apply(reid.variables, pixels, method="maps"), np.float64)
+    for shown, features in zip(found, maps, strict=True):
+        h, w, _ = features.shape
+        energy = [[sum(x * x for x in features[i, j]) for j in range(w)] for i in range(h)]
+        np.testing.assert_allclose(shown, np.array(energy) / np.max(energy), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

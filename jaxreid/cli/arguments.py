@@ -141,12 +141,18 @@ def make_parser() -> argparse.ArgumentParser:
         verbs.explain,
         "draw the matches behind the score of a pair",
         "jaxreid explain runs/qaconv a.jpg b.jpg --out=why.png",
+        "For a model that compares whole images, it draws where the features of both come from.",
     )
     add_model(verb)
     verb.add_argument("a", type=values.path, help="image file")
     verb.add_argument("b", type=values.path, help="image file")
     verb.add_argument(
         "--out", type=values.path, required=True, metavar="FILE.png", help="picture to write"
+    )
+    verb.add_argument(
+        "--activations",
+        action="store_true",
+        help="draw where the features come from, instead of the matches",
     )
     add_json(verb)
 

@@ -82,10 +82,13 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def explain(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw the matches of a pair of images."""
+    """Draw the matches of a pair of images, or where their features come from."""
     check_out(args.out, ".png")
-    explanation = load_model(args).explain(*list_images([args.a, args.b]))
-    explanation.save(args.out)
+    reid, images = load_model(args), list_images([args.a, args.b])
+    if args.activations or not reid.explains:
+        reid.activations(images).save(args.out)
+    else:
+        reid.explain(*images).save(args.out)
     print(f"wrote {args.out}")
     return {"a": str(args.a), "b": str(args.b), "out": str(args.out)}
 

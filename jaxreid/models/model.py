@@ -66,7 +66,7 @@ class Model(nn.Module):
             [B, h, w, d] float feature maps, or [B, d] embeddings.
         """
         train = train and not self.freeze_stats
-        return self.neck(self._maps(image, train), train=train)
+        return self.neck(self.maps(image, train=train), train=train)
 
     def encode_with_before(
         self, image: jax.Array, *, train: bool = False
@@ -76,10 +76,10 @@ class Model(nn.Module):
         Without a BN neck both are the same.
         """
         train = train and not self.freeze_stats
-        return self.neck.with_before(self._maps(image, train), train=train)
+        return self.neck.with_before(self.maps(image, train=train), train=train)
 
-    def _maps(self, image: jax.Array, train: bool) -> jax.Array:
-        """Normalise pixels and run the backbone."""
+    def maps(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return the maps [B, h, w, c] of the backbone; see `encode`."""
         pixels = image.astype(jnp.promote_types(image.dtype, jnp.float32)) / 255
         pixels = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
         maps = self.backbone(pixels, train=train)

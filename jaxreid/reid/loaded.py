@@ -22,6 +22,7 @@ from jaxreid.models.model import feature_shape, make_model
 from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
 from jaxreid.processes import lost_processes_named
+from jaxreid.reid.activation import Activations, activations_of, make_energy
 from jaxreid.reid.calibrated import calibrate, find_calibration
 from jaxreid.reid.evaluating import check_ranked, encode_and_save, evaluate_model, load_tests
 from jaxreid.reid.explanation import Explanation, explained, make_explain, matches_with
@@ -52,6 +53,7 @@ class ReID:
         messages: messages about what was read.
         mesh: the devices.
         contributions: contributions of cells to scores (`explanation.make_explain`).
+        energy: squared maps of the backbone (`activation.make_energy`).
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ReID:
         self.variables = jax.device_put(dict(variables), shardings(self.mesh, P()))
         self._scorers: dict[tuple[tuple[str, int], ...], Scorer] = {}
         self.contributions = make_explain(self.model, self.variables)
+        self.energy = make_energy(self.model)
 
     def __repr__(self) -> str:
         parts = (self.card[part]["name"] for part in ("backbone", "neck", "matcher"))
@@ -245,10 +248,9 @@ class ReID:
             fusion=fusion,
             where=where or Filter(),
         )
-        local = hasattr(self.model.matcher, "explain")
         pairs = lambda photo, images: matches_with(self, photos[photo], images)  # noqa: E731
         resolution = 0.0 if self.calibration is None else self.calibration.resolution
-        explain = pairs if local else None
+        explain = pairs if self.explains else None
         return Hits(query, hits, notes=notes, resolution=resolution, explain=explain)
 
     def explain(
@@ -283,17 +285,41 @@ class ReID:
             right=right,
         )
 
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` can show local matches."""
+        return hasattr(self.model.matcher, "explain")
+
+    def activations(self, images: ImageSource | Sequence[ImageSource]) -> Activations:
+        """Return where in images the features come from, for any model.
+
+        Args:
+            images: one or more images, as for `embed`.
+
+        Returns:
+            Maps [N, h, w] float32 in [0, 1]: sums over the channels of the squared maps of the
+            backbone, as shares of the largest of each image. `save` draws them.
+
+        Raises:
+            ValueError, OSError: an image cannot be read.
+
+        Source: Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928, Section 3.1 (F_sum^2); shown
+            for OSNet by Zhou et al., ICCV 2019.
+        """
+        return activations_of(self, images)
+
     def check_explains(self, parts: Sequence[str] | None = None) -> Mapping[str, int]:
         """Return the parts that `explain` can show, with their reach; {} without parts.
 
         Raises:
             ValueError: the matcher compares whole images, or does not have one of `parts`.
         """
-        if not hasattr(self.model.matcher, "explain"):
+        if not self.explains:
             able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
             raise ValueError(
                 f"the matcher {self.card['matcher']['name']!r} compares whole images and has no "
-                f"local matches to show; matchers with local matches: {', '.join(able)}."
+                f"local matches to show; matchers with local matches: {', '.join(able)}. "
+                "`activations` shows where its features come from."
             )
         known = self.model.neck.features.reaches
         if parts and not known:
