@@ -142,6 +142,10 @@ def test_an_evaluation_needs_nothing_but_the_run(images, capsys):
     assert json.loads(output.out) == {"a set": {"rank1": 0.5}}
     assert "a table for people" in output.err  # JSON stands alone
     assert Model.asked == expected | {"test": ["one", "two"], "rerank": True, "dir": "/data"}
+    more = ["--out", images / "out", "--pictures=all", "--save-features", images / "a.npz"]
+    said(capsys, "evaluate", "--model=run", "--expand=5", *more)
+    written = {"workdir": images / "out", "save_features": images / "a.npz", "ranked": "all"}
+    assert Model.asked.items() >= {"expand": 5, **written}.items()
 
 
 def test_a_run_becomes_a_file_of_weights(images, tmp_path, capsys):

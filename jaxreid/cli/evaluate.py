@@ -21,6 +21,7 @@ def add_evaluate(commands: Any) -> None:
         "path: jaxreid evaluate --features=features.npy --table=images.csv --out=results.",
     )
     add_model(verb, needed=False, default=None)
+    verb.add_argument("--model", dest="chosen", metavar="RUN|FILE", help="the model, as an option")
     verb.add_argument(
         "--test",
         action="extend",
@@ -97,6 +98,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model or features; return metrics by test set."""
+    args.model = args.model or args.chosen
     names = ("rerank", "tlift", "expand", "multi_query", "flip", "junk")
     options = {name: value for name in names if (value := getattr(args, name))}
     if args.pictures is not None:

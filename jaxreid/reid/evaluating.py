@@ -110,7 +110,7 @@ def evaluate_model(
             for name, results in evaluated.items():
                 first = next(iter(results.values()))
                 pages = write_pages(workdir, name, dict(tests[name]), first, ranked)
-                writer.say(f"{name}: {len(pages)} pages of ranked lists in {pages[0].parent}")
+                writer.say(f"{name}: pages of ranked lists: {len(pages)}, in {pages[0].parent}")
     return {
         name if i == 0 else f"{name} {variant}": result
         for name, results in evaluated.items()
