@@ -205,6 +205,7 @@ def test_every_verb_explains_itself_with_an_example(capsys):
         "crop",
         "group",
         "finetune",
+        "sweep",
     ]
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),

@@ -147,7 +147,7 @@ class Training:
 
         settings = recipe(name, "debug" if small else "")
         dtype, precision = KINDS[kind]
-        rules = ("model", "objective", "epochs", "freeze_epochs", "optim", "schedule", "seed")
+        rules = ("model", "objective", "epochs", "freeze_epochs", "optim", "schedule")
         settings["model"] |= {"dtype": dtype}
         settings["freeze_epochs"] = 0
         mesh, self.batch_size = make_mesh([device]), settings["batch_size"]
@@ -169,9 +169,10 @@ class Training:
         self.batch = to_devices(mesh, batch)
         state = task.abstract
         weights = {"params": state.params, "batch_stats": state.batch_stats}
-        self.state = task.create_state(drawn(weights))
+        self.seed = settings["seed"]
+        self.state = task.make_creation()(self.seed, drawn(weights))
         start = time.perf_counter()
-        self.step = task.make_step().lower(self.state, self.batch).compile()
+        self.step = task.make_step().lower(self.state, self.batch, self.seed).compile()
         self.compile_seconds = time.perf_counter() - start
 
     @property
@@ -183,7 +184,7 @@ class Training:
 
     def run(self) -> Any:
         """Take a step; return its metrics."""
-        self.state, metrics = self.step(self.state, self.batch)
+        self.state, metrics = self.step(self.state, self.batch, self.seed)
         return jax.block_until_ready(metrics)
 
 

@@ -16,6 +16,7 @@ from jaxreid.cli.index import add_index
 from jaxreid.cli.pieces import add_images, add_json, add_model, add_verb
 from jaxreid.cli.search import add_search
 from jaxreid.cli.serve import add_serve
+from jaxreid.cli.sweep import add_sweep
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("recipe", help="recipe or path of a recipe file, optionally with :ARGUMENT")
     verb.add_argument("--workdir", help="work directory of the run")
     verb.set_defaults(passes_on=True)
+
+    add_sweep(commands)
 
     verb = add_verb(
         commands,

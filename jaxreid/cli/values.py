@@ -77,6 +77,19 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(part.strip()) for part in text.split(","))
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Parse whole numbers and ranges with commas, such as "0-4,7"; each once, in their order."""
+    chosen: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = (end.strip() for end in part.partition("-"))
+        if not (first.isdigit() and (last.isdigit() or not dash)):
+            raise argparse.ArgumentTypeError(f"expected numbers such as 0-4 or 0,3,7, got {text!r}")
+        chosen |= dict.fromkeys(range(int(first), int(last or first) + 1))
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"expected numbers that rise, such as 0-4, got {text!r}")
+    return tuple(chosen)
+
+
 def size(text: str) -> tuple[int, int]:
     """Parse height and width from text such as "384x128"."""
     try:

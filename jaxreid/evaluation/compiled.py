@@ -11,8 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.models.model import Model
+from jaxreid.programs import shared
 
 
+@shared
 def make_encode(
     model: Model, mesh: Mesh, *, flip: bool = False, precision: str = "highest"
 ) -> Callable[..., jax.Array]:
@@ -42,6 +44,7 @@ def _score(
         return model.apply(variables, query, gallery, method="match").astype(jnp.float32)
 
 
+@shared
 def make_score(model: Model, mesh: Mesh, *, precision: str = "highest") -> Callable[..., jax.Array]:
     """Compile (variables, query [Q, ...], gallery [G, ...] sharded over `AXIS`) -> scores [Q, G].
 
@@ -52,6 +55,7 @@ def make_score(model: Model, mesh: Mesh, *, precision: str = "highest") -> Calla
     return jax.jit(sharded, out_shardings=shardings(mesh, P()))
 
 
+@shared
 def make_listed(model: Model, mesh: Mesh, *, precision: str) -> Callable[..., jax.Array]:
     """Compile (variables, query [D, ...], gallery [D, m, ...]) -> scores [D, m], all sharded.
 
@@ -66,6 +70,7 @@ def make_listed(model: Model, mesh: Mesh, *, precision: str) -> Callable[..., ja
     return jax.jit(sharded, out_shardings=shardings(mesh, P()))
 
 
+@shared
 def make_nearest(
     model: Model, mesh: Mesh, *, precision: str
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:

@@ -267,7 +267,7 @@ def _either(names: Sequence[str]) -> str:
     return " or ".join(map(repr, names)) or "of another kind"
 
 
-def init_variables(model: Model, seed: int) -> dict[str, Any]:
+def init_variables(model: Model, seed: int | jax.Array) -> dict[str, Any]:
     """Initialise the parameters and batch statistics of a model."""
     image = jnp.zeros((2, model.height, model.width, 3), jnp.uint8)
     return model.init(jax.random.key(seed), image)

@@ -24,7 +24,6 @@ from jaxreid.training.task import Task, make_task
 
 # Settings of `make_task`.
 TASK = (
-    "seed",
     "precision",
     "remat",
     "ema",
@@ -136,6 +135,7 @@ def _programs(task: Task, config: Mapping[str, Any]) -> dict[str, tuple[Any, tup
     state = _placed(task.abstract, mesh, state_specs(task.abstract))
     count = config["batch_size"]
     batch = {"image": images(count), "label": sharded((count,), jnp.int32)}
+    seed = _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh, P())
     variables = variables_of(state)
     encoded = settings["batch_size"]
     rows, columns = settings["query_tile"], settings["gallery_tile"]
@@ -145,7 +145,7 @@ def _programs(task: Task, config: Mapping[str, Any]) -> dict[str, tuple[Any, tup
     encode = make_encode(model, mesh, flip=settings["flip"], **precision)
     score = make_score(model, mesh, **precision)
     return {
-        "train": (task.make_step(), (state, batch), count),
+        "train": (task.make_step(), (state, batch, seed), count),
         "encode": (encode, (variables, images(encoded)), encoded),
         "score": (score, (variables, query, gallery), rows * columns),
     }
@@ -251,7 +251,7 @@ def _groups(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
             "batch statistics": state.batch_stats,
             "class memory": state.memory,
             **({} if state.average is None else {"average": state.average}),
-            "step and history": (state.step, state.history),
+            "step and history": (state.step, state.history, arguments[2]),
             "batch": arguments[1],
         }
     variables, *rest = arguments
@@ -262,8 +262,7 @@ def _groups(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 def _placements(compiled: Any, groups: Mapping[str, Any]) -> dict[str, Any]:
     """Return by group how the compiled step holds its arguments."""
-    state, batch = compiled.input_shardings[0]
-    held = _groups("train", (state, batch))
+    held = _groups("train", compiled.input_shardings[0])
     placements = {}
     for name, tree in groups.items():
         placed = jax.tree.leaves(held[name])

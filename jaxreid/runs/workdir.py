@@ -20,7 +20,7 @@ from jaxreid.mesh import all_agree
 from jaxreid.places import is_remote, place
 from jaxreid.runs.files import remove_tree
 from jaxreid.runs.log import write_json
-from jaxreid.runs.settings import with_defaults
+from jaxreid.runs.settings import leaves, with_defaults
 
 # Settings that a resumed run may change, because training does not depend on them. Exceptions: the
 # batch and tile sizes of eval may change the last bits of the scores in a class graph, and
@@ -270,10 +270,32 @@ def _another(path: pathlib.Path, changes: list[tuple[str, Any, Any]]) -> str:
 
 def note_not_finite(workdir: pathlib.Path) -> None:
     """Record that the last training ended without finite values, so it may change `REMEDIES`."""
+    _note(workdir, "not_finite")
+
+
+def note_finished(workdir: pathlib.Path) -> None:
+    """Record that the last training came to its end."""
+    _note(workdir, "finished")
+
+
+def is_finished(workdir: str | os.PathLike, config: dict[str, Any]) -> bool:
+    """Return whether a work directory holds a training with these settings that came to its end.
+
+    Raises:
+        ValueError: its record is damaged.
+    """
+    record = _read(place(workdir) / "config.json")
+    if record is None or record["config"] != json.loads(json.dumps(config)):
+        return False
+    trainings = _trainings(record)
+    return bool(trainings) and "finished" in trainings[-1]
+
+
+def _note(workdir: pathlib.Path, end: str) -> None:
     if jax.process_index() == 0:
         path = workdir / "config.json"
         if (record := _read(path)) is not None:
-            _trainings(record)[-1]["not_finite"] = True
+            _trainings(record)[-1][end] = True
             write_json(path, record)
 
 
@@ -339,6 +361,15 @@ def _is_free(key: str, old: Any, new: Any) -> bool:
     if key == "data.train":  # the images may have moved
         return without_places(old) == without_places(new)
     return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def trained_with(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a training depends on but for its seed, by path."""
+    plain = json.loads(json.dumps(config))
+    held = {path: value for path, value in leaves(plain) if path != "seed"}
+    if "data.train" in held:
+        held["data.train"] = without_places(held["data.train"])
+    return {path: value for path, value in held.items() if not _is_free(path, value, None)}
 
 
 def without_places(names: str | Sequence[str] | None) -> str | list[str] | None:

@@ -21,6 +21,7 @@ from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import (
     hold_workdir,
     holds_checkpoint,
+    note_finished,
     note_not_finite,
     open_workdir,
     without_places,
@@ -65,7 +66,9 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
     config = resolved(config)
     with hold_workdir(os.fspath(workdir)), lost_processes_named():
         path = open_workdir(os.fspath(workdir), config, mode="train")
-        return fit(workdir=path, **config)
+        if ended := fit(workdir=path, **config):
+            note_finished(path)
+        return ended
 
 
 def fit(
@@ -144,7 +147,6 @@ def fit(
         mesh,
         num_classes=images.num_classes,
         steps_per_epoch=steps_per_epoch,
-        seed=seed,
         precision=precision,
         remat=remat,
         ema=ema,
@@ -175,7 +177,7 @@ def fit(
         Profile(workdir, traced) as profile,
     ):
         if checkpoints.latest_step is None:
-            state = task.create_state(weights)
+            state = task.make_creation()(seed, weights)
         else:
             parts = checkpoints.restore(abstract_parts(task.abstract, mesh, feed.state()))
             state, order = state_from_parts(parts)
@@ -231,7 +233,7 @@ def fit(
                     contextlib.closing(sent_ahead(mesh, batches)) as sent,
                 ):
                     for batch in meter.waits(sent):
-                        state, metrics = meter.call(update_of(epoch), state, batch)
+                        state, metrics = meter.call(update_of(epoch), state, batch, seed)
                         if message := profile.after(metrics):
                             writer.say(message)
                         step += 1

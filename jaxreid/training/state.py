@@ -1,6 +1,7 @@
 """Training state: contents, placement and initialisation."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -126,11 +127,10 @@ def abstract_state(
     *,
     num_classes: int | None,
     epochs: int = 1,
-    seed: int = 0,
     averaged: bool = False,
 ) -> TrainState:
     """Return shapes and types of the state without computing it."""
-    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, seed, averaged, {}))
+    return jax.eval_shape(lambda: _create(model, tx, num_classes, epochs, averaged, 0, {}))
 
 
 def create_state(
@@ -162,17 +162,30 @@ def create_state(
             `weights`.
     """
     size = {"num_classes": num_classes, "epochs": epochs, "averaged": averaged}
-    abstract = abstract_state(model, tx, seed=seed, **size)
+    create = make_creation(model, tx, mesh=mesh, **size)
+    return create(seed, weights or {})
+
+
+def make_creation(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int | None,
+    mesh: Mesh,
+    epochs: int,
+    averaged: bool = False,
+) -> Callable[[int, dict[str, Any]], TrainState]:
+    """Compile (seed, weights) -> state; see `create_state`."""
+    size = {"num_classes": num_classes, "epochs": epochs, "averaged": averaged}
+    abstract = abstract_state(model, tx, **size)
     check_memory(abstract, mesh)
     out_shardings = shardings(mesh, state_specs(abstract))
-    create = lambda weights: _create(  # noqa: E731
-        model, tx, num_classes, epochs, seed, averaged, weights
-    )
+    create = functools.partial(_create, model, tx, num_classes, epochs, averaged)
     options = None
     if mesh.devices.flat[0].platform == "cpu":
         # Optimising the random draws takes LLVM ten times as long as all else, for one execution.
         options = {"xla_backend_optimization_level": 0}
-    return jax.jit(create, out_shardings=out_shardings, compiler_options=options)(weights or {})
+    return jax.jit(create, out_shardings=out_shardings, compiler_options=options)
 
 
 def check_memory(abstract: TrainState, mesh: Mesh) -> None:
@@ -192,8 +205,8 @@ def _create(
     tx: optax.GradientTransformation,
     num_classes: int | None,
     epochs: int,
-    seed: int,
     averaged: bool,
+    seed: int | jax.Array,
     weights: dict[str, Any],
 ) -> TrainState:
     loaded = traverse_util.flatten_dict({k: v for k, v in weights.items() if k != "memory"})

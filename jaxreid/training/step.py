@@ -32,7 +32,7 @@ def train_step(
     tx: optax.GradientTransformation,
     schedule: Schedule,
     augment: Callable[[jax.Array, Any], jax.Array] | None = None,
-    seed: int = 0,
+    seed: int | jax.Array,
     frozen: bool = False,
     remat: bool = False,
     ema: float = 0.0,
@@ -121,23 +121,25 @@ def train_step(
 
 def make_train_step(
     mesh: Mesh, abstract: TrainState, *, precision: str = "default", **parts: Any
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]:
-    """Compile `train_step` for a mesh; the compiled function donates the state.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compile (state, batch, seed) -> state, metrics (`train_step`), which donates the state.
+
+    The seed is an argument of the compiled function, so that runs of other seeds share it.
 
     Args:
         mesh: devices.
         abstract: state, or its shapes.
         precision: precision of float32 products, as in `jax.default_matmul_precision`: "default" is
             the device's fastest (TF32 on new GPUs, bfloat16 on TPUs), "highest" is float32.
-        **parts: keywords of `train_step`: model, objective, tx, schedule and so on.
+        **parts: keywords of `train_step` but the seed: model, objective, tx, schedule and so on.
     """
     specs = state_specs(abstract)
 
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: dict[str, Any], seed: Any) -> tuple[TrainState, Metrics]:
         with jax.default_matmul_precision(precision):
-            return train_step(state, batch, **parts)
+            return train_step(state, batch, seed=seed, **parts)
 
-    in_specs, out_specs = (specs, P(AXIS)), (specs, P())
+    in_specs, out_specs = (specs, P(AXIS), P()), (specs, P())
     sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
     # Shardings are repeated for jit, so that the returned state has exactly those of the input and
     # the second step is not compiled again.

@@ -9,17 +9,18 @@ from jax.sharding import Mesh
 
 from jaxreid.mesh import AXIS
 from jaxreid.models.model import Model, make_model
+from jaxreid.programs import shared
 from jaxreid.training.first_phase import FirstPhase
 from jaxreid.training.objectives import Objective, make_objective
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import Schedule, make_schedule
-from jaxreid.training.state import TrainState, abstract_state, create_state
+from jaxreid.training.state import TrainState, abstract_state, make_creation
 from jaxreid.training.step import make_train_step
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a recipe trains.
+    """What a recipe trains, with any seed.
 
     Attributes:
         mesh: devices.
@@ -31,7 +32,6 @@ class Task:
         first_phase: length of the first phase.
         memory_classes: training identities in the class memory, or None for no memory.
         epochs: maximum number of epochs.
-        seed: run seed.
         precision: precision of float32 products, as for `make_train_step`.
         remat: as for `train_step`.
         ema: as for `train_step`; 0 for no average.
@@ -47,29 +47,26 @@ class Task:
     first_phase: FirstPhase
     memory_classes: int | None
     epochs: int
-    seed: int
     precision: str
     remat: bool
     ema: float
     abstract: TrainState
 
-    def create_state(self, weights: dict[str, Any] | None = None) -> TrainState:
-        """Create a new state (`state.create_state`)."""
-        return create_state(
-            self.model,
-            self.tx,
-            num_classes=self.memory_classes,
-            seed=self.seed,
-            mesh=self.mesh,
-            epochs=self.epochs,
-            averaged=bool(self.ema),
-            weights=weights,
-        )
+    @shared
+    def make_creation(self) -> Callable[..., TrainState]:
+        """Compile (seed, weights) -> new state (`state.make_creation`)."""
+        shape = {"num_classes": self.memory_classes, "epochs": self.epochs}
+        averaged = bool(self.ema)
+        return make_creation(self.model, self.tx, mesh=self.mesh, averaged=averaged, **shape)
 
+    @shared
     def make_step(
         self, *, frozen: bool = False, augment: Callable[..., Any] | None = None
     ) -> Callable[..., Any]:
-        """Compile the training step in or after the first phase (`step.make_train_step`)."""
+        """Compile the training step in or after the first phase (`step.make_train_step`).
+
+        It takes (state, batch, seed).
+        """
         return make_train_step(
             self.mesh,
             self.abstract,
@@ -78,7 +75,6 @@ class Task:
             objective=self.objective,
             tx=self.tx,
             schedule=self.schedule,
-            seed=self.seed,
             frozen=frozen,
             augment=augment,
             remat=self.remat,
@@ -86,12 +82,12 @@ class Task:
         )
 
 
+@shared
 def make_task(
     mesh: Mesh,
     *,
     num_classes: int,
     steps_per_epoch: int,
-    seed: int,
     precision: str,
     model: Mapping[str, Any],
     objective: Mapping[str, Any],
@@ -108,7 +104,6 @@ def make_task(
         mesh: devices.
         num_classes: training identities.
         steps_per_epoch: updates per epoch.
-        seed: run seed.
         precision: precision of float32 products, as for `make_train_step`.
         model: keywords of `make_model`.
         objective: keywords of `make_objective`.
@@ -140,7 +135,6 @@ def make_task(
         first_phase=first_phase,
         memory_classes=memory_classes,
         epochs=epochs,
-        seed=seed,
         precision=precision,
         remat=remat,
         ema=ema,

@@ -144,7 +144,7 @@ def test_parts_from_outside_train_and_are_kept_in_a_file(names, tmp_path):
     batch = to_devices(mesh, {"image": images, "label": np.arange(4, dtype=np.int32) % 3})
     losses = []
     for _ in range(3):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, 0)
         losses.append(float(metrics["loss"]))
         assert metrics["kept"] == metrics["loss"]
     assert losses[2] < losses[1] < losses[0]

@@ -118,14 +118,13 @@ def train(
         model=make(AXIS, **options),
         objective=goal,
         frozen=frozen,
-        seed=seed,
         remat=remat,
         tx=tx,
         schedule=make_schedule("step", epochs=STEPS, steps_per_epoch=1, step_epochs=2),
     )
     history = []
     for batch in batches():
-        state, metrics = step(state, to_devices(mesh, batch))
+        state, metrics = step(state, to_devices(mesh, batch), seed)
         history.append(to_host(metrics))
     assert step._cache_size() == 1, "the step was compiled more than once"
     return to_host(state), history
@@ -247,11 +246,11 @@ def test_an_objective_that_draws_gets_the_epoch_and_a_key_of_its_own_for_every_s
     def told(seed):
         mesh, tx = make_mesh(jax.devices()[:1]), make_optimizer(lr=0.05, backbone_lr=0.02)
         state = create_state(metric_model(), tx, num_classes=None, seed=1, mesh=mesh, epochs=2)
-        parts = {"model": metric_model(AXIS), "objective": Drawing(), "tx": tx, "seed": seed}
+        parts = {"model": metric_model(AXIS), "objective": Drawing(), "tx": tx}
         plan = make_schedule("step", epochs=2, steps_per_epoch=2)
         step, found = make_train_step(mesh, state, schedule=plan, **parts), []
         for batch in batches():
-            state, metrics = step(state, to_devices(mesh, batch))
+            state, metrics = step(state, to_devices(mesh, batch), seed)
             found.append(to_host(metrics))
         return [m["epoch"] for m in found], [float(m["draw"]) for m in found]
 

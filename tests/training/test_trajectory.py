@@ -72,9 +72,9 @@ def run(card, weights, tx, objective, held, images, devices, batch_size, kind=np
     sharding, found = NamedSharding(mesh, P(AXIS)), []
     placed = [jax.device_put(batch, sharding) for batch in images]
     # Ten steps of a network in its real size take longer than optimising them.
-    step = step.lower(state, placed[0]).compile({"xla_backend_optimization_level": 2})
+    step = step.lower(state, placed[0], 0).compile({"xla_backend_optimization_level": 2})
     for batch in placed:
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, 0)
         found.append({key: float(value) for key, value in metrics.items()})
 
     def probe(pixels):

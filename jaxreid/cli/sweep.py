@@ -1,0 +1,109 @@
+"""The verb sweep: a recipe with several seeds and settings, in one process."""
+
+import argparse
+import sys
+from typing import Any
+
+from jaxreid.cli import values
+from jaxreid.cli.pieces import add_json, add_verb
+
+
+def add_sweep(commands: Any) -> None:
+    """Add the verb."""
+    verb = add_verb(
+        commands,
+        "sweep",
+        sweep_recipe,
+        "train a recipe with several seeds and settings",
+        "jaxreid sweep --config=qaconv --seeds=0-4 --set optim.lr=1e-3,3e-3 --workdir=runs/s",
+        "Every combination is a run of its own, as if trained by hand, in DIR/lr=0.001,seed=0. "
+        "The same command goes on where it was stopped; finished runs are skipped. Further "
+        "--config.PATH=VALUE hold for all runs.",
+    )
+    verb.add_argument(
+        "--config",
+        required=True,
+        dest="recipe",
+        metavar="RECIPE",
+        help="recipe or path of a recipe file, optionally with :ARGUMENT",
+    )
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="folder of the runs")
+    verb.add_argument(
+        "--seeds",
+        type=values.numbers,
+        metavar="N,N-N",
+        help="run seeds, as in 0-4 or 0,3,7 (default: that of the recipe)",
+    )
+    verb.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        dest="sets",
+        metavar="PATH=VALUE,VALUE",
+        help="values of a setting to try; repeatable, for all combinations",
+    )
+    add_json(verb)
+    verb.set_defaults(passes_on=True)
+
+
+def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Train every combination; print how each run ended."""
+    from absl import logging
+
+    from jaxreid import main as program
+    from jaxreid.runs.settings import check_tensorflow
+
+    # Orbax logs the stack traces of errors that it raises, too.
+    logging.set_verbosity(logging.FATAL)
+    sys.argv = ["jaxreid sweep", f"--config={args.recipe}", *args.rest]
+    config = program.configuration(program.parse_flags(sys.argv))
+    check_tensorflow()
+    program.start_jax()
+    from jaxreid.runs.log import table
+    from jaxreid.training.sweep import make_runs, parse_values, run_all
+
+    tried: dict[str, list[Any]] = {}
+    for text in args.sets:
+        path, equals, given = text.partition("=")
+        if not (equals and given) or path in ("seed", *tried):
+            raise ValueError(
+                f"--set {text}: expected PATH=VALUE,VALUE with each path once, as in "
+                "--set optim.lr=1e-3,3e-3; seeds are given by --seeds=0-4."
+            )
+        program.check_path(config, path)
+        tried[path] = parse_values(given)
+    runs = make_runs(config, args.seeds or [config["seed"]], tried)
+    ends = run_all(runs, args.workdir)
+    state = {end.run.name: end for end in ends}
+    rows = []
+    for run in runs:
+        end = state.get(run.name)
+        minutes = f"{end.seconds / 60:.1f}" if end and end.seconds else ""
+        rows.append((run.name, end.state if end else "not started", minutes))
+    print("\n" + table(("run", "state", "minutes"), rows))
+    failed = [end for end in ends if end.state == "failed"]
+    for end in failed:
+        print(f"{end.run.name} failed: {end.error}")
+    stopped = bool(ends) and ends[-1].state == "stopped"
+    if stopped:
+        print("stopped; the same command goes on")
+    elif failed:
+        print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+    else:
+        print(f"compare them: jaxreid compare {args.workdir}")
+    # As `train`: stopped, and resumed by the same command.
+    args.status = 75 if stopped else int(bool(failed))
+    return {
+        "workdir": args.workdir,
+        "runs": [
+            {
+                "name": run.name,
+                "settings": run.settings,
+                "state": state[run.name].state if run.name in state else "not started",
+                "seconds": round(state[run.name].seconds, 2) if run.name in state else 0.0,
+                "error": state[run.name].error if run.name in state else "",
+            }
+            for run in runs
+        ],
+    }

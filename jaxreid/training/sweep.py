@@ -1,0 +1,172 @@
+"""Sweeps: runs of one recipe that differ in seed and settings, one after the other."""
+
+import ast
+import copy
+import dataclasses
+import hashlib
+import itertools
+import os
+import re
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxreid.programs import sharing
+from jaxreid.runs.settings import resolved, value_at
+from jaxreid.runs.workdir import is_finished
+from jaxreid.training.loop import train
+
+# Longest name of a work directory, in characters.
+LONGEST = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its work directory, such as "lr=0.001,seed=0".
+        settings: value by path of what the sweep sets, the seed last.
+        config: resolved configuration.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a run of a sweep ended.
+
+    Attributes:
+        run: the run.
+        state: "finished", "skipped" (it was finished before), "stopped" by a signal, or "failed".
+        seconds: that it took.
+        error: sentence of a failed run; "" otherwise.
+    """
+
+    run: Run
+    state: str
+    seconds: float = 0.0
+    error: str = ""
+
+
+def make_runs(
+    config: Mapping[str, Any], seeds: Sequence[int], values: Mapping[str, Sequence[Any]]
+) -> list[Run]:
+    """Return a run for every combination of settings and every seed, the seeds of one together.
+
+    Args:
+        config: resolved configuration that the runs start from.
+        seeds: run seeds.
+        values: values by path of a setting ("optim.lr").
+
+    Raises:
+        ValueError: a value is out of its range, or is given twice.
+    """
+    paths = {**values, "seed": seeds}
+    lasts = Counter(path.rpartition(".")[2] for path in paths)
+    runs = []
+    for combination in itertools.product(*paths.values()):
+        settings = {p: _typed(config, p, v) for p, v in zip(paths, combination, strict=True)}
+        changed: dict[str, Any] = copy.deepcopy(dict(config))
+        for path, value in settings.items():
+            section, _, name = path.rpartition(".")
+            (value_at(changed, section) if section else changed)[name] = value
+        parts = []
+        for path, value in settings.items():
+            last = path.rpartition(".")[2]
+            parts.append(f"{last if lasts[last] == 1 else path}={value}")
+        runs.append(Run(_safe(",".join(parts)), settings, resolved(changed)))
+    twice = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} runs are asked for twice, such as {twice[0]}.")
+    return runs
+
+
+def parse_values(text: str) -> list[Any]:
+    """Parse values with commas, "1e-3,3e-3"; commas inside brackets belong to a value."""
+    parts = re.findall(r"(?:[^,()\[\]{}]|\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\})+", text)
+    return [_literal(part.strip()) for part in parts]
+
+
+def run_all(runs: Sequence[Run], folder: str | os.PathLike) -> list[End]:
+    """Train runs in work directories below a folder, in this process; programs are shared.
+
+    A finished run is skipped, one that was stopped goes on, and one that fails does not stop the
+    others. After a signal the runs that are left are not started.
+
+    Args:
+        runs: what to train.
+        folder: of the work directories; created if it does not exist.
+
+    Returns:
+        How each run ended, as far as it was started.
+    """
+    ends: list[End] = []
+    with sharing():
+        for number, run in enumerate(runs, 1):
+            _say(f"\nrun {number} of {len(runs)}: {run.name}{_left(ends, len(runs))}")
+            ends.append(_end(run, os.path.join(folder, run.name)))
+            if ends[-1].state == "skipped":
+                _say("finished before")
+            elif ends[-1].state == "failed":
+                _say(f"failed: {ends[-1].error}")
+            elif ends[-1].state == "stopped":
+                break
+    return ends
+
+
+def _end(run: Run, workdir: str) -> End:
+    start = time.perf_counter()
+    try:
+        if is_finished(workdir, run.config):
+            return End(run, "skipped")
+        state = "finished" if train(run.config, workdir) else "stopped"
+        return End(run, state, time.perf_counter() - start)
+    except Exception as error:
+        sentence = str(error)
+        if not isinstance(error, ValueError | OSError | FloatingPointError):
+            # Not the user's: it is shown where it came from, and the other runs go on.
+            traceback.print_exc()
+            sentence = f"{type(error).__name__}: {sentence.partition(chr(10))[0]}"
+        return End(run, "failed", time.perf_counter() - start, sentence)
+
+
+def _left(ends: Sequence[End], count: int) -> str:
+    """Return the remaining time in words, from the runs that were trained in this process."""
+    seconds = [end.seconds for end in ends if end.state == "finished"]
+    if not seconds:
+        return ""
+    left = sum(seconds) / len(seconds) * (count - len(ends))
+    return f", about {tqdm.format_interval(left)} left"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _typed(config: Mapping[str, Any], path: str, value: Any) -> Any:
+    """Return a value as the setting holds it: 1 is 1.0 where a number with a fraction may be."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(value_at(config, path), float) else value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _safe(name: str) -> str:
+    """Return a name for a folder; what is replaced or cut off is in a digest."""
+    safe = re.sub(r"[^\w.,=+-]", "_", name, flags=re.ASCII)
+    if safe == name and len(name) <= LONGEST:
+        return name
+    return f"{safe[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
