@@ -1,9 +1,10 @@
-"""The verb compare: are these two images of the same person, and how sure is that?"""
+"""The verb compare: are two images of the same person? And, given runs: which is better?"""
 
 import argparse
 from typing import Any
 
 from jaxreid.cli import values
+from jaxreid.cli.compare_runs import FORMATS, compare_groups, holds_runs
 from jaxreid.cli.pieces import add_chosen_model, add_json, add_verb, add_worth
 
 
@@ -12,16 +13,38 @@ def add_compare(commands: Any) -> None:
     verb = add_verb(
         commands,
         "compare",
-        compare_images,
-        "score a pair of images, with probability and rate of false matches",
+        run,
+        "score a pair of images, or say which runs are better",
         "jaxreid compare a.jpg b.jpg --model=runs/qaconv --out=why.png",
-        "jaxreid compare MODEL A B is the same.",
+        "Of two images: the score, its probability and rate of false matches; jaxreid compare "
+        "MODEL A B is the same. Of runs, or folders of runs (jaxreid compare runs/s "
+        "--out=table.tex): means over the seeds of each setting, and whether their differences "
+        "from the first are more than chance, by a bootstrap over people and seeds.",
     )
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="two image files")
+    verb.add_argument("images", nargs="+", metavar="IMAGE|RUN", help="two image files, or runs")
     add_chosen_model(verb)
     add_worth(verb)
-    verb.add_argument("--out", type=values.path, metavar="FILE.png", help="picture of the matches")
+    verb.add_argument(
+        "--out",
+        type=values.path,
+        metavar="FILE",
+        help=f"picture of the matches (.png); of runs, their table ({', '.join(FORMATS)})",
+    )
     add_json(verb)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare runs if runs are given, else two images."""
+    paths = [values.path(text) for text in args.images]
+    runs = [holds_runs(path) for path in paths]
+    if all(runs):
+        return compare_groups(args, paths)
+    if any(runs[1:]) or (runs[0] and len(runs) != 3):
+        raise ValueError(
+            f"{paths[runs.index(False)]} is not a run, and {paths[runs.index(True)]} is one; "
+            "expected two images, a model and two images, or runs alone."
+        )
+    return compare_images(args)
 
 
 def compare_images(args: argparse.Namespace) -> dict[str, Any]:

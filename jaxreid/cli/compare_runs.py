@@ -1,0 +1,118 @@
+"""Runs given to the verb compare: groups by seed, their means, and what their differences show."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxreid.cli import values
+
+FORMATS = (".html", ".tex", ".csv", ".md", ".json")
+# Queries listed of two groups, those that differ most.
+LISTED = 8
+_HEADER = ("test set", "runs", "seeds", "rank-1", "mAP")
+
+
+def holds_runs(path: pathlib.Path) -> bool:
+    """Return whether a path is the work directory of a run, or a folder of them."""
+    if not path.is_dir():
+        return False
+    return any((one / "config.json").is_file() for one in (path, *path.iterdir()))
+
+
+def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> dict[str, Any]:
+    """Print means over seeds, and what differences from the first group show; write a table."""
+    from jaxreid.evaluation import comparison
+    from jaxreid.runs.files import replace_file
+    from jaxreid.runs.log import table
+
+    if args.out is not None:
+        if args.out.suffix.lower() not in FORMATS:
+            raise ValueError(f"{args.out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+        values.check_out(args.out, args.out.suffix.lower())
+    groups = comparison.group_runs([comparison.read_run(p) for p in comparison.find_runs(paths)])
+    summary = comparison.summary_of(groups)
+    differences = comparison.differences_of(groups)
+    cells = [_cells(row) for row in summary]
+    print(table(_HEADER, cells))
+    if left := _left_out(groups):
+        print(f"\nnot in all runs, and left out: {', '.join(left)}")
+    print("".join(f"\n{difference.sentence()}" for difference in differences))
+    if len(differences) > 1:
+        print(
+            f"({len(differences)} comparisons: of twenty without any difference, one is expected "
+            "to show one.)"
+        )
+    if len(groups) == 2:
+        for difference in differences:
+            print("\n" + _queries_text(difference))
+    result: dict[str, Any] = {
+        "groups": [{"name": g.name, "runs": [str(run.path) for run in g.runs]} for g in groups],
+        "results": summary,
+        "differences": [_as_dict(difference) for difference in differences],
+    }
+    if args.out is not None:
+        replace_file(args.out, _written(args.out.suffix.lower(), cells, result).encode())
+        print(f"wrote {args.out}")
+        result["out"] = str(args.out)
+    return result
+
+
+def _written(suffix: str, cells: Sequence[Sequence[str]], result: dict[str, Any]) -> str:
+    from jaxreid.runs import tables
+
+    if suffix == ".json":
+        return tables.as_json(result)
+    if suffix == ".csv":
+        return tables.comma_separated(result["results"])
+    if suffix == ".html":
+        return tables.html_table(_HEADER, cells)
+    return (tables.latex if suffix == ".tex" else tables.markdown)(_HEADER, cells)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    def percent(metric: str) -> str:
+        spread = row[f"{metric}_std"]
+        return f"{100 * row[metric]:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+    return (row["set"], row["runs"], str(row["seeds"]), percent("rank1"), percent("mAP"))
+
+
+def _left_out(groups: Sequence[Any]) -> list[str]:
+    """Return the test sets that only some of the runs have."""
+    tests = [set(run.tests) for group in groups for run in group.runs]
+    return sorted(set.union(*tests) - set.intersection(*tests))
+
+
+def _queries_text(difference: Any) -> str:
+    """Format who wins how many queries of a test set, and those that differ most."""
+    from jaxreid.runs.log import table
+
+    gain = difference.precisions[0] - difference.precisions[1]
+    first, second = difference.names
+    rows = [
+        (difference.queries[q], *(f"{100 * p:.1f}" for p in difference.precisions[:, q]))
+        for q in difference.most(LISTED)
+    ]
+    title = f"{difference.test}: {first} has the higher average precision in {(gain > 0).sum()} "
+    title += f"of {len(gain)} queries, {second} in {(gain < 0).sum()}"
+    return title + (f"\n{table(('query', first, second), rows)}" if rows else "")
+
+
+def _as_dict(difference: Any) -> dict[str, Any]:
+    metrics = {
+        metric: {"difference": mean, "interval": list(difference.intervals[metric])}
+        for metric, mean in difference.means.items()
+    }
+    return {
+        "set": difference.test,
+        "runs": list(difference.names),
+        "seeds": list(difference.seeds),
+        "people": difference.people,
+        **metrics,
+        "sentence": difference.sentence(),
+        "queries": [
+            {"query": name, "AP": [float(p) for p in difference.precisions[:, q]]}
+            for q, name in enumerate(difference.queries)
+        ],
+    }
