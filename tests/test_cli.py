@@ -206,6 +206,7 @@ def test_every_verb_explains_itself_with_an_example(capsys):
         "group",
         "finetune",
         "sweep",
+        "report",
     ]
     for words in [
         *([verb] for verb in [*verbs, "recipes"]),

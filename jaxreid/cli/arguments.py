@@ -14,6 +14,7 @@ from jaxreid.cli.finetune import add_finetune
 from jaxreid.cli.group import add_group
 from jaxreid.cli.index import add_index
 from jaxreid.cli.pieces import add_images, add_json, add_model, add_verb
+from jaxreid.cli.report import add_report
 from jaxreid.cli.search import add_search
 from jaxreid.cli.serve import add_serve
 from jaxreid.cli.sweep import add_sweep
@@ -119,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(verb)
 
     add_compare(commands)
+    add_report(commands)
     add_search(commands)
     add_calibrate(commands)
 

@@ -52,22 +52,48 @@ def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> d
         "differences": [_as_dict(difference) for difference in differences],
     }
     if args.out is not None:
-        replace_file(args.out, _written(args.out.suffix.lower(), cells, result).encode())
+        if args.out.suffix.lower() == ".html":
+            text = _page(groups, cells, differences)
+        else:
+            text = _written(args.out.suffix.lower(), cells, result)
+        replace_file(args.out, text.encode())
         print(f"wrote {args.out}")
         result["out"] = str(args.out)
     return result
 
 
 def _written(suffix: str, cells: Sequence[Sequence[str]], result: dict[str, Any]) -> str:
-    from jaxreid.runs import tables
+    from jaxreid.pictures import tables
 
     if suffix == ".json":
         return tables.as_json(result)
     if suffix == ".csv":
         return tables.comma_separated(result["results"])
-    if suffix == ".html":
-        return tables.html_table(_HEADER, cells)
     return (tables.latex if suffix == ".tex" else tables.markdown)(_HEADER, cells)
+
+
+def _page(groups: Sequence[Any], cells: Sequence[Sequence[str]], differences: Sequence[Any]) -> str:
+    """Return the page of a comparison, with images where the test sets can be read."""
+    from jaxreid.data.sets import check_trusted_sets
+    from jaxreid.evaluation.comparison_page import page_of
+    from jaxreid.evaluation.run import fingerprint
+    from jaxreid.pictures.tables import html_table
+    from jaxreid.reid.evaluating import load_tests
+
+    images, note = {}, ""
+    run = groups[0].runs[0]
+    for name in dict.fromkeys(difference.test for difference in differences):
+        folders = dict.fromkeys(("dir", "prepared_dir", "identities"))
+        try:
+            check_trusted_sets([name], run.path)
+            ((_, splits),) = load_tests(run.config, run.path, name, **folders).items()
+            if fingerprint(**splits) != run.tests[name].row.get("fingerprint"):
+                raise ValueError(f"{name} is not what the runs were tested on.")
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            note = str(error)
+        else:
+            images[name] = splits
+    return page_of(groups, html_table(_HEADER, cells), differences, images, note)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
+class SetResult:
     """Result of one run on one test set.
 
     Attributes:
@@ -48,15 +48,20 @@ class RunResults:
 
     Attributes:
         path: work directory.
-        seed: run seed.
+        config: resolved configuration.
         settings: what its training depends on but for the seed, by path (`trained_with`).
         tests: results by test set.
     """
 
     path: pathlib.Path
-    seed: int
+    config: dict[str, Any]
     settings: dict[str, Any]
-    tests: dict[str, Tested]
+    tests: dict[str, SetResult]
+
+    @property
+    def seed(self) -> int:
+        """Run seed."""
+        return self.config["seed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +179,8 @@ def read_run(path: pathlib.Path) -> RunResults:
         for line in lines:
             if line["matches"]:
                 by_set.setdefault(line["set"], {})[line["query"]] = line
-        tests = {name: Tested(_row_of(rows, name, held), held) for name, held in by_set.items()}
-        return RunResults(path, config["seed"], trained_with(config), tests)
+        tests = {name: SetResult(_row_of(rows, name, held), held) for name, held in by_set.items()}
+        return RunResults(path, config, trained_with(config), tests)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} has no {pathlib.Path(error.filename).name}: it is not finished. Repeat its "

@@ -18,6 +18,7 @@ from jaxreid.data.overlap import Trace, found_by_itself, shared_people, trace
 from jaxreid.data.split import Split
 from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.calibration_file import CALIBRATION
+from jaxreid.evaluation.curves import CURVES, curves_of
 from jaxreid.evaluation.feature_file import StoredFeatures
 from jaxreid.evaluation.fitting import fit
 from jaxreid.evaluation.means import means_of
@@ -146,7 +147,7 @@ class Evaluation:
     ) -> dict[str, dict[str, Result]]:
         """Evaluate every test set; write events and files.
 
-        The files are results.json, queries.jsonl, ranking.png, calibration.json and
+        The files are results.json, queries.jsonl, curves.json, ranking.png, calibration.json and
         reliability.png.
 
         `step` is the number of updates of the model. If the run already holds an evaluation of
@@ -178,14 +179,14 @@ class Evaluation:
             evaluated[name] = results
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
+            rows = results_of([*writer.events, *events], initial=initial)
+            write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
             if not model:
                 digest = {"model_digest": identity["model_digest"]}
                 for message in calibrate(workdir, evaluated, events, **digest):
                     writer.say(message)
-            rows = results_of([*writer.events, *events], initial=initial)
-            write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
-            if not model:
                 first = {name: next(iter(results.values())) for name, results in evaluated.items()}
+                write_json(workdir / CURVES, curves_of(evaluated))
                 write_queries(workdir / "queries.jsonl", tests, first)
                 if stored is None or stored.pictured:
                     write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)

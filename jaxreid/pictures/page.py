@@ -13,7 +13,7 @@ from jaxreid.data.images.pillow import ImageSource
 from jaxreid.pictures.matches import Pair
 from jaxreid.pictures.numbers import probability_text, rate_text, time_text
 from jaxreid.pictures.results import FOLDER, assembled, lines_of
-from jaxreid.pictures.self_contained import csp_digest, data_uri
+from jaxreid.pictures.self_contained import csp_digest, data_uri, escaped
 
 # Largest width and height in pixels of an embedded image.
 LARGEST = 320, 320
@@ -71,14 +71,14 @@ def search_page(
     lines = any(card.pair is not None for card in cards)
     photos = "".join(
         f'<figure><img class="photo" src="{data_uri(image, LARGEST)}" alt="query photo {number}">'
-        f"<figcaption>{_text(_short(name))}</figcaption></figure>"
+        f"<figcaption>{escaped(_short(name))}</figcaption></figure>"
         for number, (image, name) in enumerate(queries, 1)
     )
     keys = "<kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>Enter</kbd> enlarges"
     keys += ", <kbd>M</kbd> matches" * lines
     found = "".join(_card(rank, card, resolution) for rank, card in enumerate(cards, 1))
     empty = "" if cards else '<p class="empty">No image of the gallery passes.</p>'
-    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    items = "".join(f"<li>{escaped(note)}</li>" for note in notes)
     legend = (
         '<p class="legend"><span class="ramp"></span>Lines join cells that match; the redder, the '
         "more a match adds to the score. They show why a score is high, not that it is right.</p>"
@@ -93,7 +93,7 @@ def search_page(
 <meta name="generator" content="jaxreid">
 <meta name="referrer" content="no-referrer">
 <meta name="robots" content="noindex">
-<title>{_text(_short(queries[0][1]))} · search</title>
+<title>{escaped(_short(queries[0][1]))} · search</title>
 <style>{style}</style>
 </head>
 <body>
@@ -129,11 +129,11 @@ def search_page(
 
 def _card(rank: int, card: Card, resolution: float) -> str:
     known = [part for part in (card.camera, time_text(card.time)) if part]
-    where = "".join(f'<p class="where">{_text(part)}</p>' for part in known)
+    where = "".join(f'<p class="where">{escaped(part)}</p>' for part in known)
     worth = ""
     if card.probability is not None:
         worth = (
-            f'<div class="sure"><strong>{_text(probability_text(card.probability))}</strong>'
+            f'<div class="sure"><strong>{escaped(probability_text(card.probability))}</strong>'
             f'<meter min="0" max="1" value="{card.probability:.4f}"></meter></div>'
         )
     rate = ""
@@ -145,20 +145,14 @@ def _card(rank: int, card: Card, resolution: float) -> str:
     links = html.escape(json.dumps(lines), quote=True)
     return (
         f'<article class="card" tabindex="{0 if rank == 1 else -1}" data-photo="{card.photo}" '
-        f'data-links="{links}" aria-label="rank {rank}: {_text(_short(card.name))}">'
+        f'data-links="{links}" aria-label="rank {rank}: {escaped(_short(card.name))}">'
         f'<div class="frame"><img src="{data_uri(card.image, LARGEST)}" alt="">'
         f'<span class="rank">{rank}</span></div>{worth}'
         f"<dl><dt>score</dt><dd>{card.score:+.2f}</dd>{rate}</dl>"
         f"{where}"
-        f'<p class="name" title="{_text(card.name)}">{_text(_short(card.name))}</p></article>'
+        f'<p class="name" title="{escaped(card.name)}">{escaped(_short(card.name))}</p></article>'
     )
 
 
 def _short(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name or _UNNAMED
-
-
-def _text(text: str) -> str:
-    """Escape text for HTML; what UTF-8 or HTML cannot hold is replaced."""
-    clean = "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return html.escape(clean.encode("utf-8", "replace").decode(), quote=True)

@@ -1,7 +1,7 @@
 """Ranked lists on web pages: cards with their matches, for the page of a search and the service's.
 
-`results.css` is the look of both, `results.js` what hovering, clicking and keys do. Each page holds
-them where a comment of its own style or script names them.
+`results.css` is the look of both, `results.js` what hovering, clicking and keys do, `colours.css`
+the colours of every page. Each page holds them where a comment of its style or script names them.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ Line = tuple[float, float, float, float, float]
 def assembled(path: pathlib.Path) -> str:
     """Return the text of a style, a script or a page, with the shared files where it names them."""
     text = path.read_text(encoding="utf-8")
-    for name in ("results.css", "results.js"):
+    for name in ("results.css", "results.js", "colours.css"):
         text = text.replace(f"/* {name} */", (FOLDER / name).read_text(encoding="utf-8"))
     return text
 

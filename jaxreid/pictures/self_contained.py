@@ -1,7 +1,8 @@
-"""Self-contained pages: images as data URIs, and digests of the style and script that may run."""
+"""Self-contained pages: text, images as data URIs, digests of the style and script that may run."""
 
 import base64
 import hashlib
+import html
 import io
 
 from PIL import Image
@@ -32,6 +33,12 @@ def data_uri(
 def csp_digest(text: str) -> str:
     """Return the source of a content security policy that allows this style or script alone."""
     return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def escaped(text: str) -> str:
+    """Escape text for HTML; what UTF-8 or HTML cannot hold is replaced."""
+    clean = "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return html.escape(clean.encode("utf-8", "replace").decode(), quote=True)
 
 
 def _base64(content: bytes) -> str:

@@ -58,6 +58,7 @@ FILES = {
     "metrics.jsonl",
     "results.json",
     "queries.jsonl",
+    "curves.json",
     "ranking.png",
     "checkpoints",
     "graphs",

@@ -1,12 +1,13 @@
 """Tables as text, Markdown, LaTeX, HTML, CSV and JSON."""
 
 import csv
-import html
 import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jaxreid.pictures.self_contained import escaped
 
 # Characters that LaTeX reads as commands.
 _TEX = {
@@ -43,7 +44,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table for a page, its text escaped."""
 
     def line(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>\n"
+        return "<tr>" + "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in row) + "</tr>\n"
 
     body = "".join(line(row, "td") for row in rows)
     return f"<table>\n<thead>{line(header, 'th')}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
