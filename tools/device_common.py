@@ -1,5 +1,6 @@
 """What the parts of `device_check.py` share: rows, drawn maps, times, recipes."""
 
+import importlib.machinery
 import importlib.util
 import os
 import queue
@@ -121,6 +122,8 @@ def stand_in(name: str, **content: Any) -> None:
     """Let a module be imported with some content, if its package is not installed."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         module = types.ModuleType(name)
+        # PyTorch asks for it.
+        module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
         vars(module).update(content)
         sys.modules[name] = module
 

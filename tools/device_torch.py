@@ -59,8 +59,9 @@ def training(small: bool) -> Iterator[Row]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Compilation takes longest and comes last.
+    names = ("qaconv_gs", "qaconv", "gmn", "osnet")
     for how in ("eager", "compiled"):
-        for name in ("qaconv_gs",) if small else ("qaconv_gs", "osnet", "qaconv", "gmn"):
+        for name in names[:1] if small and how == "compiled" else names:
             row: Row = {"what": f"{name}, bfloat16, {how}"}
             try:
                 count, run = torch_step(name, device, how == "compiled", small)

@@ -1,5 +1,6 @@
 """The command-line tools on a tiny data set."""
 
+import importlib.util
 import json
 import pathlib
 import runpy
@@ -198,6 +199,17 @@ def test_the_device_check_stops_a_part_in_time_and_goes_on(tmp_path, monkeypatch
     assert "pairs_per_second" in capsys.readouterr().out.splitlines()[-1]
     assert device_check.main([str(tmp_path), "--seconds", "5", "--parts", "kernel"]) == 1
     assert "not begun" in rows_of(tmp_path / "device_check.jsonl")[-1]["failed"]
+
+
+def test_packages_that_stand_in_are_found_like_installed_ones(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    import device_common
+
+    name = "package_that_is_not_installed"
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    device_common.stand_in(name, answer=42)
+    assert sys.modules[name].answer == 42
+    assert importlib.util.find_spec(name)  # PyTorch asks so for tqdm
 
 
 def test_a_file_without_results_makes_no_table(tmp_path):
