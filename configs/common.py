@@ -211,7 +211,7 @@ def base(dataset: str) -> ConfigDict:
     test = config.eval = ConfigDict()
     test.batch_size = 64  # images embedded at once
     test.query_tile = 32  # queries scored at once
-    test.gallery_tile = 512  # gallery images scored at once
+    test.gallery_tile = 512  # gallery images scored at once, at most
     test.dtype = "float32"  # type of features; "bfloat16" is smaller, faster and rounds scores
     # precision of float32 products: "highest" is float32 on any device; "default" is the device's
     # fastest (TF32 or bfloat16 on accelerators)

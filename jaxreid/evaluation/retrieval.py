@@ -107,10 +107,10 @@ def _score(
     direct = [ranking for ranking in rankings.values() if ranking.variant.direct]
     if not direct:
         return 0.0
-    # The cost of a shortlist is compared with this one: compile before the clock starts.
-    if len(direct) < len(rankings):
-        scorer.scores(query[:1], gallery[:1])
     held, seconds = scorer.hold(gallery), 0.0
+    # The cost of a shortlist is compared with this one: compile before the clock starts.
+    if any(ranking.variant.shortlist is not None for ranking in rankings.values()):
+        scorer.scores(query[:1], scorer.hold(gallery[: held.tile]))
     with progress(f"{title} scores", total=len(query) * len(gallery), unit="pair") as bar:
         for part in parts:
             start = time.perf_counter()
@@ -184,6 +184,7 @@ def _rerank(
     chosen = [ranking for ranking in rankings.values() if ranking.variant.rerank == options]
     matcher, count = scorer.model.matcher, chosen[0].shape[0]
     query, gallery = features[:count], features[count:]
+    held = scorer.hold(gallery)
 
     def distances(images: np.ndarray) -> np.ndarray:
         # Distances of all images to `images`. The matcher need not be symmetric: a query is always
@@ -192,7 +193,7 @@ def _rerank(
         scores[:, :count] = scorer.scores(query, features[images]).T
         of_query, of_gallery = images < count, images >= count
         if of_query.any():
-            scores[of_query, count:] = scorer.scores(features[images[of_query]], gallery)
+            scores[of_query, count:] = scorer.scores(features[images[of_query]], held)
         if of_gallery.any():
             scores[of_gallery, count:] = scorer.scores(gallery, features[images[of_gallery]]).T
         # Some images are requested again.

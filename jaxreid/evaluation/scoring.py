@@ -75,7 +75,7 @@ class Scorer:
         variables: {"params", "batch_stats"} of the model; None until `bind`.
         batch_size: images per encoding step; a multiple of the number of devices.
         query_tile: queries per scoring step.
-        gallery_tile: gallery images per scoring step; a multiple of the number of devices.
+        gallery_tile: gallery images per scoring step, at most; a multiple of the number of devices.
         flip: as for `make_encode`.
         dtype: dtype of the features. "bfloat16" halves the memory and is several times as fast on
             many devices. Scores are float32.
@@ -194,8 +194,9 @@ class Scorer:
         return array_in_file(shape, self._dtype, self._memory_dir)
 
     def hold(self, gallery: np.ndarray) -> Gallery:
-        """Prepare gallery features that are scored more than once."""
-        return Gallery(self._mesh, gallery, self.gallery_tile)
+        """Prepare gallery features that are scored more than once, in tiles with little padding."""
+        tile = even_tile(len(gallery), self.gallery_tile, self._mesh.size)
+        return Gallery(self._mesh, gallery, tile)
 
     def scores(
         self,
@@ -213,7 +214,7 @@ class Scorer:
         Returns:
             [Q, G] float32; larger is more similar.
         """
-        gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
+        gallery = self._tiled(gallery)
         scores = np.empty((len(query), len(gallery)), np.float32)
         work = (
             (q, g, self._score(self.variables, rows, tile))
@@ -248,7 +249,7 @@ class Scorer:
         Raises:
             ValueError: `count` is out of range, or scores are NaN.
         """
-        gallery = gallery if isinstance(gallery, Gallery) else self.hold(gallery)
+        gallery = self._tiled(gallery)
         if not 1 <= count <= len(gallery):
             raise ValueError(f"count is {count}; expected 1 to {len(gallery)}, the gallery size.")
         # The largest index loses every tie.
@@ -272,6 +273,12 @@ class Scorer:
             image[target] = np.take_along_axis(images, order, axis=1)
             _advance(bar, rows * min(gallery.tile, len(gallery) - g))
         return image, score
+
+    def _tiled(self, gallery: np.ndarray | Gallery) -> Gallery:
+        """Return a gallery; one that is not held has the same tile whatever its size."""
+        if isinstance(gallery, Gallery):
+            return gallery
+        return Gallery(self._mesh, gallery, self.gallery_tile)
 
     def listed(self, query: np.ndarray, gallery: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Score every query with its own list of gallery images, one query per device.
@@ -299,6 +306,22 @@ class Scorer:
             target = scores[first : first + self._mesh.size]
             target[...] = to_host(block)[: len(target)]
         return scores
+
+
+def even_tile(count: int, most: int, devices: int) -> int:
+    """Return the size of the tiles that divide a gallery evenly.
+
+    It is a multiple of the devices and of a 16th of `most`, so that galleries of nearly the same
+    size share a compiled program.
+
+    Args:
+        count: gallery images, at least 1.
+        most: largest tile; a multiple of `devices`.
+        devices: number of devices.
+    """
+    unit = max(1, most // devices // 16) * devices
+    share = -(-count // -(-count // most))
+    return min(most, -(-share // unit) * unit)
 
 
 def _advance(bar: Bar | None, count: int) -> None:

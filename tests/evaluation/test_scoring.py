@@ -11,7 +11,7 @@ from selection import deep
 
 from jaxreid.evaluation import scoring as module
 from jaxreid.evaluation.compiled import make_encode, make_score
-from jaxreid.evaluation.scoring import Gallery, Scorer
+from jaxreid.evaluation.scoring import Gallery, Scorer, even_tile
 from jaxreid.mesh import make_mesh, to_host
 from jaxreid.models.matchers import make_matcher
 from jaxreid.models.model import init_variables, make_model
@@ -62,6 +62,32 @@ def test_a_gallery_stays_on_the_devices_as_far_as_it_fits(monkeypatch):
         np.testing.assert_array_equal(got[:21], features)
         assert not got[21:].any()
         assert len(sent) == expected
+
+
+@pytest.mark.parametrize("devices", [1, 4, 6])
+def test_tiles_divide_a_gallery_evenly_in_few_sizes(devices):
+    most, sizes = 512 // devices * devices, set()
+    for count in range(1, 4 * most):
+        tile = even_tile(count, most, devices)
+        tiles = -(-count // tile)
+        assert tiles == -(-count // most)
+        assert tile <= most
+        assert tile % devices == 0
+        assert tiles * tile - count <= tiles * (most // 16 + devices)
+        # A part as large as a tile has the same one, and its program.
+        assert even_tile(min(count, tile), most, devices) == tile
+        sizes.add(tile)
+    assert len(sizes) <= 17
+
+
+def test_scores_of_a_held_gallery_are_those_of_one_tile(variables):
+    scorer, query, gallery = make(variables, gallery_tile=32), maps(4), maps(35, 1)
+    held = scorer.hold(gallery)
+    assert held.tile == 18
+    expected = np.concatenate(
+        [scorer.scores(query, part) for part in (gallery[:9], gallery[9:])], 1
+    )
+    np.testing.assert_allclose(scorer.scores(query, held), expected, atol=1e-5)
 
 
 def test_memory_is_known_only_where_the_device_tells():
