@@ -11,8 +11,6 @@ import zlib
 
 import numpy as np
 
-from jaxreid.weights.layouts.qaconv import TRANSMATCHER
-
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -120,6 +118,9 @@ def qaconv_variables(seed, head, h, w, dtype, *, official_init=False):
 
 def transmatcher_name(path):
     """The original's name of a variable of our TransMatcher, its path beginning with the part."""
+    # Here, because programs that must not import JAX use this module.
+    from jaxreid.weights.layouts.qaconv import TRANSMATCHER
+
     parts = "map", *(f"encoder_{i}" for i in range(1, 4))
     return TRANSMATCHER.name(path, "resnet18", parts).removeprefix("criterion.")
 

@@ -179,12 +179,14 @@ class Evaluation:
             evaluated[name] = results
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
-            rows = results_of([*writer.events, *events], initial=initial)
-            write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
             if not model:
+                # They add to the events what the other files say.
                 digest = {"model_digest": identity["model_digest"]}
                 for message in calibrate(workdir, evaluated, events, **digest):
                     writer.say(message)
+            rows = results_of([*writer.events, *events], initial=initial)
+            write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})
+            if not model:
                 first = {name: next(iter(results.values())) for name, results in evaluated.items()}
                 write_json(workdir / CURVES, curves_of(evaluated))
                 write_queries(workdir / "queries.jsonl", tests, first)

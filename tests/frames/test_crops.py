@@ -268,7 +268,7 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
         (["{root}/door 1", "--least=3"], 2, "expected HEIGHTxWIDTH in pixels"),
         (["{root}/door 1", "--start=noon"], 2, "expected seconds, or a date"),
         (["{root}/door 1", "--margin=7"], 1, "margin is 7.0; expected a share"),
-        (["{root}/door 1", "--fps=0"], 1, "fps is 0.0"),
+        (["{root}/door 1", "--fps=0"], 2, "--fps: expected a number above 0, got 0"),
         (["{root}/door 1", "--category=dog"], 1, "holds no boxes of 'dog'"),
         (["{root}/door 1", "--first-frame=90"], 1, "no box belongs to a frame"),
         (["{root}/door 1/img_0001.png"], 1, "is an image; expected a video"),

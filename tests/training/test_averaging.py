@@ -59,7 +59,7 @@ def train(ema):
     states, generator = [], np.random.default_rng(0)
     for _ in range(STEPS):
         image = generator.integers(0, 256, (4, 32, 16, 3)).astype(np.uint8)
-        state, _ = step(state, to_devices(mesh, {"image": image, "label": np.arange(4)}))
+        state, _ = step(state, to_devices(mesh, {"image": image, "label": np.arange(4)}), 1)
         states.append(to_host(state))
     assert step._cache_size() == 1
     return states

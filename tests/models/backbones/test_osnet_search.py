@@ -436,8 +436,8 @@ def test_options_that_cannot_work_are_refused():
         make_backbone("osnet_x1_0", stem="instanse")
     with pytest.raises(ValueError, match="has no option blocks; it has temperature, temp"):
         make_backbone(NAME, blocks=AIN)
-    with pytest.raises(ValueError, match="'resnet18' has no option stem"):
-        make_backbone("resnet18", stem="instance")
+    with pytest.raises(ValueError, match="'resnet18' has no option blocks"):
+        make_backbone("resnet18", blocks=AIN)
     for option in ("temperature", "temperature_factor", "temperature_floor"):
         with pytest.raises(ValueError, match=r"temperature_floor are .* greater than 0"):
             make_backbone(NAME, **{option: 0.0})
