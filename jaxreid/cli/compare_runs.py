@@ -37,6 +37,9 @@ def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> d
     print(table(_HEADER, cells))
     if left := _left_out(groups):
         print(f"\nnot in all runs, and left out: {', '.join(left)}")
+    if unfinished := [run for group in groups for run in group.runs if not run.finished]:
+        names = ", ".join(str(run.path) for run in unfinished)
+        print(f"\nWARNING: the end of their training is not recorded: {names}")
     print("".join(f"\n{difference.sentence()}" for difference in differences))
     if len(differences) > 1:
         print(

@@ -1,6 +1,7 @@
 """The verb sweep: a recipe with several seeds and settings, in one process."""
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -54,6 +55,11 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
     from jaxreid import main as program
     from jaxreid.runs.settings import check_tensorflow
 
+    if wrong := [word for word in args.rest if not re.match(r"--(config\.|test\b)|[^-]", word)]:
+        raise ValueError(
+            f"{' '.join(wrong)}: a sweep trains in one process; expected --seeds, --set, --test, "
+            "and settings of all runs (--config.PATH=VALUE)."
+        )
     # Orbax logs the stack traces of errors that it raises, too.
     logging.set_verbosity(logging.FATAL)
     sys.argv = ["jaxreid sweep", f"--config={args.recipe}", *args.rest]

@@ -49,12 +49,14 @@ class RunResults:
     Attributes:
         path: work directory.
         config: resolved configuration.
+        finished: whether the end of its training is recorded; True without a training.
         settings: what its training depends on but for the seed, by path (`trained_with`).
         tests: results by test set.
     """
 
     path: pathlib.Path
     config: dict[str, Any]
+    finished: bool
     settings: dict[str, Any]
     tests: dict[str, SetResult]
 
@@ -172,7 +174,8 @@ def read_run(path: pathlib.Path) -> RunResults:
         ValueError, OSError: a file is missing or damaged; the message names it.
     """
     try:
-        config = json.loads((path / "config.json").read_text())["config"]
+        record = json.loads((path / "config.json").read_text())
+        config, trainings = record["config"], [r for r in record["runs"] if r["mode"] == "train"]
         rows = json.loads((path / "results.json").read_text())["results"]
         lines = [json.loads(one) for one in (path / "queries.jsonl").read_text().splitlines()]
         by_set: dict[str, dict[str, dict[str, Any]]] = {}
@@ -180,7 +183,10 @@ def read_run(path: pathlib.Path) -> RunResults:
             if line["matches"]:
                 by_set.setdefault(line["set"], {})[line["query"]] = line
         tests = {name: SetResult(_row_of(rows, name, held), held) for name, held in by_set.items()}
-        return RunResults(path, config, trained_with(config), tests)
+        if trainings and not all(test.row["step"] for test in tests.values()):
+            raise ValueError("they are of the model before its training, which is not finished")
+        finished = not trainings or "finished" in trainings[-1]
+        return RunResults(path, config, finished, trained_with(config), tests)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} has no {pathlib.Path(error.filename).name}: it is not finished. Repeat its "
@@ -188,7 +194,7 @@ def read_run(path: pathlib.Path) -> RunResults:
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"the results of {path} cannot be read ({error}). Write them again: jaxreid evaluate "
+            f"the results of {path} cannot be used: {error}. Write them again: jaxreid evaluate "
             f"{path}"
         ) from error
 

@@ -20,12 +20,13 @@ from jaxreid.runs.settings import resolved
 SETS = ("mall", "campus")
 
 
-def write_run(path, seed, lr, precision, row=(), sets=SETS):
+def write_run(path, seed, lr, precision, row=(), sets=SETS, ends=("finished",)):
     """A finished run whose queries have these average precisions, [Q]; two of each person."""
     config = resolved(configs.get("qaconv"))
     config |= {"seed": seed, "optim": config["optim"] | {"lr": lr}}
+    start = {"mode": "train"} | dict.fromkeys(ends, True)
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"config": config, "seed": seed, "runs": []}))
+    (path / "config.json").write_text(json.dumps({"config": config, "seed": seed, "runs": [start]}))
     results, lines = [], []
     for name in sets:
         held = {"set": name, "variant": "plain", "model": "trained", "step": 9, "junk": "camera"}
@@ -143,6 +144,15 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     (a / "queries.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="has no queries.jsonl: it is not finished"):
         read_run(a)
+
+
+def test_runs_that_are_not_finished_are_noticed(tmp_path, capsys):
+    a = write_run(tmp_path / "a", 0, 0.1, [0.5, 0.6], ends=())
+    assert cli.main(["compare", str(a)]) == 0
+    assert f"WARNING: the end of their training is not recorded: {a}" in capsys.readouterr().out
+    b = write_run(tmp_path / "b", 0, 0.1, [0.5, 0.6], {"step": 0}, ends=())
+    with pytest.raises(ValueError, match="are of the model before its training, which is not fin"):
+        read_run(b)
 
 
 def test_tables_are_written_in_every_form(folder, capsys):

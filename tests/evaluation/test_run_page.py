@@ -68,7 +68,7 @@ def compared():
     top = [{"name": "b.jpg", "score": 1.0, "right": False}]
     held = SetResult({}, {HOSTILE: {"top": top}, "b.jpg": {"top": top}})
     groups = [
-        Group(name, (RunResults(FOLDER, {"seed": 4}, {}, {"mall": held}),))
+        Group(name, (RunResults(FOLDER, {"seed": 4}, True, {}, {"mall": held}),))
         for name in (HOSTILE, "b")
     ]
     difference = Difference(

@@ -168,6 +168,7 @@ def test_values_are_divided_at_commas_outside_of_brackets():
         (["--set", "optim.lr"], 1, "expected PATH=VALUE,VALUE"),
         (["--set", "seed=1,2"], 1, "seeds are given by --seeds=0-4"),
         (["--set", "optim.rate=1"], 1, "unknown setting 'optim.rate'"),
+        (["--mode=evaluate", "--distributed"], 1, "--mode=evaluate --distributed: a sweep trains"),
         (["--seeds=4-0"], 2, "expected numbers that rise"),
         (["--seeds=a"], 2, "expected numbers such as 0-4"),
     ],
