@@ -123,7 +123,7 @@ def _guided(target: str, seconds: int) -> None:
     corpus.mkdir()
     for number, content in enumerate(TARGETS[target].seeds()):
         (corpus / str(number)).write_bytes(content)
-    options = ["-max_len=65536", "-rss_limit_mb=6000", "-timeout=60", "-print_final_stats=1"]
+    options = ["-max_len=65536", "-rss_limit_mb=6000", "-timeout=300", "-print_final_stats=1"]
     options += [f"-artifact_prefix={folder}/finding-", str(corpus)]
     end = time.process_time() + seconds
     with TARGETS[target].place() as path:
