@@ -13,7 +13,7 @@ from jaxreid.data.images.pillow import ImageSource
 from jaxreid.pictures.matches import Pair
 from jaxreid.pictures.numbers import probability_text, rate_text, time_text
 from jaxreid.pictures.results import FOLDER, assembled, lines_of
-from jaxreid.pictures.self_contained import csp_digest, data_uri, escaped
+from jaxreid.pictures.self_contained import data_uri, escaped, whole_page
 
 # Largest width and height in pixels of an embedded image.
 LARGEST = 320, 320
@@ -64,10 +64,6 @@ def search_page(
         resolution: smallest false-match rate that can be seen.
     """
     style, script = (assembled(FOLDER / name) for name in ("page.css", "page.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {csp_digest(style)}; "
-        f"script-src {csp_digest(script)}; base-uri 'none'; form-action 'none'"
-    )
     lines = any(card.pair is not None for card in cards)
     photos = "".join(
         f'<figure><img class="photo" src="{data_uri(image, LARGEST)}" alt="query photo {number}">'
@@ -84,19 +80,7 @@ def search_page(
         "more a match adds to the score. They show why a score is high, not that it is right.</p>"
     )
     count = f"{len(cards):,} {'image' if len(cards) == 1 else 'images'}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="generator" content="jaxreid">
-<meta name="referrer" content="no-referrer">
-<meta name="robots" content="noindex">
-<title>{escaped(_short(queries[0][1]))} · search</title>
-<style>{style}</style>
-</head>
-<body>
+    body = f"""
 <aside>
 <h1>{"The person" if len(queries) == 1 else f"The person, {len(queries)} photos"}</h1>
 <div class="photos">{photos}</div>
@@ -121,10 +105,9 @@ def search_page(
 <svg id="pairlines" aria-hidden="true"></svg></div>
 <p class="keys"><kbd>←</kbd> <kbd>→</kbd> previous and next, <kbd>Esc</kbd> closes</p>
 </dialog>
-<script>{script}</script>
-</body>
-</html>
 """
+    title = f"{_short(queries[0][1])} · search"
+    return whole_page(title, body, style=style, script=script)
 
 
 def _card(rank: int, card: Card, resolution: float) -> str:

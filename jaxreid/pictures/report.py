@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxreid.pictures.results import FOLDER, assembled
-from jaxreid.pictures.self_contained import csp_digest, escaped
+from jaxreid.pictures.self_contained import escaped, whole_page
 
 
 def document(title: str, about: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -14,34 +14,16 @@ def document(title: str, about: str, sections: Sequence[tuple[str, str]]) -> str
         about: line below the title, any text.
         sections: headings, any text, with their HTML; what is empty is left out.
     """
-    style = assembled(FOLDER / "report.css")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {csp_digest(style)}; base-uri 'none'; "
-        "form-action 'none'"
-    )
-    body = "".join(
+    parts = "".join(
         f"<h2>{escaped(name)}</h2>\n{part}\n" if name else part for name, part in sections if part
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="generator" content="jaxreid">
-<meta name="referrer" content="no-referrer">
-<meta name="robots" content="noindex">
-<title>{escaped(title)}</title>
-<style>{style}</style>
-</head>
-<body>
+    body = f"""
 <h1>{escaped(title)}</h1>
 <p class="about">{escaped(about)}</p>
-{body}
+{parts}
 <footer>Made by jaxreid from the files of the run; numbers in percent where they say so.</footer>
-</body>
-</html>
 """
+    return whole_page(title, body, style=assembled(FOLDER / "report.css"))
 
 
 def plots(figures: Sequence[str]) -> str:
