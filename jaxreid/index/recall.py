@@ -9,9 +9,10 @@ from jaxreid.index.shortlist import LONGLIST, scored, shortlisted
 from jaxreid.index.store import Store
 from jaxreid.reid.loaded import ReID
 
-# Lengths of the shortlist that are measured; the shortest with this recall is used.
+# Lengths of the shortlist that are measured; the shortest with this recall is used. Of 160 images
+# that are looked for, one found by chance is 0.6 %: 0.995 is asked for to have 0.99.
 LENGTHS = (50, 100, 200, 400, 800, 1600, 3200)
-ENOUGH = 0.99
+ENOUGH = 0.995
 # Queries of a measurement, and images that each is compared with.
 QUERIES, DEEP = 16, 4_000
 # Images whose pooled maps choose them.
