@@ -1,7 +1,7 @@
 """List the packages that jaxreid uses, with versions and licences, from the installed metadata.
 
     python tools/make_licences.py                # a Markdown table
-    python tools/make_licences.py --constraints  # pip constraints: name==version
+    python tools/make_licences.py --constraints --extras test  # pip constraints: name==version
     python tools/make_licences.py --sbom         # a CycloneDX 1.5 document (JSON)
 
 Requirements are followed from jaxreid, with the extras of --extras, to whatever is installed.
@@ -91,7 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     packages = used(args.extras)
     if args.constraints:
-        print("\n".join(f"{p.metadata['Name']}=={p.version}" for p in packages))
+        # Without the local part of a version (2.13.0+cpu), which other indexes do not have.
+        pins = (f"{p.metadata['Name']}=={p.version.partition('+')[0]}" for p in packages)
+        print("\n".join(pins))
     else:
         print(sbom(packages) if args.sbom else table(packages))
     return 0
