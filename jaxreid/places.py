@@ -17,11 +17,17 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
-    """Return a path with ~ replaced by the home directory.
+    """Return a local path with ~ replaced by the home directory.
 
     Raises:
-        ValueError: there is no such home directory.
+        ValueError: there is no such home directory, or the path is one of an object store.
     """
+    if scheme_of(path) in STORES:
+        raise ValueError(
+            f"{os.fspath(path)} is in an object store; expected a local path. Mount the store as a "
+            "folder, or copy what is needed. Weights are read from stores as they are, and work "
+            "directories may lie on gs://."
+        )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
@@ -30,6 +36,12 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
             f"{path}: {home} has no home directory here (HOME is not set, or there is no such "
             "user); write the path without ~."
         ) from error
+
+
+def scheme_of(path: str | os.PathLike) -> str:
+    """Return what precedes :// in a URL; "" for a path."""
+    scheme = re.match(r"(\w+)://", os.fspath(path))
+    return scheme[1] if scheme else ""
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:
@@ -43,17 +55,16 @@ def place(path: str | os.PathLike) -> pathlib.Path:
     Raises:
         ValueError: another scheme, a package is missing, or the store cannot be reached.
     """
-    text = os.fspath(path)
-    scheme = re.match(r"(\w+)://", text)
+    text, scheme = os.fspath(path), scheme_of(path)
     if not scheme:
         return expanded(path)
-    if scheme[1] == "file":
+    if scheme == "file":
         return expanded(text.removeprefix("file://"))
-    if (package := STORES.get(scheme[1])) is None:
+    if (package := STORES.get(scheme)) is None:
         names = ", ".join(f"{name}://" for name in STORES)
         raise ValueError(f"{text}: expected a path, or a URL that begins with {names} or file://.")
     if importlib.util.find_spec(package) is None:
-        raise ValueError(f"{text}: {scheme[0]} needs a package: pip install {package}")
+        raise ValueError(f"{text}: {scheme}:// needs a package: pip install {package}")
     from etils import epath
 
     remote: Any = epath.Path(text)

@@ -169,7 +169,9 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxreid weights runs/qaconv qaconv.safetensors",
     )
     add_model(verb)
-    verb.add_argument("out", type=values.path, metavar="FILE.safetensors", help="file to write")
+    verb.add_argument(
+        "out", metavar="FILE.safetensors", help="file to write; also gs://..., s3://..."
+    )
     add_json(verb)
 
     verb = add_verb(

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from jaxreid.places import expanded
+from jaxreid.places import expanded, is_remote
 
 DATASET = "DATASET[/DOMAIN][:PLACE][?OPTION=VALUE]"
 
@@ -109,6 +109,8 @@ def check_out(path: pathlib.Path | None, *suffixes: str) -> None:
         return
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} must end in {' or '.join(suffixes)}.")
+    if is_remote(path):  # folders of a store are names
+        return
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to write {path.name} to.")

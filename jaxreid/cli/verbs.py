@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxreid.cli.values import check_out
+from jaxreid.places import place
 
 
 def train(args: argparse.Namespace) -> None:
@@ -95,11 +96,12 @@ def explain(args: argparse.Namespace) -> dict[str, Any]:
 
 def weights(args: argparse.Namespace) -> dict[str, Any]:
     """Export a model to a weight file."""
-    check_out(args.out, ".safetensors")
+    out = place(args.out)
+    check_out(out, ".safetensors")
     reid = load_model(args)
-    reid.save(args.out)
-    print(f"wrote {args.out}\nstart from it with --config.init_from={args.out}")
-    return {"model": str(args.model), "step": reid.step, "out": str(args.out)}
+    reid.save(out)
+    print(f"wrote {out}\nstart from it with --config.init_from={out}")
+    return {"model": str(args.model), "step": reid.step, "out": str(out)}
 
 
 def convert(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax
 import jaxreid
 from jaxreid.locks import hold
 from jaxreid.mesh import all_agree
-from jaxreid.places import is_remote, place
+from jaxreid.places import STORES, is_remote, place, scheme_of
 from jaxreid.runs.files import remove_tree
 from jaxreid.runs.log import write_json
 from jaxreid.runs.settings import leaves, with_defaults
@@ -149,13 +149,15 @@ def _in_process_0(path: pathlib.Path, action: Callable[[], None]) -> None:
 
 def _storable(workdir: str) -> pathlib.Path:
     """Return the path of a work directory, if checkpoints can be stored below it."""
+    # Before the store is asked for anything.
+    if (scheme := scheme_of(workdir)) in STORES and scheme != "gs":
+        raise ValueError(
+            f"work directory {workdir}: Orbax stores checkpoints on gs:// and on file systems "
+            "alone. Mount the store as a folder, or name another --workdir; "
+            f"`jaxreid weights RUN {scheme}://BUCKET/NAME.safetensors` puts a model there."
+        )
     path = place(workdir)
     if is_remote(path):
-        if not path.as_posix().startswith("gs://"):
-            raise ValueError(
-                f"work directory {workdir}: Orbax stores checkpoints on gs:// and on file systems "
-                "alone. Mount the store as a folder, or name another --workdir."
-            )
         return path
     whole = path.resolve().as_posix()
     # Orbax and TensorStore read these as patterns, separators and addresses.

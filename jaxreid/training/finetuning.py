@@ -17,7 +17,7 @@ from jaxreid.data.sets.resolving import OWN, named_set
 from jaxreid.data.split import Split
 from jaxreid.mesh import make_mesh
 from jaxreid.models.matchers import MATCHERS
-from jaxreid.places import expanded
+from jaxreid.places import expanded, place
 from jaxreid.runs.settings import check_tensorflow, resolved
 from jaxreid.training.loop import train
 from jaxreid.weights.source import open_weights
@@ -62,7 +62,7 @@ def finetune(
     config = make_config(model, data, keep=keep, epochs=epochs, rate=rate, seed=seed)
     if not train(config, workdir):
         return None
-    return compared(expanded(workdir), own=config["data"]["train"])
+    return compared(place(workdir), own=config["data"]["train"])
 
 
 def make_config(
@@ -89,7 +89,7 @@ def make_config(
     matcher, _ = MATCHERS.find(card["matcher"]["name"])
     config["model"] = {**config["model"], **card, "freeze_stats": True}
     config["objective"] = dict(matcher.LEARNS)
-    config["init_from"], config["seed"] = os.fspath(expanded(model)), seed
+    config["init_from"], config["seed"] = os.fspath(place(model)), seed
     config["data"] |= {"train": (name,), "test": (name, *keep)}
     config["optim"]["lr"] *= rate
     config["optim"]["backbone_lr"] *= rate

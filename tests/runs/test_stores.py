@@ -1,9 +1,10 @@
-"""Runs and weights in an object store, with a Google Cloud Storage of this process."""
+"""Runs and weights in object stores, with a Google Cloud Storage and an S3 of this process."""
 
 import json
 import socket
 
 import jax
+import little_s3
 import numpy as np
 import pytest
 from one_layer import ONE_LAYER
@@ -11,6 +12,8 @@ from people import MODEL, market_tree
 
 import jaxreid
 from jaxreid import places
+from jaxreid.cli import main
+from jaxreid.data.sets import load
 from jaxreid.places import STORES, place
 from jaxreid.runs.files import append, replace_file
 from jaxreid.runs.log import read_events
@@ -35,6 +38,18 @@ def bucket():
         emulator.start()
         yield "gs://bucket"
         emulator.stop()
+
+
+@pytest.fixture(scope="module")
+def s3_bucket():
+    """URL of an empty bucket of an S3 in this process, for s3fs."""
+    pytest.importorskip("s3fs")
+    with pytest.MonkeyPatch.context() as patch, little_s3.serve() as address:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield "s3://bucket"
 
 
 def settings(root):
@@ -89,6 +104,20 @@ def test_a_run_in_a_store_is_resumed_and_is_that_of_a_disk(bucket, root, monkeyp
     assert found["market1501"].metrics["mAP"] == results[0][-1]["mAP"]
 
 
+def test_weights_are_saved_to_s3_and_loaded_from_there(s3_bucket):
+    reid, path = jaxreid.load("drawn"), f"{s3_bucket}/weights/a.safetensors"
+    assert main(["weights", "drawn", path]) == 0
+    again = jaxreid.load(path)
+    assert again.card == reid.card
+    jax.tree.map(np.testing.assert_array_equal, again.variables, reid.variables)
+    with pytest.raises(FileNotFoundError, match=r"no model in s3://bucket/weights/b\.safetensors"):
+        jaxreid.load(f"{s3_bucket}/weights/b.safetensors")
+    replaced = place(f"{s3_bucket}/file.txt")
+    replace_file(replaced, b"one\n")
+    append(replaced, b"two\n")
+    assert replaced.read_text() == "one\ntwo\n"
+
+
 def test_a_second_training_in_a_store_is_refused(bucket):
     with (
         hold_workdir(f"{bucket}/runs/held"),
@@ -124,13 +153,20 @@ def test_what_no_store_can_hold_is_refused(monkeypatch):
     monkeypatch.setitem(STORES, "s3", "no_such_package")
     with pytest.raises(ValueError, match="s3:// needs a package: pip install no_such_package"):
         place("s3://bucket/a")
-    monkeypatch.setitem(STORES, "s3", "json")
-    monkeypatch.setattr(places, "_reach", lambda path, package: None)
     with (
-        pytest.raises(ValueError, match=r"checkpoints on gs:// and on file systems alone"),
+        pytest.raises(ValueError, match=r"on gs:// and on .* alone.*weights RUN s3://BUCKET/NAME"),
         hold_workdir("s3://b/a"),
     ):
         pass
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/data", "s3://bucket/data"])
+@pytest.mark.parametrize("name", ["market1501", "folder", "table", "msmt17"])
+def test_data_in_a_store_are_refused_with_what_works(url, name):
+    with pytest.raises(ValueError, match=rf"{url}.* is in an object store.*Mount the store"):
+        load(f"{name}:{url}")
+    with pytest.raises(ValueError, match=rf"prepared_dir is '{url}'.*mount the store"):
+        load("synthetic_people/plaza", prepared_dir=url)
 
 
 def test_a_file_url_is_a_path(tmp_path):

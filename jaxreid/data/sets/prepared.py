@@ -21,7 +21,7 @@ from jaxreid.data.sets.checks import ImageCheck
 from jaxreid.data.sets.source import Record, Source
 from jaxreid.data.split import Split
 from jaxreid.locks import hold
-from jaxreid.places import expanded
+from jaxreid.places import expanded, scheme_of
 
 _FEATURES = ("image", "name", "pid", "camid", "time")
 
@@ -117,10 +117,10 @@ def folder_of_copies(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
         ValueError: it is not a local folder, or there is no home folder for the default.
     """
     location = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in str(location):
+    if scheme_of(location):
         raise ValueError(
             f"prepared_dir is {str(location)!r} (given, or from TFDS_DATA_DIR); expected a local "
-            "folder for prepared copies: set prepared_dir to one."
+            "folder for prepared copies: mount the store as a folder, or set prepared_dir to one."
         )
     try:
         path = expanded(location).absolute()
