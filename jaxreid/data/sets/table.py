@@ -250,7 +250,7 @@ def _images(path: pathlib.Path, names: Sequence[str]) -> tuple[pathlib.Path, lis
     if "" in names:
         raise ValueError(f"{path}, row {names.index('') + 1}: no path of an image.")
     base = pathlib.Path(os.path.normpath(path.parent))
-    images = [pathlib.Path(os.path.normpath(base / expanded(name))) for name in names]
+    images = [_place(path, base, name, row) for row, name in enumerate(names, start=1)]
     if missing := [name for name, image in zip(names, images, strict=True) if not image.is_file()]:
         raise FileNotFoundError(
             f"{path}: missing images: {len(missing)} of {len(names)} ({some(missing)}). Expected "
@@ -260,6 +260,17 @@ def _images(path: pathlib.Path, names: Sequence[str]) -> tuple[pathlib.Path, lis
         return base, images
     images = [image.absolute() for image in images]
     return pathlib.Path(os.path.commonpath([image.parent for image in images])), images
+
+
+def _place(path: pathlib.Path, base: pathlib.Path, name: str, row: int) -> pathlib.Path:
+    """Return the place of a name, in a home directory if it begins with ~ and is no file."""
+    place = base / name
+    if name.startswith("~") and not place.is_file():
+        try:
+            place = expanded(name)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {row}: {error}") from error
+    return pathlib.Path(os.path.normpath(place))
 
 
 def text_of(value: Any) -> str:

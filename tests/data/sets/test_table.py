@@ -136,6 +136,15 @@ def test_images_may_be_anywhere(tmp_path):
     assert [r.name for r in source.splits["gallery"]] == ["x/a/1.jpg", "y/2.jpg"]
 
 
+def test_a_name_may_begin_with_a_tilde_and_an_unknown_home_names_the_table(tmp_path):
+    touch(tmp_path, ["~1.png", "2.png"])
+    table = write_csv(tmp_path / "t.csv", [{"path": "~1.png"}, {"path": "2.png"}])
+    assert [r.name for r in find(table, split="none").splits["gallery"]] == ["~1.png", "2.png"]
+    table = write_csv(tmp_path / "t.csv", [{"path": "2.png"}, {"path": "~unheardof/1.png"}])
+    with pytest.raises(ValueError, match=r"t.csv, row 2: ~unheardof/1.png: ~unheardof has no home"):
+        find(table, split="none")
+
+
 def test_columns_that_are_not_read_are_named(tmp_path):
     table = make_table(tmp_path, "csv", {"path": PATHS, "camrea": "123", "width": "123"})
     notices = find(table, split="none").notices
