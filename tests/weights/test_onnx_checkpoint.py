@@ -56,8 +56,7 @@ def test_folded_weights_are_equal_in_inference(arch, tmp_path):
         normed = f"{norm}.running_var" in original and not layer.endswith("conv1")
         weights = []
         for tensors in (original, found):
-            gain = affine(tensors, norm)[0] if normed or layer == "conv1.conv" else np.ones(1)
-            gain = gain if f"{norm}.running_var" in original else np.ones(1)
+            gain = affine(tensors, norm)[0] if normed else np.ones(1)
             weight = tensors[name]
             weights.append(weight * gain.reshape(-1, *[1] * (weight.ndim - 1)))
         np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5, err_msg=name)
