@@ -20,7 +20,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     """Return a local path with ~ replaced by the home directory.
 
     Raises:
-        ValueError: there is no such home directory, or the path is one of an object store.
+        ValueError: the home directory does not exist, or the path is one of an object store.
     """
     if scheme_of(path) in STORES:
         raise ValueError(

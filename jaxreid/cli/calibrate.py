@@ -40,7 +40,7 @@ def add_calibrate(commands: Any) -> None:
 
 def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
     """Fit a calibration, print how well it holds, and write it."""
-    from jaxreid.cli.verbs import load_model
+    from jaxreid.cli.verbs import check_sets, load_model
     from jaxreid.evaluation.calibration_file import CALIBRATION
     from jaxreid.evaluation.reliability import RELIABILITY, write_reliability
     from jaxreid.pictures.numbers import rate_text
@@ -56,11 +56,8 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.model} is a weight file, which is not changed: name another with "
             "--out=FILE.safetensors, or --out=FILE.json for --calibration=FILE.json of the verbs."
         )
-    if not args.data and reid.step is None:
-        raise ValueError(
-            f"{args.model} is not a run and names no test sets: give one, as in --data "
-            "market1501:FOLDER or --data folder:FOLDER?pattern={pid}_c{camid}_*."
-        )
+    example = "--data market1501:FOLDER or --data folder:FOLDER?pattern={pid}_c{camid}_*"
+    check_sets(args, reid, args.data, example)
     tests = reid.load_tests(args.data, args.dir, args.prepared_dir)
     calibration, judged = calibrate(reid, tests)
     reid.calibration = calibration

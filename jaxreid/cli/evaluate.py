@@ -128,10 +128,7 @@ def _model(
         )
     values.check_out(args.save_features, ".safetensors", ".npz")
     reid = verbs.load_model(args)
-    if not args.test and reid.step is None:
-        raise ValueError(
-            f"{args.model} is not a run and names no test sets: give one, as in --test market1501."
-        )
+    verbs.check_sets(args, reid, args.test, "--test market1501")
     workdir = args.out or (reid.path if reid.step is not None else None)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,14 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": args.recipe, "settings": args.rest, "plans": plans}
 
 
+def check_sets(args: argparse.Namespace, reid: Any, names: Any, example: str) -> None:
+    """Raise ValueError if neither the command nor a run names test sets."""
+    if not names and reid.step is None:
+        raise ValueError(
+            f"{args.model} is not a run and names no test sets: give one, as in {example}."
+        )
+
+
 def embed(args: argparse.Namespace) -> dict[str, Any]:
     """Compute the features of images and save them if --out is given."""
     import numpy as np

@@ -137,7 +137,7 @@ def read_features(path: pathlib.Path) -> StoredFeatures:
     """Read a file of `write_features`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is something else, incomplete or damaged; the message says what.
     """
     arrays = read_arrays(path)
@@ -158,7 +158,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, Any]:
     A .npy file is `features` alone, which stay on the disk.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it cannot be read, is of another kind, or damaged.
     """
     check_suffix(path, (*SUFFIXES, ".npy"))
@@ -301,7 +301,7 @@ def splits_of(
     arguments are those of `Split`; `digest` is [N] uint64.
 
     Raises:
-        ValueError: a person or a camera is no 32-bit integer.
+        ValueError: a person or a camera is not a 32-bit integer.
     """
     count = len(names)
     files = paths if paths is not None else [""] * count

@@ -181,8 +181,8 @@ class Evaluation:
         if jax.process_index() == 0:
             if not model:
                 # They add to the events what the other files say.
-                digest = {"model_digest": identity["model_digest"]}
-                for message in calibrate(workdir, evaluated, events, **digest):
+                digest = identity["model_digest"]
+                for message in calibrate(workdir, evaluated, events, model_digest=digest):
                     writer.say(message)
             rows = results_of([*writer.events, *events], initial=initial)
             write_json(workdir / "results.json", {"results": rows, "means": means_of(rows)})

@@ -66,10 +66,7 @@ def vectors(features: np.ndarray, *, unit: bool) -> np.ndarray:
         parts = [features[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
         pooled = [getattr(part, name)((1, 2)) for name in ("max", "min") for part in parts]
         features, unit = np.concatenate(pooled, 1), True
-    if unit:
-        length: np.ndarray = np.linalg.norm(features, axis=1, keepdims=True)
-        features = np.asarray(features / np.maximum(length, 1e-12))
-    return _half(features)
+    return _half(_unit(features) if unit else features)
 
 
 def pooled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -89,8 +86,7 @@ def pooled(features: np.ndarray) -> np.ndarray:
         first = np.linspace(0, size, count + 1).round().astype(int)[:-1]
         features = np.add.reduceat(features, first, axis=axis)
     # Lengths do not matter, so sums stand for means.
-    lengths: np.ndarray = np.linalg.norm(features, axis=-1, keepdims=True)
-    return (features / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return _unit(features).astype(np.float32)
 
 
 def pooled_scores(query: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -107,6 +103,11 @@ def pooled_scores(query: np.ndarray, images: np.ndarray) -> np.ndarray:
     match = (flat @ images.reshape(-1, query.shape[-1]).T).reshape(len(flat), -1, len(flat))
     scores: np.ndarray = match.max(0).mean(1) + match.max(2).mean(0)
     return scores
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length: np.ndarray = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12))
 
 
 def _half(values: np.ndarray) -> np.ndarray:

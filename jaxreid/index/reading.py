@@ -30,7 +30,7 @@ class Snapshot:
 
     def __init__(self, table: Any) -> None:
         self._table = table
-        self._maps = "feature" in table.schema.names
+        self._held = column_of(table.schema)
 
     def nearest(
         self, vector: np.ndarray, count: int, *, where: str = "", every: bool = False
@@ -49,21 +49,26 @@ class Snapshot:
         """
         query = self._table.search(np.float32(vector), vector_column_name="vector")
         query = query.distance_type("l2").limit(count).with_row_id(True)
-        query = query.select(["pooled", "_distance"] if self._maps else ["_distance"])
+        maps = self._held == "feature"
+        query = query.select(["pooled", "_distance"] if maps else ["_distance"])
         # More cells than these are looked into where a condition leaves too few rows.
         query = query.minimum_nprobes(_PROBED).maximum_nprobes(0)
         query = query.bypass_vector_index() if every else query
         found = (query.where(where, prefilter=True) if where else query).to_arrow()
         places = found.column("_rowid").to_numpy()
-        return places, _matrix(found, "pooled") if self._maps else np.empty((len(places), 0))
+        return places, _matrix(found, "pooled") if maps else np.empty((len(places), 0))
 
     def take(self, places: np.ndarray) -> Rows:
         """Return the rows at some places, in this order."""
-        held = "feature" if self._maps else "vector"
-        query = self._table.take_row_ids(places.tolist()).select([*COLUMNS, held])
+        query = self._table.take_row_ids(places.tolist()).select([*COLUMNS, self._held])
         found = query.with_row_id().to_arrow()
         order = np.argsort(found.column("_rowid").to_numpy())[np.argsort(np.argsort(places))]
         return rows_of(found.take(order))
+
+
+def column_of(schema: Any) -> str:
+    """Return the column that holds features: "vector" where it stands for them."""
+    return "feature" if "feature" in schema.names else "vector"
 
 
 def rows_of(found: Any) -> Rows:
@@ -73,7 +78,7 @@ def rows_of(found: Any) -> Rows:
         ValueError: a row has no features.
     """
     columns = {name: found.column(name).to_pylist() for name in COLUMNS}
-    return Rows(_matrix(found, "feature" if "feature" in found.schema.names else "vector"), columns)
+    return Rows(_matrix(found, column_of(found.schema)), columns)
 
 
 def _matrix(found: Any, name: str) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Recall of shortlists by their length, measured on the images of an index."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from jaxreid.index.about import About
+from jaxreid.index.reading import Rows, Snapshot
 from jaxreid.index.shortlist import LONGLIST, scored, shortlisted
 from jaxreid.index.store import Store
 from jaxreid.reid.loaded import ReID
@@ -32,15 +34,22 @@ def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: i
     features = about.decode(rows.feature)
     recalls = []
     for i, own in enumerate(rows.columns["id"]):
-        # Of all vectors and a longer list: what a search's own first stages miss is seen here.
-        every = shortlisted(store, about, features[i], deep + 1, longlist=_DEEPER, every=True)
-        (scores,), columns = scored(reid, about, features[i : i + 1], [every])
-        ids = np.array(columns["id"])
-        best = [name for name in ids[np.argsort(-scores, kind="stable")] if name != own][:10]
-        if best:
-            coarse = shortlisted(store, about, features[i], LENGTHS[-1] + 1).columns["id"]
-            places = {name: place for place, name in enumerate(n for n in coarse if n != own)}
-            found = np.array([places.get(name, size) for name in best])
+
+        def lists(snapshot: Snapshot, query: np.ndarray = features[i]) -> tuple[Rows, Any, Any]:
+            # Of all vectors and a longer list: what a search's own first stages miss is seen here.
+            wide = shortlisted(snapshot, about, query, deep + 1, longlist=_DEEPER, every=True)
+            coarse = shortlisted(snapshot, about, query, LENGTHS[-1] + 1)
+            return snapshot.take(wide), wide, coarse
+
+        rows_of_all, wide, coarse = store.read(lists)
+        (scores,), columns = scored(reid, about, features[i : i + 1], [rows_of_all])
+        other = np.array(columns["id"]) != own
+        order = np.argsort(-scores, kind="stable")
+        best = wide[order][other[order]][:10]
+        if best.size:
+            coarse = coarse[~np.isin(coarse, wide[~other])]
+            places = {row: place for place, row in enumerate(coarse.tolist())}
+            found = np.array([places.get(row, size) for row in best.tolist()])
             recalls.append([(found < length).mean() for length in LENGTHS])
     if not recalls:
         return None

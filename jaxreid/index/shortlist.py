@@ -16,7 +16,7 @@ _SCORED = 512
 
 
 def shortlisted(
-    store: Store,
+    snapshot: Snapshot,
     about: About,
     query: np.ndarray,
     length: int,
@@ -24,29 +24,27 @@ def shortlisted(
     where: str = "",
     longlist: int = LONGLIST,
     every: bool = False,
-) -> Rows:
+) -> np.ndarray:
     """Return the images that are most similar to one query before they are scored exactly.
 
     Args:
-        store: rows of the index.
+        snapshot: rows of the index.
         about: what the index is about.
         query: [...] features of one image.
         length: number of images.
         where: condition on the rows (SQL); "" for all.
         longlist: images whose pooled maps are compared.
         every: compare all vectors, not only those of the nearest cells.
+
+    Returns:
+        Places [length] of the rows, the most similar first.
     """
     (vector,) = about.vectors(query[None])
     count = max(longlist, length) if about.is_map else length
-
-    def ask(snapshot: Snapshot) -> Rows:
-        places, maps = snapshot.nearest(vector, count, where=where, every=every)
-        if about.is_map:
-            order = np.argsort(-about.pooled_scores(query, maps), kind="stable")
-            places = places[order[:length]]
-        return snapshot.take(places)
-
-    return store.read(ask)
+    places, maps = snapshot.nearest(vector, count, where=where, every=every)
+    if not about.is_map:
+        return places
+    return places[np.argsort(-about.pooled_scores(query, maps), kind="stable")[:length]]
 
 
 def shortlists(
@@ -55,7 +53,11 @@ def shortlists(
     """Yield the images on the shortlist of any of the queries [Q, ...], each once."""
     seen: set[str] = set()
     for one in query:
-        rows = shortlisted(store, about, one, length, where=where)
+
+        def best(snapshot: Snapshot, one: np.ndarray = one) -> Rows:
+            return snapshot.take(shortlisted(snapshot, about, one, length, where=where))
+
+        rows = store.read(best)
         new = [i for i, name in enumerate(rows.columns["id"]) if name not in seen]
         seen.update(rows.columns["id"])
         columns = {key: [cells[i] for i in new] for key, cells in rows.columns.items()}

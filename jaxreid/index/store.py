@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxreid.index.reading import COLUMNS, Rows, Snapshot, rows_of
+from jaxreid.index.reading import COLUMNS, Rows, Snapshot, column_of, rows_of
 from jaxreid.locks import hold
 from jaxreid.places import expanded
 
@@ -307,8 +307,7 @@ class Store:
 
     @property
     def _read(self) -> list[str]:
-        held = "feature" if "feature" in self.rows.schema.names else "vector"
-        return [*COLUMNS, held]
+        return [*COLUMNS, column_of(self.rows.schema)]
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

@@ -84,7 +84,7 @@ class Best:
         Args:
             variables: {"params", "batch_stats"}.
             writer: event log with the evaluation of these weights.
-            step: updates so far; the weights before the first one are no choice.
+            step: updates so far; the weights before the first one are not chosen.
             model: name of the weights in the event, "" for those of the run.
         """
         if not step or jax.process_index():

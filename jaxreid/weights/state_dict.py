@@ -33,7 +33,7 @@ def network_of(content: Mapping[Any, Any]) -> tuple[Section, list[str]]:
     """Choose the section of a checkpoint that holds its network.
 
     The section may be the checkpoint itself. That of averaged or teacher weights is taken if there
-    is no other; names of the section "criterion" beside it get the prefix "criterion.".
+    is nothing else; names of the section "criterion" beside it get the prefix "criterion.".
 
     Returns:
         Tensors by name, {} if there are none, and messages on the sections.

@@ -117,11 +117,11 @@ def test_features_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_pa
     assert [page.name for page in pages.iterdir()] == ["0001.png"]
     arguments = [
         f"--{key}={tmp_path / value}"
-        for key, value in (("features", "mine.npy"), ("table", "mine.csv"), ("out", "told"))
+        for key, value in (("features", "mine.npy"), ("table", "mine.csv"), ("out", "given"))
     ]
     assert cli.main(["evaluate", *arguments, "--rerank"]) == 0
     assert "mine rerank" in capsys.readouterr().out
-    assert rows_of(tmp_path / "told") == rows_of(tmp_path / "out")
+    assert rows_of(tmp_path / "given") == rows_of(tmp_path / "out")
     by_model = jaxreid.evaluate_features(
         tmp_path / "mine.npy", model=models["embeddings"], **elsewhere
     )

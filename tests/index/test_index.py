@@ -215,7 +215,8 @@ def test_a_shortlist_has_the_most_similar_pooled_maps_of_the_nearest_vectors(cop
     near = np.argsort((apart**2).sum(1), kind="stable")[:30]
     alike = about.pooled_scores(features[7], about.content(features[near])["pooled"])
     expected = [str(i) for i in near[np.argsort(-alike, kind="stable")]][:12]
-    rows = shortlisted(store, about, features[7], 12, where="camera = 'gate'", longlist=30)
+    where = {"where": "camera = 'gate'", "longlist": 30}
+    rows = store.read(lambda s: s.take(shortlisted(s, about, features[7], 12, **where)))
     assert rows.columns["id"] == expected
     np.testing.assert_array_equal(
         rows.feature, about.content(features[[int(i) for i in expected]])["feature"]

@@ -135,18 +135,21 @@ def on_one_device():
     return train(1)
 
 
+def assert_same(expected, trained, *, rtol, atol, loss):
+    """Two results of `train`, every variable and the metrics of every step, within tolerances."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected[0]), jax.tree.leaves(trained[0]), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=atol, err_msg=str(path))
+    for a, b in zip(expected[1], trained[1], strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=loss)
+        assert b["accuracy"] == a["accuracy"]
+
+
 @pytest.mark.parametrize("devices", deep(2, 8, but=[8]))
 def test_state_is_equal_on_any_number_of_devices(on_one_device, devices):
-    expected, expected_history = on_one_device
-    state, history = train(devices)
     # Sums are taken in another order: float32 rounding, amplified by batch normalisation.
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(state), strict=True
-    ):
-        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5, err_msg=str(path))
-    for a, b in zip(expected_history, history, strict=True):
-        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
-        assert b["accuracy"] == a["accuracy"]
+    assert_same(on_one_device, train(devices), rtol=2e-4, atol=2e-5, loss=1e-4)
 
 
 @pytest.mark.full
@@ -166,13 +169,7 @@ def test_the_loss_on_the_scores_of_the_batch_is_equal_too(make):
         )
     assert one.memory is None
     # Of float32, whatever the products are: 1e-8 is the rounding of sums of 0.1 that cancel.
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(four), strict=True
-    ):
-        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-8, err_msg=str(path))
-    for a, b in zip(expected, history, strict=True):
-        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
-        assert b["accuracy"] == a["accuracy"]
+    assert_same((one, expected), (four, history), rtol=1e-6, atol=1e-8, loss=1e-9)
 
 
 @pytest.mark.parametrize("metric", deep("euclidean", "cosine", but=["euclidean"]))
@@ -183,14 +180,9 @@ def test_classification_with_triplets_is_equal_too(metric):
             train(devices, "softmax", classifying_model, rule=rule, dtype="float64")
             for devices in (1, 4)
         )
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(four), strict=True
-    ):
-        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-8, err_msg=str(path))
-    for a, b in zip(expected, history, strict=True):
-        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
+    assert_same((one, expected), (four, history), rtol=1e-6, atol=1e-8, loss=1e-9)
+    for b in history:
         np.testing.assert_allclose(b["loss"], b["cross_entropy"] + b["triplet"], rtol=1e-6)
-        assert b["accuracy"] == a["accuracy"]
 
 
 @pytest.mark.parametrize("objective", deep("arcface", "centre", but=["centre"]))
@@ -199,13 +191,7 @@ def test_embedding_losses_are_equal_on_two_devices(objective):
         (one, expected), (two, history) = (
             train(devices, objective, classifying_model, dtype="float64") for devices in (1, 2)
         )
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
-    ):
-        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-8, err_msg=str(path))
-    for a, b in zip(expected, history, strict=True):
-        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-9)
-        assert b["accuracy"] == a["accuracy"]
+    assert_same((one, expected), (two, history), rtol=1e-6, atol=1e-8, loss=1e-9)
     if objective == "centre":
         seen = np.unique(np.concatenate([batch["label"] for batch in batches()]))
         np.testing.assert_array_equal(np.flatnonzero(one.memory.valid), seen)

@@ -114,7 +114,7 @@ def folder_of_copies(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
     """Return the folder of prepared copies: as given, or the default of TFDS.
 
     Raises:
-        ValueError: it is not a local folder, or there is no home folder for the default.
+        ValueError: it is not a local folder, or the default has no home folder.
     """
     location = prepared_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if scheme_of(location):

@@ -263,7 +263,7 @@ def _images(path: pathlib.Path, names: Sequence[str]) -> tuple[pathlib.Path, lis
 
 
 def _place(path: pathlib.Path, base: pathlib.Path, name: str, row: int) -> pathlib.Path:
-    """Return the place of a name, in a home directory if it begins with ~ and is no file."""
+    """Return the place of a name; without such a file, ~ stands for a home directory."""
     place = base / name
     if name.startswith("~") and not place.is_file():
         try:
