@@ -272,9 +272,9 @@ def _records() -> list[bytes]:
 
 
 def _read_record() -> Reader:
-    from jaxreid.runs import workdir
+    from jaxreid.runs.record import read_record
 
-    return workdir._read
+    return read_record
 
 
 def _read_recorded() -> Reader:

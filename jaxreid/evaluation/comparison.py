@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxreid.evaluation.bootstrap import interval, resampled_means
-from jaxreid.runs.workdir import trained_with
+from jaxreid.runs.changes import trained_with
+from jaxreid.runs.record import trainings_of
 
 METRICS = {"rank1": "rank-1", "mAP": "mAP"}
 # What must be equal for numbers to be comparable, in the rows of results.json.
@@ -175,7 +176,7 @@ def read_run(path: pathlib.Path) -> RunResults:
     """
     try:
         record = json.loads((path / "config.json").read_text())
-        config, trainings = record["config"], [r for r in record["runs"] if r["mode"] == "train"]
+        config, trainings = record["config"], trainings_of(record)
         rows = json.loads((path / "results.json").read_text())["results"]
         lines = [json.loads(one) for one in (path / "queries.jsonl").read_text().splitlines()]
         by_set: dict[str, dict[str, dict[str, Any]]] = {}

@@ -1,60 +1,31 @@
-"""The work directory: its configuration, and the record of every start."""
+"""The work directory: who may write there, and which run it holds."""
 
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import re
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-import jaxreid
 from jaxreid.locks import hold
 from jaxreid.mesh import all_agree
 from jaxreid.places import STORES, is_remote, place, scheme_of
+from jaxreid.runs.changes import cures, differences, is_free, refusal
 from jaxreid.runs.files import remove_tree
 from jaxreid.runs.log import write_json
-from jaxreid.runs.settings import leaves, with_defaults
+from jaxreid.runs.record import RECORD, environment, read_record, trainings_of
+from jaxreid.runs.settings import with_defaults
 
-# Settings that a resumed run may change, because training does not depend on them. Exceptions: the
-# batch and tile sizes of eval may change the last bits of the scores in a class graph, and
-# augment.on those of a training step: the images are the same to the bit, but the device compiles
-# another program.
-FREE = (
-    "data.dir",
-    "data.prepared_dir",
-    "data.skip_broken",
-    "data.test",
-    "eval",
-    "checkpoint",
-    "log",
-    "sampler.save_graph",
-    "init_expects",
-    "augment.on",
-    "remat",
-)
-# Settings that a run may also change after a loss or weights that were not finite.
-REMEDIES = (
-    "optim.lr",
-    "optim.backbone_lr",
-    "optim.clip_norm",
-    "optim.weight_decay",
-    "optim.eps",
-    "precision",
-)
 LOCK = "lock"
 # Weights of a training beside its checkpoints: their average, and the best by a test set.
 AVERAGED, BEST = KEPT = ("averaged.safetensors", "best.safetensors")
 FILES = {
     LOCK,
     f"{LOCK}.held",
-    "config.json",
+    RECORD,
     "metrics.jsonl",
     "results.json",
     "queries.jsonl",
@@ -80,7 +51,6 @@ STARTED = (
 COMPLETE = "commit_success.txt"
 # Longest path of a work directory, in bytes: below it are names of checkpoints and of their parts.
 LONGEST = (os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 260) - 200
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def open_workdir(workdir: str, config: dict[str, Any], *, mode: str) -> pathlib.Path:
@@ -120,7 +90,7 @@ def hold_workdir(workdir: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
-            if _read(path / "config.json") is None:
+            if read_record(path / RECORD) is None:
                 _check_foreign(path)
             _create(path)
             stack.enter_context(hold(path / LOCK, f"work directory {path}"))
@@ -188,8 +158,8 @@ def holds_checkpoint(workdir: str | os.PathLike) -> bool:
 
 
 def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
-    record = path / "config.json"
-    previous = _read(record)
+    record = path / RECORD
+    previous = read_record(record)
     if mode == "evaluate" and previous is None and not config.get("init_from"):
         raise FileNotFoundError(
             f"work directory {path} holds no run (no config.json); name the work directory of a "
@@ -197,7 +167,7 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     if previous is None:
         _check_foreign(path)
-    trainings = _trainings(previous) if previous else []
+    trainings = trainings_of(previous) if previous else []
     if mode == "evaluate" and trainings and not holds_checkpoint(path):
         raise FileNotFoundError(
             f"work directory {path} holds a training that has no checkpoint yet; wait for the "
@@ -205,14 +175,14 @@ def _open(path: pathlib.Path, config: dict[str, Any], mode: str) -> None:
         )
     changes = []
     if previous:
-        changes = _differences(_complete(previous["config"]), _complete(config))
-    strict = [change for change in changes if not _is_free(*change)]
+        changes = differences(_complete(previous["config"]), _complete(config))
+    strict = [change for change in changes if not is_free(*change)]
     held = holds_checkpoint(path)
     if strict and held:
         # A remedy replaces the setting of the run: from now on, this is how it is repeated.
         curable = mode == "train" and trainings and "not_finite" in trainings[-1]
-        if not curable or not all(map(_cures, strict)):
-            raise ValueError(_another(path, strict))
+        if not curable or not all(map(cures, strict)):
+            raise ValueError(refusal(path, strict))
         for key, _, new in strict:
             section, _, name = key.rpartition(".")
             (previous["config"][section] if section else previous["config"])[name] = new
@@ -255,148 +225,3 @@ def _create(path: pathlib.Path) -> None:
         raise OSError(
             f"work directory {path} cannot be created: {error.strerror}; use another --workdir."
         ) from error
-
-
-def _another(path: pathlib.Path, changes: list[tuple[str, Any, Any]]) -> str:
-    """Return a message on settings that a run with checkpoints cannot change."""
-    lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
-    advice = "Use the same configuration to resume it, or another --workdir."
-    if any(key == "epochs" for key, *_ in changes):
-        advice = (
-            "The learning rate of a run follows from its number of epochs, so a run has no more "
-            "of them. Use the same configuration to resume it. To train on from its weights, "
-            f"start another run: --workdir=ANOTHER --config.init_from={path}"
-        )
-    title = f"work directory {path} holds a run with another configuration:"
-    return "\n".join([title, *lines, advice])
-
-
-def note_not_finite(workdir: pathlib.Path) -> None:
-    """Record that the last training ended without finite values, so it may change `REMEDIES`."""
-    _note(workdir, "not_finite")
-
-
-def note_finished(workdir: pathlib.Path) -> None:
-    """Record that the last training came to its end."""
-    _note(workdir, "finished")
-
-
-def is_finished(workdir: str | os.PathLike, config: dict[str, Any]) -> bool:
-    """Return whether a work directory holds a training with these settings that came to its end.
-
-    Raises:
-        ValueError: its record is damaged.
-    """
-    record = _read(place(workdir) / "config.json")
-    if record is None or record["config"] != json.loads(json.dumps(config)):
-        return False
-    trainings = _trainings(record)
-    return bool(trainings) and "finished" in trainings[-1]
-
-
-def _note(workdir: pathlib.Path, end: str) -> None:
-    if jax.process_index() == 0:
-        path = workdir / "config.json"
-        if (record := _read(path)) is not None:
-            _trainings(record)[-1][end] = True
-            write_json(path, record)
-
-
-def _trainings(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [run for run in record["runs"] if run["mode"] == "train"]
-
-
-def _read(record: pathlib.Path) -> dict[str, Any] | None:
-    if not record.exists():
-        return None
-    try:
-        content = json.loads(record.read_text())
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not content.keys() >= {"config", "seed", "runs"}:
-        raise ValueError(
-            f"{record} is not a jaxreid run record, or is damaged; use another --workdir, or "
-            "repair it."
-        )
-    return content
-
-
-def environment() -> dict[str, Any]:
-    """Return the start time, code revision, package versions and devices."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {
-        "started": now,
-        "jaxreid": jaxreid.__version__,
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "backend": jax.default_backend(),
-        "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
-        "processes": jax.process_count(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        # TFDS is installed by jaxreid[train] only.
-        return None
-
-
-def _git_revision() -> str | None:
-    root = pathlib.Path(jaxreid.__file__).resolve().parent.parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(root), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if pathlib.Path(git("rev-parse", "--show-toplevel")) != root:
-            # Installed inside another repository, such as in its virtual environment.
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _is_free(key: str, old: Any, new: Any) -> bool:
-    if key == "data.train":  # the images may have moved
-        return without_places(old) == without_places(new)
-    return any(key == free or key.startswith(free + ".") for free in FREE)
-
-
-def trained_with(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a training depends on but for its seed, by path."""
-    plain = json.loads(json.dumps(config))
-    held = {path: value for path, value in leaves(plain) if path != "seed"}
-    if "data.train" in held:
-        held["data.train"] = without_places(held["data.train"])
-    return {path: value for path, value in held.items() if not _is_free(path, value, None)}
-
-
-def without_places(names: str | Sequence[str] | None) -> str | list[str] | None:
-    """Return names of data sets without their places: "market1501" for "market1501:/data/market".
-
-    What is read there is compared by its digest.
-    """
-    if names is None or isinstance(names, str):
-        return names and re.sub(r"^([^:?]*):[^?]*", r"\1", names)
-    return [without_places(name) for name in names]
-
-
-def _cures(change: tuple[str, Any, Any]) -> bool:
-    """Return whether a run may change a setting after values that are not finite."""
-    key, old, new = change
-    # An optimizer without clipping has a state of another structure.
-    return key in REMEDIES and (key != "optim.clip_norm" or bool(old) == bool(new))
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        differences = []
-        for name in sorted(old.keys() | new.keys()):
-            inner = f"{key}.{name}" if key else name
-            differences += _differences(old.get(name), new.get(name), inner)
-        return differences
-    return [] if old == new else [(key, old, new)]

@@ -14,18 +14,13 @@ from jaxreid.evaluation.run import keep_trace, make_evaluation, report
 from jaxreid.mesh import check_divisible, make_mesh, sent_ahead, to_host
 from jaxreid.models.model import make_model
 from jaxreid.processes import lost_processes_named
+from jaxreid.runs.changes import without_places
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.profile import Profile
+from jaxreid.runs.record import note_finished, note_not_finite
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
-from jaxreid.runs.workdir import (
-    hold_workdir,
-    holds_checkpoint,
-    note_finished,
-    note_not_finite,
-    open_workdir,
-    without_places,
-)
+from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, open_workdir
 from jaxreid.training.class_graph import check_graph_window, nearest_classes
 from jaxreid.training.kept import Best, save_average
 from jaxreid.training.search import record

@@ -16,8 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxreid.programs import sharing
+from jaxreid.runs.record import is_finished
 from jaxreid.runs.settings import resolved, value_at
-from jaxreid.runs.workdir import is_finished
 from jaxreid.training.loop import train
 
 # Longest name of a work directory, in characters.

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from jaxreid.mesh import remember_compiled
-from jaxreid.runs.workdir import hold_workdir, note_not_finite, open_workdir
+from jaxreid.runs.record import note_not_finite
+from jaxreid.runs.workdir import hold_workdir, open_workdir
 
 CONFIG = {"seed": 0, "epochs": 6, "optim": {"name": "sgd", "lr": 0.1, "clip_norm": 0}}
 
