@@ -81,7 +81,7 @@ def _read_card() -> Reader:
 
 
 def _load_weights() -> Reader:
-    from jaxreid.weights.file import load_weights
+    from jaxreid.weights.loading import load_weights
 
     return lambda path: load_weights(path, MODEL)
 

@@ -34,7 +34,7 @@ from jaxreid.training.state import (
 )
 from jaxreid.training.task import make_task
 from jaxreid.weights.checkpoint import Checkpoints, check_finite
-from jaxreid.weights.file import load_weights
+from jaxreid.weights.loading import load_weights
 
 # One section of the configuration, as keywords.
 Section = Mapping[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxreid.weights.bundled import NAMES, located
 from jaxreid.weights.checkpoint import read_run, run_of
-from jaxreid.weights.file import load_weights, read_card
+from jaxreid.weights.file import read_card
+from jaxreid.weights.loading import load_weights
 
 
 @dataclasses.dataclass(frozen=True)

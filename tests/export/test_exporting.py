@@ -19,7 +19,8 @@ from jaxreid.export.programs import drawn_people, make_program
 from jaxreid.models.model import init_variables, make_model
 from jaxreid.reid.loaded import ReID
 from jaxreid.weights.conversion import convert_file
-from jaxreid.weights.file import load_weights, save_weights
+from jaxreid.weights.file import save_weights
+from jaxreid.weights.loading import load_weights
 from jaxreid.weights.pytorch import published
 
 onnx = pytest.importorskip("onnx")

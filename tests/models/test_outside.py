@@ -17,7 +17,8 @@ from jaxreid.training.optim import make_optimizer
 from jaxreid.training.schedules import make_schedule
 from jaxreid.training.state import create_state
 from jaxreid.training.step import make_train_step
-from jaxreid.weights.file import load_weights, read_card, save_weights
+from jaxreid.weights.file import read_card, save_weights
+from jaxreid.weights.loading import load_weights
 
 FILES = {
     "backbones": '''

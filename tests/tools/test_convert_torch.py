@@ -12,7 +12,8 @@ from golden import REPOSITORY
 
 from jaxreid import cli
 from jaxreid.models.model import make_model
-from jaxreid.weights.file import load_weights, read_card
+from jaxreid.weights.file import read_card
+from jaxreid.weights.loading import load_weights
 from jaxreid.weights.torch_checkpoint import read_checkpoint
 
 torch = pytest.importorskip("torch")

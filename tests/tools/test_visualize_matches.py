@@ -13,7 +13,7 @@ from selection import deep
 
 from jaxreid.models.model import make_model
 from jaxreid.pictures.canvas import RIGHT, WRONG
-from jaxreid.weights.file import load_weights
+from jaxreid.weights.loading import load_weights
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 

@@ -8,7 +8,8 @@ from one_layer import ONE_LAYER
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.runs.log import Writer, event
 from jaxreid.training.kept import Best
-from jaxreid.weights.file import load_weights, read_selection
+from jaxreid.weights.file import read_selection
+from jaxreid.weights.loading import load_weights
 
 CARD = {
     "backbone": ONE_LAYER,

@@ -11,7 +11,8 @@ import jaxreid
 from jaxreid import cli
 from jaxreid.data import synthetic
 from jaxreid.weights.bundled import FOLDER, NAMES, located
-from jaxreid.weights.file import load_weights, read_card
+from jaxreid.weights.file import read_card
+from jaxreid.weights.loading import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -12,13 +12,8 @@ from jaxreid.mesh import make_mesh
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.training.optim import make_optimizer
 from jaxreid.training.state import create_state, variables_of
-from jaxreid.weights.file import (
-    Selection,
-    load_weights,
-    read_card,
-    read_selection,
-    save_weights,
-)
+from jaxreid.weights.file import Selection, read_card, read_selection, save_weights
+from jaxreid.weights.loading import load_weights
 
 MODEL = {
     "backbone": {"name": "resnet18", "cut": "layer3", "width": 8},

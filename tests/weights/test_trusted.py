@@ -12,7 +12,8 @@ from jaxreid.data.sets import check_trusted_sets
 from jaxreid.names import check_trusted
 from jaxreid.weights.cards import model_of
 from jaxreid.weights.checkpoint import Checkpoints, read_run
-from jaxreid.weights.file import load_weights, read_card
+from jaxreid.weights.file import read_card
+from jaxreid.weights.loading import load_weights
 
 CARD = {
     "backbone": {"name": "resnet18", "cut": "layer1", "width": 1},
