@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from jaxreid.export.exporting import export_model
     from jaxreid.frames.crops import crop
     from jaxreid.index.index import Index
-    from jaxreid.reid.loaded import ReID, evaluate, load
+    from jaxreid.reid.loaded import ReID
+    from jaxreid.reid.loading import evaluate, load
     from jaxreid.reid.stored import evaluate_features
     from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
@@ -28,11 +29,11 @@ _OFFERED = {
     "configs": "jaxreid.configs",
     "crop": "jaxreid.frames.crops:crop",
     "datasets": "jaxreid.data.sets",
-    "evaluate": "jaxreid.reid.loaded:evaluate",
+    "evaluate": "jaxreid.reid.loading:evaluate",
     "evaluate_features": "jaxreid.reid.stored:evaluate_features",
     "finetune": "jaxreid.training.finetuning:finetune",
     "export_model": "jaxreid.export.exporting:export_model",
-    "load": "jaxreid.reid.loaded:load",
+    "load": "jaxreid.reid.loading:load",
     "register": "jaxreid.register",
     "train": "jaxreid.training.loop:train",
 }

@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
             settings.check_tensorflow()
         start_jax()
         if _MODE.value == "evaluate":
-            from jaxreid.reid.loaded import evaluate_run
+            from jaxreid.reid.loading import evaluate_run
 
             evaluate_run(config, _WORKDIR.value)
             return 0

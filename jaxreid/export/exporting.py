@@ -16,7 +16,8 @@ from jaxreid.export.formats import FORMATS
 from jaxreid.export.programs import Program, drawn_people, make_program
 from jaxreid.names import check_name
 from jaxreid.places import expanded
-from jaxreid.reid.loaded import ReID, load
+from jaxreid.reid.loaded import ReID
+from jaxreid.reid.loading import load
 from jaxreid.runs.files import remove_tree, replace_file
 from jaxreid.runs.log import write_json
 from jaxreid.weights.pytorch import published

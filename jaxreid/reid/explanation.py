@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from jaxreid.data.images.pillow import ImageSource, read_image
+from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import Model
+from jaxreid.names import check_name
 from jaxreid.pictures.canvas import save
 from jaxreid.pictures.matches import Pair, correspondence_picture
 from jaxreid.reid.hits import name_of
@@ -156,6 +158,23 @@ def explained(
     size = (reid.model.width, reid.model.height)
     title = f"{titles[0]} and its strongest matches"
     return Explanation(pairs, title, size, columns=len(reaches) if known else 3)
+
+
+def parts_shown(reid: Any, parts: Sequence[str] | None) -> Mapping[str, int]:
+    """Return the parts that a `ReID` can show, with their reach; see `ReID.check_explains`."""
+    if not reid.explains:
+        able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
+        raise ValueError(
+            f"the matcher {reid.card['matcher']['name']!r} compares whole images and has no "
+            f"local matches to show; matchers with local matches: {', '.join(able)}. "
+            "`activations` shows where its features come from."
+        )
+    known = reid.model.neck.features.reaches
+    if parts and not known:
+        raise ValueError(f"the features of {reid.path} have no parts; omit parts.")
+    for part in parts or ():
+        check_name(part, tuple(known), "part")
+    return known
 
 
 def matches_with(reid: Any, query: ImageSource, images: Sequence[ImageSource]) -> list[Pair]:

@@ -1,8 +1,10 @@
-"""Images that a model is given: people cut out of a frame, and whole frames that are noticed."""
+"""What a model is given: people cut out of a frame, whole frames that are noticed, features."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxreid.data.images.pillow import ImageSource, read_image, size_of
 from jaxreid.data.sets.files import some
@@ -35,6 +37,26 @@ def people_in(
     names = names or [name_of(image, i) for i, image in enumerate(images)]
     _warn_of_frames(images, names)
     return images, names
+
+
+def checked_features(features: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return features of at least one image.
+
+    Raises:
+        ValueError: they are not [N, *shape], floating-point and finite.
+    """
+    features = np.asarray(features)
+    if features.shape[1:] != shape or not len(features):
+        raise ValueError(
+            f"features are {list(features.shape)}; expected [N, "
+            f"{', '.join(map(str, shape))}], as embed returns them, with N at least 1."
+        )
+    if features.dtype.kind not in "fV" or not np.isfinite(features.astype(np.float32)).all():
+        raise ValueError(
+            f"features are {features.dtype}, or not all finite; expected finite floating-point "
+            "numbers, as embed returns them. Look for NaN and infinity with np.isfinite."
+        )
+    return features
 
 
 def _warn_of_frames(images: Sequence[ImageSource], names: Sequence[str]) -> None:

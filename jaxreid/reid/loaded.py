@@ -11,30 +11,30 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxreid.data.images.pillow import ImageSource
-from jaxreid.data.sets import load_sets
 from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import TestSets
-from jaxreid.evaluation.scoring import Scorer
 from jaxreid.mesh import make_mesh, shardings
-from jaxreid.models.matchers import MATCHERS
 from jaxreid.models.model import feature_shape, make_model
-from jaxreid.names import check_name
 from jaxreid.places import is_remote, place
-from jaxreid.processes import lost_processes_named
 from jaxreid.reid.activation import Activations, activations_of, make_energy
 from jaxreid.reid.calibrated import calibrate, find_calibration
 from jaxreid.reid.evaluating import check_ranked, encode_and_save, evaluate_model, load_tests
-from jaxreid.reid.explanation import Explanation, explained, make_explain, matches_with
+from jaxreid.reid.explanation import (
+    Explanation,
+    explained,
+    make_explain,
+    matches_with,
+    parts_shown,
+)
 from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.groups import Groups, make_groups
 from jaxreid.reid.hits import Hit, Hits, listed
-from jaxreid.reid.inputs import people_in
+from jaxreid.reid.inputs import checked_features, people_in
+from jaxreid.reid.scorers import Scorers, fitting
 from jaxreid.reid.search import find
 from jaxreid.runs.log import progress
-from jaxreid.runs.workdir import holds_checkpoint, open_workdir
-from jaxreid.weights.file import read_card, save_weights
-from jaxreid.weights.source import open_weights
+from jaxreid.weights.file import save_weights
 
 # Number of images from which a progress bar is shown.
 LONG = 256
@@ -71,7 +71,7 @@ class ReID:
         self.model = make_model(**self.card)
         self.mesh = make_mesh()
         self.variables = jax.device_put(dict(variables), shardings(self.mesh, P()))
-        self._scorers: dict[tuple[tuple[str, int], ...], Scorer] = {}
+        self._scorers = Scorers(self.model, self.mesh, self.variables)
         self.contributions = make_explain(self.model, self.variables)
         self.energy = make_energy(self.model)
 
@@ -108,7 +108,7 @@ class ReID:
         images, names = people_in(images, xyxy, names)
         if not images:
             return np.zeros((0, *self.feature_shape), np.float32)
-        scorer = self._scorer(batch_size=_fitting(len(images), 64))
+        scorer = self._scorers.of(batch_size=fitting(len(images), 64))
         with progress("features", total=len(images), least=LONG) as bar:
             return scorer.encode(images, names, bar)
 
@@ -122,12 +122,12 @@ class ReID:
             ValueError: features do not have this model's shape, or they or the scores are not
                 finite numbers.
         """
-        query, gallery = (self._checked(x) for x in (query, gallery))
+        query, gallery = (checked_features(x, self.feature_shape) for x in (query, gallery))
         tiles = {
-            "query_tile": _fitting(len(query), 32),
-            "gallery_tile": _fitting(len(gallery), 512),
+            "query_tile": fitting(len(query), 32),
+            "gallery_tile": fitting(len(gallery), 512),
         }
-        scores = self._scorer(**tiles).scores(query, gallery)
+        scores = self._scorers.of(**tiles).scores(query, gallery)
         if np.isnan(scores).any():
             raise ValueError(
                 f"{np.isnan(scores).sum()} of {scores.size} scores are NaN: the features are too "
@@ -157,7 +157,10 @@ class ReID:
         gallery = listed(gallery)
         if top < 1:
             raise ValueError(f"top is {top}; expected at least 1.")
-        features = self.embed(gallery) if features is None else self._checked(features)
+        if features is None:
+            features = self.embed(gallery)
+        else:
+            features = checked_features(features, self.feature_shape)
         if len(features) != len(gallery):
             raise ValueError(
                 f"got {len(features)} features for {len(gallery)} gallery images; expected one "
@@ -314,19 +317,7 @@ class ReID:
         Raises:
             ValueError: the matcher compares whole images, or does not have one of `parts`.
         """
-        if not self.explains:
-            able = MATCHERS.names_where(lambda matcher: hasattr(matcher, "explain"))
-            raise ValueError(
-                f"the matcher {self.card['matcher']['name']!r} compares whole images and has no "
-                f"local matches to show; matchers with local matches: {', '.join(able)}. "
-                "`activations` shows where its features come from."
-            )
-        known = self.model.neck.features.reaches
-        if parts and not known:
-            raise ValueError(f"the features of {self.path} have no parts; omit parts.")
-        for part in parts or ():
-            check_name(part, tuple(known), "part")
-        return known
+        return parts_shown(self, parts)
 
     def evaluate(
         self,
@@ -401,97 +392,8 @@ class ReID:
         variables = jax.tree.map(np.asarray, self.variables)
         save_weights(path, variables, self.card, source=source, calibration=calibration)
 
-    def _scorer(self, **sizes: int) -> Scorer:
-        """Return a scorer of these sizes, compiled once."""
-        key = tuple(sorted(sizes.items()))
-        if key not in self._scorers:
-            devices = self.mesh.size
-            up = {
-                k: v if k == "query_tile" else -(-v // devices) * devices for k, v in sizes.items()
-            }
-            default: dict[str, Any] = {"batch_size": 64 * devices, "gallery_tile": 512 * devices}
-            self._scorers[key] = Scorer(self.model, self.mesh, self.variables, **default | up)
-        return self._scorers[key]
-
-    def _checked(self, features: np.ndarray) -> np.ndarray:
-        features = np.asarray(features)
-        expected = self.feature_shape
-        if features.shape[1:] != expected or not len(features):
-            raise ValueError(
-                f"features are {list(features.shape)}; expected [N, "
-                f"{', '.join(map(str, expected))}], as embed returns them, with N at least 1."
-            )
-        if features.dtype.kind not in "fV" or not np.isfinite(features.astype(np.float32)).all():
-            raise ValueError(
-                f"features are {features.dtype}, or not all finite; expected finite floating-point "
-                "numbers, as embed returns them. Look for NaN and infinity with np.isfinite."
-            )
-        return features
-
     # Kept: it traces the whole model, and `score` checks every call against it.
     @functools.cached_property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one image's features, [h, w, d] or [d]."""
         return feature_shape(self.model, self.variables)
-
-
-def load(path: str | os.PathLike, *, step: int | None = None) -> ReID:
-    """Load a model, ready to use.
-
-    Args:
-        path: work directory of a run, one of its steps (`RUN/checkpoints/500`), a weights file
-            (.safetensors), or "drawn", the bundled model, which never saw a photograph.
-        step: step of a run; the newest checkpoint if None.
-
-    Raises:
-        FileNotFoundError, ValueError: `path` holds no model, one that cannot be read, or one of a
-            module (`package.module:Class`) that is neither imported nor allowed by the environment
-            variable JAXREID_ALLOW.
-    """
-    weights = open_weights(path, step=step)
-    return ReID(
-        weights.card,
-        weights.variables,
-        path=weights.path,
-        step=weights.step,
-        settings=weights.settings,
-        messages=weights.messages,
-    )
-
-
-def evaluate(
-    path: str | os.PathLike, test: Sequence[str] | None = None, **settings: Any
-) -> dict[str, Result]:
-    """Evaluate a model on test sets: `load(path).evaluate(test, **settings)`."""
-    return load(path).evaluate(test, **settings)
-
-
-@lost_processes_named()
-def evaluate_run(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Result]:
-    """Evaluate the newest checkpoint of a work directory again, or a weights file into it.
-
-    Args:
-        config: resolved configuration; its `init_from` is evaluated if the work directory holds no
-            checkpoint. The model is that of the checkpoint or of the file.
-        workdir: work directory of a training, or a new one; the results are written there.
-
-    Raises:
-        FileNotFoundError: there is neither a checkpoint nor a file.
-        ValueError: a setting is invalid.
-    """
-    config = dict(config)
-    held = holds_checkpoint(workdir)
-    if config["init_from"] and not held:
-        config["model"] = read_card(config["init_from"])
-    path = open_workdir(os.fspath(workdir), config, mode="evaluate")
-    reid = load(path if held else config["init_from"])
-    _, tests = load_sets(**{**config["data"], "train": None})
-    return reid.evaluate_on(tests, workdir=path, **config["eval"])
-
-
-def _fitting(count: int, most: int) -> int:
-    """Return the smallest of 1, 8, 64, ... >= `count`, at most `most`: few shapes to compile."""
-    size = 1
-    while size < min(count, most):
-        size *= 8
-    return min(size, most)

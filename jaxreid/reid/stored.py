@@ -10,7 +10,8 @@ from jaxreid.evaluation.run import digest_of
 from jaxreid.models.model import abstract_variables, make_model
 from jaxreid.places import place
 from jaxreid.reid.evaluating import check_ranked, evaluate_model
-from jaxreid.reid.loaded import ReID, load
+from jaxreid.reid.loaded import ReID
+from jaxreid.reid.loading import load
 
 # What a model needs beside its matcher; nothing of it is computed.
 _AROUND = {"backbone": {"name": "resnet18"}, "neck": {"name": "pooled"}, "height": 64, "width": 32}

@@ -11,7 +11,7 @@ from selection import deep
 
 from jaxreid import cli, export_model
 from jaxreid.models.model import make_model
-from jaxreid.reid.loaded import load
+from jaxreid.reid.loading import load
 from jaxreid.weights.pytorch import convert, published
 from jaxreid.weights.state_dict import unwrapped
 

@@ -7,7 +7,8 @@ from variables import filled
 
 from jaxreid import cli
 from jaxreid.export.programs import make_program
-from jaxreid.reid.loaded import ReID, load
+from jaxreid.reid.loaded import ReID
+from jaxreid.reid.loading import load
 from jaxreid.weights.conversion import convert_file
 from jaxreid.weights.layouts.layout import IMAGENET
 from jaxreid.weights.layouts.osnet import OSNET
