@@ -355,7 +355,9 @@ def report(writer: Writer, workdir: pathlib.Path, *, initial: str = "untrained")
     writer.say(results_table(results_of(writer.events, initial=initial)))
     names = ("results.json", "queries.jsonl", "ranking.png", CALIBRATION, RELIABILITY, *KEPT)
     files = [name for name in names if (workdir / name).exists()]
-    writer.say(f"{', '.join(files)}, metrics and checkpoints are in {workdir}")
+    # A folder of results alone has no checkpoints.
+    rest = "metrics and checkpoints" if (workdir / "checkpoints").exists() else "metrics"
+    writer.say(f"{', '.join(files)}, {rest} are in {workdir}")
 
 
 def fingerprint(query: Split, gallery: Split) -> str:

@@ -120,7 +120,10 @@ def test_features_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_pa
         for key, value in (("features", "mine.npy"), ("table", "mine.csv"), ("out", "given"))
     ]
     assert cli.main(["evaluate", *arguments, "--rerank"]) == 0
-    assert "mine rerank" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "mine rerank" in said.out
+    assert "metrics are in" in said.out + said.err
+    assert "checkpoints" not in said.out + said.err
     assert rows_of(tmp_path / "given") == rows_of(tmp_path / "out")
     by_model = jaxreid.evaluate_features(
         tmp_path / "mine.npy", model=models["embeddings"], **elsewhere
