@@ -103,14 +103,15 @@ def test_a_page_is_used_by_keyboard_in_a_browser(browser, tmp_path):
     assert int(view.evaluate(rank)) > 3
     view.keyboard.press("Home")
     view.keyboard.press("Enter")
-    view.wait_for_function("document.querySelectorAll('#pairlines line').length > 0")
+    view.wait_for_selector("#pairlines line", state="attached")
     view.keyboard.press("ArrowRight")
     assert "rank 2" in view.inner_text("#about")
     view.keyboard.press("m")
     assert view.evaluate("document.querySelectorAll('#pairlines line').length") == 0
     view.keyboard.press("Escape")
     assert not view.evaluate("document.getElementById('large').open")
-    assert view.evaluate(rank) == "2"
+    # A browser says that a dialog was closed in a task of its own, after the key.
+    view.wait_for_selector(".card:focus .rank:text-is('2')")
     dark = "getComputedStyle(document.body).backgroundColor"
     before = view.evaluate(dark)
     view.click("#theme")
