@@ -16,8 +16,9 @@ another one (`market1501`, `msmt17`, ...), or what to train and to test on, as i
     small            network and recipe of the embedded data, on any data; our values
     debug            runs in seconds
 
-or the name of a ResNet. The paper has no public code. The losses and their sum are the paper's, the
-rest is the recipe that the methods it compares with build on, and values without a source are ours.
+or the name of a backbone. The paper has no public code. The losses and their sum are the paper's,
+the rest is the recipe that the methods it compares with build on, and values without a source are
+ours.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,9 @@ from jaxreid.configs import common
 def get_config(arg: str = "synthetic") -> ConfigDict:
     options = ("baseline", "mnet", "dp", "ibn_a", "small", "debug")
     exclusive = [("baseline", "mnet", "dp")]
-    chosen = common.parse(arg, options, values=("target",), backbones=("resnet",), one_of=exclusive)
+    chosen = common.parse(
+        arg, options, values=("target",), backbones=("resnet", "osnet"), one_of=exclusive
+    )
     if "ibn_a" in chosen and chosen.backbone:
         raise ValueError(f"ibn_a and {chosen.backbone}: each names a network; give one of them.")
     config = common.base(chosen.dataset)

@@ -169,6 +169,9 @@ def test_a_run_leaves_everything_a_user_needs(finished):
     assert record["config"]["model"]["backbone"]["name"] == "resnet18"
     assert record["seed"] == 0
     assert {"git_revision", "packages", "devices"} <= record["runs"][0].keys()
+    assert record["runs"][0]["finished"]
+    assert 0 < record["runs"][0]["seconds"] < 600
+    assert 0 < record["runs"][0]["cpu_seconds"] < 1200
     results = json.loads((workdir / "results.json").read_text())["results"]
     assert [(row["set"], row["model"], row["step"]) for row in results] == [
         ("market1501", "untrained", 0),

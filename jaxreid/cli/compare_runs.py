@@ -10,7 +10,6 @@ from jaxreid.cli import values
 FORMATS = (".html", ".tex", ".csv", ".md", ".json")
 # Queries listed of two groups, those that differ most.
 LISTED = 8
-_HEADER = ("test set", "runs", "seeds", "rank-1", "mAP")
 
 
 def holds_runs(path: pathlib.Path) -> bool:
@@ -22,7 +21,7 @@ def holds_runs(path: pathlib.Path) -> bool:
 
 def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Print means over seeds, and what differences from the first group show; write a table."""
-    from jaxreid.evaluation import comparison
+    from jaxreid.evaluation import comparison, comparison_table
     from jaxreid.runs.files import replace_file
     from jaxreid.runs.log import table
 
@@ -31,10 +30,18 @@ def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> d
             raise ValueError(f"{args.out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
         values.check_out(args.out, args.out.suffix.lower())
     groups = comparison.group_runs([comparison.read_run(p) for p in comparison.find_runs(paths)])
-    summary = comparison.summary_of(groups)
     differences = comparison.differences_of(groups)
-    cells = [_cells(row) for row in summary]
-    print(table(_HEADER, cells))
+    result: dict[str, Any] = {
+        "groups": [
+            {"name": g.name, "runs": [str(run.path) for run in g.runs], "compute": g.compute()}
+            for g in groups
+        ],
+        "results": comparison.summary_of(groups),
+        "differences": [_as_dict(difference) for difference in differences],
+    }
+    print(table(*comparison_table.long(result["results"])))
+    costs = [[g["name"], *comparison_table.compute_cells(g["compute"])] for g in result["groups"]]
+    print("\n" + table(("runs", *comparison_table.COMPUTE), costs))
     if left := _left_out(groups):
         print(f"\nnot in all runs, and left out: {', '.join(left)}")
     if unfinished := [run for group in groups for run in group.runs if not run.finished]:
@@ -49,36 +56,22 @@ def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> d
     if len(groups) == 2:
         for difference in differences:
             print("\n" + _queries_text(difference))
-    result: dict[str, Any] = {
-        "groups": [{"name": g.name, "runs": [str(run.path) for run in g.runs]} for g in groups],
-        "results": summary,
-        "differences": [_as_dict(difference) for difference in differences],
-    }
     if args.out is not None:
         if args.out.suffix.lower() == ".html":
-            text = _page(groups, cells, differences)
+            text = _page(groups, result, differences)
         else:
-            text = _written(args.out.suffix.lower(), cells, result)
+            text = comparison_table.written(args.out.suffix.lower(), result)
         replace_file(args.out, text.encode())
         print(f"wrote {args.out}")
         result["out"] = str(args.out)
     return result
 
 
-def _written(suffix: str, cells: Sequence[Sequence[str]], result: dict[str, Any]) -> str:
-    from jaxreid.pictures import tables
-
-    if suffix == ".json":
-        return tables.as_json(result)
-    if suffix == ".csv":
-        return tables.comma_separated(result["results"])
-    return (tables.latex if suffix == ".tex" else tables.markdown)(_HEADER, cells)
-
-
-def _page(groups: Sequence[Any], cells: Sequence[Sequence[str]], differences: Sequence[Any]) -> str:
+def _page(groups: Sequence[Any], result: dict[str, Any], differences: Sequence[Any]) -> str:
     """Return the page of a comparison, with images where the test sets can be read."""
     from jaxreid.data.sets import check_trusted_sets
     from jaxreid.evaluation.comparison_page import page_of
+    from jaxreid.evaluation.comparison_table import wide
     from jaxreid.evaluation.run import fingerprint
     from jaxreid.pictures.tables import html_table
     from jaxreid.reid.evaluating import load_tests
@@ -96,15 +89,7 @@ def _page(groups: Sequence[Any], cells: Sequence[Sequence[str]], differences: Se
             note = str(error)
         else:
             images[name] = splits
-    return page_of(groups, html_table(_HEADER, cells), differences, images, note)
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    def percent(metric: str) -> str:
-        spread = row[f"{metric}_std"]
-        return f"{100 * row[metric]:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
-
-    return (row["set"], row["runs"], str(row["seeds"]), percent("rank1"), percent("mAP"))
+    return page_of(groups, html_table(*wide(result)), differences, images, note)
 
 
 def _left_out(groups: Sequence[Any]) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ class RunResults:
         finished: whether the end of its training is recorded; True without a training.
         settings: what its training depends on but for the seed, by path (`trained_with`).
         tests: results by test set.
+        seconds, cpu_seconds: that its training took, with compilation and evaluations, and the
+            processors of process 0 spent on it; None if a part of it was not recorded.
     """
 
     path: pathlib.Path
@@ -60,11 +63,23 @@ class RunResults:
     finished: bool
     settings: dict[str, Any]
     tests: dict[str, SetResult]
+    seconds: float | None
+    cpu_seconds: float | None
 
     @property
     def seed(self) -> int:
         """Run seed."""
         return self.config["seed"]
+
+    @property
+    def images(self) -> int:
+        """Images that it has learned from, each as often as it was seen."""
+        return next(iter(self.tests.values())).row["step"] * self.config["batch_size"]
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model that is tested; None for results of older versions."""
+        return next(iter(self.tests.values())).row.get("parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +100,12 @@ class Group:
         if metric == "mAP":
             return np.array([[line["AP"] for line in one] for one in lines])
         return np.array([[float(line["first_match"] == 1) for line in one] for one in lines])
+
+    def compute(self) -> dict[str, Any]:
+        """Return what a run took, by name: medians over the seeds, None where one is not known."""
+        keys = ("parameters", "images", "seconds", "cpu_seconds")
+        held = {key: [getattr(run, key) for run in self.runs] for key in keys}
+        return {k: None if None in v else statistics.median_low(v) for k, v in held.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +208,8 @@ def read_run(path: pathlib.Path) -> RunResults:
         if trainings and not all(test.row["step"] for test in tests.values()):
             raise ValueError("they are of the model before its training, which is not finished")
         finished = not trainings or "finished" in trainings[-1]
-        return RunResults(path, config, finished, trained_with(config), tests)
+        spent = [_total(trainings, key) for key in ("seconds", "cpu_seconds")]
+        return RunResults(path, config, finished, trained_with(config), tests, *spent)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} has no {pathlib.Path(error.filename).name}: it is not finished. Repeat its "
@@ -279,6 +301,12 @@ def differences_of(groups: Sequence[Group]) -> list[Difference]:
                 )
             )
     return differences
+
+
+def _total(trainings: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Return a sum over the starts of a run; None if one has not recorded it."""
+    spent = [start.get(key) for start in trainings]
+    return sum(spent) if spent and None not in spent else None
 
 
 def _row_of(

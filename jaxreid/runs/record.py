@@ -21,12 +21,20 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 def note_not_finite(workdir: pathlib.Path) -> None:
     """Record that the last training ended without finite values, so it may change `REMEDIES`."""
-    _note(workdir, "not_finite")
+    _note(workdir, {"not_finite": True})
 
 
-def note_finished(workdir: pathlib.Path) -> None:
-    """Record that the last training came to its end."""
-    _note(workdir, "finished")
+def note_end(workdir: pathlib.Path, *, finished: bool, seconds: float, cpu_seconds: float) -> None:
+    """Record how the last training ended.
+
+    Args:
+        workdir: work directory.
+        finished: whether it came to its end; a signal stopped it otherwise.
+        seconds: that it took since its start.
+        cpu_seconds: that the processors of process 0 spent on it.
+    """
+    spent = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
+    _note(workdir, spent | ({"finished": True} if finished else {}))
 
 
 def is_finished(workdir: str | os.PathLike, config: dict[str, Any]) -> bool:
@@ -42,11 +50,11 @@ def is_finished(workdir: str | os.PathLike, config: dict[str, Any]) -> bool:
     return bool(trainings) and "finished" in trainings[-1]
 
 
-def _note(workdir: pathlib.Path, end: str) -> None:
+def _note(workdir: pathlib.Path, end: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         path = workdir / RECORD
         if (record := read_record(path)) is not None:
-            trainings_of(record)[-1][end] = True
+            trainings_of(record)[-1].update(end)
             write_json(path, record)
 
 

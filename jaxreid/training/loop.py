@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxreid.processes import lost_processes_named
 from jaxreid.runs.changes import without_places
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.profile import Profile
-from jaxreid.runs.record import note_finished, note_not_finite
+from jaxreid.runs.record import note_end, note_not_finite
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, open_workdir
@@ -61,9 +62,11 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
     config = resolved(config)
     with hold_workdir(os.fspath(workdir)), lost_processes_named():
         path = open_workdir(os.fspath(workdir), config, mode="train")
-        if ended := fit(workdir=path, **config):
-            note_finished(path)
-        return ended
+        seconds, cpu_seconds = time.monotonic(), time.process_time()
+        finished = fit(workdir=path, **config)
+        seconds, cpu_seconds = time.monotonic() - seconds, time.process_time() - cpu_seconds
+        note_end(path, finished=finished, seconds=seconds, cpu_seconds=cpu_seconds)
+        return finished
 
 
 def fit(

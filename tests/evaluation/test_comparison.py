@@ -15,16 +15,17 @@ from jaxreid.evaluation.comparison import (
     read_run,
     summary_of,
 )
+from jaxreid.evaluation.comparison_table import compute_cells
 from jaxreid.runs.settings import resolved
 
 SETS = ("mall", "campus")
 
 
-def write_run(path, seed, lr, precision, row=(), sets=SETS, ends=("finished",)):
+def write_run(path, seed, lr, precision, row=(), sets=SETS, end=(("finished", True),)):
     """A finished run whose queries have these average precisions, [Q]; two of each person."""
     config = resolved(configs.get("qaconv"))
     config |= {"seed": seed, "optim": config["optim"] | {"lr": lr}}
-    start = {"mode": "train"} | dict.fromkeys(ends, True)
+    start = {"mode": "train"} | dict(end)
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({"config": config, "seed": seed, "runs": [start]}))
     results, lines = [], []
@@ -147,25 +148,30 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
 
 
 def test_runs_that_are_not_finished_are_noticed(tmp_path, capsys):
-    a = write_run(tmp_path / "a", 0, 0.1, [0.5, 0.6], ends=())
+    a = write_run(tmp_path / "a", 0, 0.1, [0.5, 0.6], end=())
     assert cli.main(["compare", str(a)]) == 0
     assert f"WARNING: the end of their training is not recorded: {a}" in capsys.readouterr().out
-    b = write_run(tmp_path / "b", 0, 0.1, [0.5, 0.6], {"step": 0}, ends=())
+    b = write_run(tmp_path / "b", 0, 0.1, [0.5, 0.6], {"step": 0}, end=())
     with pytest.raises(ValueError, match="are of the model before its training, which is not fin"):
         read_run(b)
 
 
 def test_tables_are_written_in_every_form(folder, capsys):
     for suffix, part in [
-        ("tex", r"mall & lr=0.01 & 3 & "),
-        ("md", "| mall | lr=0.01 | 3 | "),
-        ("html", "<td>mall</td><td>lr=0.01</td><td>3</td>"),
+        ("tex", r"runs & seeds & mall rank-1 & mall mAP & campus rank-1 & "),
+        ("md", "| runs | seeds | mall rank-1 | mall mAP | campus rank-1 | "),
+        ("html", "<td>lr=0.01</td><td>3</td>"),
     ]:
         out = folder.parent / f"table.{suffix}"
         assert cli.main(["compare", str(folder), f"--out={out}"]) == 0
         assert part in out.read_text()
+    marked = (folder.parent / "table.md").read_text().splitlines()[3].split(" | ")
+    assert [cell.endswith("*") for cell in marked] == [False, False, *[True] * 4, *[False] * 4]
     said = capsys.readouterr().out
     assert "lr=0.03 is better than lr=0.01 on campus by" in said
+    comment = (folder.parent / "table.tex").read_text().splitlines()[-1]
+    assert comment.startswith("% lr=0.03 is better")
+    assert comment[2:] in said
     assert "mall: lr=0.01 has the higher average precision in 0 of 80 queries" in said
     out = folder.parent / "table.csv"
     assert cli.main(["compare", *map(str, folder.iterdir()), f"--out={out}", "--json"]) == 0
@@ -174,6 +180,25 @@ def test_tables_are_written_in_every_form(folder, capsys):
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["mAP"]) for row in rows] == [row["mAP"] for row in result["results"]]
+
+
+def test_what_runs_took_is_a_median_over_seeds_or_unknown(tmp_path):
+    for seed, seconds in enumerate((90, 60, 61)):
+        spent = {"finished": True, "seconds": seconds, "cpu_seconds": 2 * seconds}
+        write_run(
+            tmp_path / f"seed={seed}", seed, 0.1, [0.5], {"parameters": 7000}, end=spent.items()
+        )
+    (group,) = groups_of(tmp_path)
+    compute = group.compute()
+    images = 9 * group.runs[0].config["batch_size"]
+    assert compute == {"parameters": 7000, "images": images, "seconds": 61, "cpu_seconds": 122}
+    assert compute_cells(compute) == ["7,000", f"{images:,}", "1.0", "2.0"]
+    record = json.loads((tmp_path / "seed=0" / "config.json").read_text())
+    # The first of two starts was killed.
+    record["runs"].insert(0, {"mode": "train"})
+    (tmp_path / "seed=0" / "config.json").write_text(json.dumps(record))
+    (group,) = groups_of(tmp_path)
+    assert compute_cells(group.compute())[2:] == ["-", "-"]
 
 
 def test_a_model_and_two_images_are_still_a_pair(folder, tmp_path, capsys):
