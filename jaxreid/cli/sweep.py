@@ -1,6 +1,7 @@
 """The verb sweep: a recipe with several seeds and settings, in one process."""
 
 import argparse
+import os
 import re
 import sys
 from typing import Any
@@ -19,7 +20,7 @@ def add_sweep(commands: Any) -> None:
         "jaxreid sweep --config=qaconv --seeds=0-4 --set optim.lr=1e-3,3e-3 --workdir=runs/s",
         "Every combination is a run of its own, as if trained by hand, in DIR/lr=0.001,seed=0. "
         "The same command goes on where it was stopped; finished runs are skipped. Further "
-        "--config.PATH=VALUE hold for all runs.",
+        "--config.PATH=VALUE hold for all runs. Of several devices each trains a run of its own.",
     )
     verb.add_argument(
         "--config",
@@ -44,6 +45,14 @@ def add_sweep(commands: Any) -> None:
         metavar="PATH=VALUE,VALUE",
         help="values of a setting to try; repeatable, for all combinations",
     )
+    verb.add_argument(
+        "--at-once",
+        type=values.at_least(1),
+        metavar="N",
+        help="runs trained at once, each in a process and on a device of its own (default: as many "
+        "as there are devices); 1: one after the other, each on all devices",
+    )
+    verb.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     add_json(verb)
     verb.set_defaults(passes_on=True)
 
@@ -65,9 +74,12 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
     sys.argv = ["jaxreid sweep", f"--config={args.recipe}", *args.rest]
     config = program.configuration(program.parse_flags(sys.argv))
     check_tensorflow()
-    program.start_jax()
+    devices = [] if args.worker or args.at_once == 1 else _devices(args.at_once)
+    if len(devices) < 2:
+        program.start_jax()
     from jaxreid.runs.log import table
     from jaxreid.training.sweep import make_runs, parse_values, run_all
+    from jaxreid.training.sweep_devices import answer, run_all_at_once
 
     tried: dict[str, list[Any]] = {}
     for text in args.sets:
@@ -80,7 +92,17 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
         program.check_path(config, path)
         tried[path] = parse_values(given)
     runs = make_runs(config, args.seeds or [config["seed"]], tried)
-    ends = run_all(runs, args.workdir)
+    if args.worker:
+        # What others print goes where messages go.
+        with os.fdopen(os.dup(1), "w") as said:
+            os.dup2(2, 1)
+            answer(runs, args.workdir, said)
+        return {}
+    if len(devices) < 2:
+        ends = run_all(runs, args.workdir)
+    else:
+        print(f"{len(runs)} runs on {len(devices)} devices; what they print is in {args.workdir}/")
+        ends = run_all_at_once(runs, args.workdir, _worker(args), devices)
     state = {end.run.name: end for end in ends}
     rows = []
     for run in runs:
@@ -91,7 +113,7 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
     failed = [end for end in ends if end.state == "failed"]
     for end in failed:
         print(f"{end.run.name} failed: {end.error}")
-    stopped = bool(ends) and ends[-1].state == "stopped"
+    stopped = any(end.state == "stopped" for end in ends)
     if stopped:
         print("stopped; the same command goes on")
     elif failed:
@@ -113,3 +135,24 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
             for run in runs
         ],
     }
+
+
+def _devices(at_once: int | None) -> list[dict[str, str]]:
+    """Return the environments of processes that see a device each."""
+    from jaxreid.training.sweep_devices import environment_of, visible_devices
+
+    backend, count = visible_devices()
+    if at_once is not None and at_once > count:
+        raise ValueError(
+            f"--at-once={at_once}: expected at most the number of devices, which is {count}."
+        )
+    return [environment_of(backend, device) for device in range(at_once or count)]
+
+
+def _worker(args: argparse.Namespace) -> list[str]:
+    """Return the command of this sweep as one of its processes."""
+    command = [sys.executable, "-m", "jaxreid.cli", "sweep", f"--config={args.recipe}", *args.rest]
+    command += [f"--workdir={args.workdir}", "--worker", "--json"]
+    if args.seeds:
+        command.append(f"--seeds={','.join(map(str, args.seeds))}")
+    return command + (["--set", *args.sets] if args.sets else [])

@@ -111,18 +111,20 @@ def run_all(runs: Sequence[Run], folder: str | os.PathLike) -> list[End]:
     ends: list[End] = []
     with sharing():
         for number, run in enumerate(runs, 1):
-            _say(f"\nrun {number} of {len(runs)}: {run.name}{_left(ends, len(runs))}")
-            ends.append(_end(run, os.path.join(folder, run.name)))
+            say(f"\nrun {number} of {len(runs)}: {run.name}{remaining(ends, len(runs))}")
+            ends.append(end_of(run, folder))
             if ends[-1].state == "skipped":
-                _say("finished before")
+                say("finished before")
             elif ends[-1].state == "failed":
-                _say(f"failed: {ends[-1].error}")
+                say(f"failed: {ends[-1].error}")
             elif ends[-1].state == "stopped":
                 break
     return ends
 
 
-def _end(run: Run, workdir: str) -> End:
+def end_of(run: Run, folder: str | os.PathLike) -> End:
+    """Train a run in its work directory below a folder, unless it is finished."""
+    workdir = os.path.join(folder, run.name)
     start = time.perf_counter()
     try:
         if is_finished(workdir, run.config):
@@ -138,16 +140,17 @@ def _end(run: Run, workdir: str) -> End:
         return End(run, "failed", time.perf_counter() - start, sentence)
 
 
-def _left(ends: Sequence[End], count: int) -> str:
-    """Return the remaining time in words, from the runs that were trained in this process."""
+def remaining(ends: Sequence[End], count: int, *, at_once: int = 1) -> str:
+    """Return the remaining time in words, from the runs that were trained by this command."""
     seconds = [end.seconds for end in ends if end.state == "finished"]
     if not seconds:
         return ""
-    left = sum(seconds) / len(seconds) * (count - len(ends))
+    left = sum(seconds) / len(seconds) * (count - len(ends)) / at_once
     return f", about {tqdm.format_interval(left)} left"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 

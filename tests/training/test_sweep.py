@@ -1,6 +1,9 @@
 """Sweeps: their runs are those trained by hand, share programs, go on, and fail one by one."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,10 +15,11 @@ from people import market_tree
 import jaxreid
 import jaxreid.main  # its flags are defined now, before any are saved
 from jaxreid import cli, configs
+from jaxreid.cli.arguments import make_parser
 from jaxreid.models.model import make_model
 from jaxreid.programs import LARGEST, shared, sharing
 from jaxreid.runs.settings import resolved
-from jaxreid.training import step, sweep
+from jaxreid.training import step, sweep, sweep_devices
 from jaxreid.training.sweep import make_runs, parse_values
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -55,7 +59,8 @@ def by_hand(place, **more):
 
 def command(place, *more):
     words = [f"--config.{path}={value}" for path, value in settings(place).items()]
-    return ["sweep", f"--config={recipe()}", f"--workdir={place}/s", *words, *more]
+    words += ["--at-once=1", *more]
+    return ["sweep", f"--config={recipe()}", f"--workdir={place}/s", *words]
 
 
 def said(words):
@@ -176,6 +181,46 @@ def test_values_are_divided_at_commas_outside_of_brackets():
 def test_mistakes_are_explained(place, capsys, more, status, message):
     assert said(command(place, *more)) == status
     assert message in capsys.readouterr().err
+
+
+def test_the_command_divides_its_runs_among_the_devices(place, capsys, monkeypatch):
+    monkeypatch.setattr(sweep_devices, "visible_devices", lambda: ("gpu", 4))
+    given = []
+
+    def run(runs, folder, words, environments):
+        given.append((words, [one["CUDA_VISIBLE_DEVICES"] for one in environments]))
+        return []
+
+    monkeypatch.setattr(sweep_devices, "run_all_at_once", run)
+    asked = command(place, "--seeds=1-2", "--set", "optim.lr=1,2")
+    asked.remove("--at-once=1")
+    assert said(asked) == 0
+    assert said([*asked, "--at-once=2"]) == 0
+    assert said([*asked, "--at-once=5"]) == 1
+    assert "at most the number of devices, which is 4" in capsys.readouterr().err
+    assert [devices for _, devices in given] == [list("0123"), list("01")]
+    # Read again, it is the same sweep.
+    args, rest = make_parser().parse_known_args(given[0][0][3:])
+    assert (args.worker, args.seeds, args.sets) == (True, (1, 2), ["optim.lr=1,2"])
+    assert f"--config.data.dir={place}" in rest
+
+
+@pytest.mark.full
+def test_runs_on_devices_of_their_own_are_those_by_hand_in_all_bits(place, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[1]))
+    words = command(place, "--seeds=1-2", "--at-once=2", f"--workdir={place}/d")
+    assert said(words) == 0
+    # By hand in a process of one device: another number of threads gives sums another order.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    words = [word for word in words[2:] if word.startswith("--config.")]
+    alone = ["--config.seed=2", f"--workdir={place}/alone", f"--config={recipe()}", *words]
+    subprocess.run([sys.executable, "-m", "jaxreid.main", *alone], check=True)
+    ours, theirs = outcome(place / "d" / "seed=2"), outcome(place / "alone")
+    assert all(map(np.array_equal, ours[0], theirs[0]))
+    assert ours[1] == theirs[1]
+    logs = [(place / "d" / f"device{device}.log").read_text() for device in range(2)]
+    assert all("on 1 device(s)" in text for text in logs)
 
 
 def test_equal_arguments_share_a_result_within_the_context_alone():

@@ -1,0 +1,208 @@
+"""Sweeps on several devices: a process for each, which trains one run after the other on it alone.
+
+A process is the command of the sweep itself with --worker, which sees one device. It reads names of
+runs from its input, a line each, and answers how they ended, in JSON.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from jaxreid.runs.signals import StopRequest
+from jaxreid.training.sweep import End, Run, end_of, remaining, say
+
+# Sees what JAX would, and leaves the devices free.
+_ASK = "import jax; print(jax.default_backend(), jax.local_device_count())"
+_ONE_CHIP = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+_VIRTUAL = "--xla_force_host_platform_device_count"
+
+
+def visible_devices() -> tuple[str, int]:
+    """Return the backend and the number of devices of this host, asked of another process."""
+    command = [sys.executable, "-c", _ASK]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = asked.stdout.split()
+    # What is wrong will be said by JAX in this process.
+    return (words[-2], int(words[-1])) if asked.returncode == 0 else ("", 1)
+
+
+def environment_of(
+    backend: str, device: int, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the environment of a process that sees one device of this host.
+
+    Args:
+        backend: "gpu", "tpu" or "cpu".
+        device: number of the device among those that this process may see.
+        environment: of this process.
+    """
+    if backend == "gpu":
+        name = "CUDA_VISIBLE_DEVICES"
+        if "HIP_VISIBLE_DEVICES" in environment:
+            name = "HIP_VISIBLE_DEVICES"
+        given = [one for one in environment.get(name, "").split(",") if one]
+        changed = {name: given[device] if given else str(device)}
+    elif backend == "tpu":
+        changed = _ONE_CHIP | {"TPU_VISIBLE_CHIPS": str(device)}
+    else:
+        flags = re.sub(rf"{_VIRTUAL}=\d+", "", environment.get("XLA_FLAGS", ""))
+        changed = {"XLA_FLAGS": f"{flags} {_VIRTUAL}=1".strip()}
+    return {**environment, **changed}
+
+
+def run_all_at_once(
+    runs: Sequence[Run],
+    folder: str | os.PathLike,
+    command: Sequence[str],
+    environments: Sequence[Mapping[str, str]],
+) -> list[End]:
+    """Train runs in work directories below a folder, in as many processes as environments.
+
+    What `run_all` says of runs that are finished, stopped or fail holds here, too. A process that
+    ends by itself fails its run and is started again for the next one.
+
+    Args:
+        runs: what to train.
+        folder: of the work directories, and of what the processes print, in device0.log.
+        command: that starts a process, which calls `answer`.
+        environments: of the processes.
+
+    Returns:
+        How each run ended, as far as it was started, in the order of their ends.
+    """
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    waiting: queue.SimpleQueue[tuple[int, Run]] = queue.SimpleQueue()
+    for numbered in enumerate(runs, 1):
+        waiting.put(numbered)
+    ends: list[End] = []
+    workers = [
+        _Worker(command, environment, pathlib.Path(folder) / f"device{device}.log")
+        for device, environment in enumerate(environments)
+    ]
+
+    def work(device: int, stop: StopRequest) -> None:
+        while not stop.name:
+            try:
+                number, run = waiting.get_nowait()
+            except queue.Empty:
+                return
+            left = remaining(ends, len(runs), at_once=len(workers))
+            say(f"run {number} of {len(runs)} on device {device}: {run.name}{left}")
+            end = workers[device].train(run, stop)
+            ends.append(end)
+            say(f"{run.name}: {end.state}{': ' + end.error if end.error else ''}")
+
+    with StopRequest() as stop:
+        threads = [
+            threading.Thread(target=work, args=(device, stop), daemon=True)
+            for device in range(len(workers))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            told = False
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(0.1)
+                if stop.name and not told:
+                    told = True
+                    for worker in workers:
+                        worker.stop()
+        except BaseException:
+            for worker in workers:
+                worker.kill()
+            raise
+        finally:
+            for worker in workers:
+                worker.close()
+    return ends
+
+
+def answer(runs: Sequence[Run], folder: str | os.PathLike, said: IO[str]) -> None:
+    """Train the runs whose names come as lines of the input; answer how each ended, in JSON.
+
+    Args:
+        runs: of the sweep.
+        folder: of the work directories.
+        said: where answers go.
+    """
+    from jaxreid.programs import sharing
+
+    by_name = {run.name: run for run in runs}
+    with sharing():
+        for line in sys.stdin:
+            end = end_of(by_name[line.rstrip("\n")], folder)
+            answered = {"state": end.state, "seconds": end.seconds, "error": end.error}
+            print(json.dumps(answered), file=said, flush=True)
+
+
+class _Worker:
+    """A process that trains runs on one device."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: pathlib.Path
+    ) -> None:
+        self._command, self._environment, self._log = command, environment, log
+        self._process: subprocess.Popen[str] | None = None
+
+    def train(self, run: Run, stop: StopRequest) -> End:
+        """Train a run and return how it ended; the process is started if there is none."""
+        start = time.perf_counter()
+        process = self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{run.name}\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        if line:
+            answered: dict[str, Any] = json.loads(line)
+            return End(run, answered["state"], answered["seconds"], answered["error"])
+        self.close()
+        seconds = time.perf_counter() - start
+        if stop.name:
+            return End(run, "stopped", seconds)
+        why = f"its process ended with exit status {process.returncode}; {self._log} holds what "
+        return End(run, "failed", seconds, f"{why}it printed")
+
+    def stop(self) -> None:
+        """Ask the process to save what it trains and to end."""
+        if (process := self._process) is not None:
+            process.terminate()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Wait for the end of the process, which has no more runs to expect."""
+        if (process := self._process) is not None:
+            self._process = None
+            # Its input may be closed already, by its end.
+            with contextlib.suppress(BrokenPipeError), process:
+                pass
+
+    def _start(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    env=self._environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    # Ctrl-C is for this process, which passes it on.
+                    start_new_session=True,
+                )
+        return self._process

@@ -1,0 +1,116 @@
+"""Sweeps on several devices: a process for each, which sees that one alone, fails and stops."""
+
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+
+from jaxreid.training import sweep_devices
+from jaxreid.training.sweep import Run
+from jaxreid.training.sweep_devices import environment_of, run_all_at_once, visible_devices
+
+# Stands for a process of a sweep: a run is named by what becomes of it.
+STAND_IN = """
+import json, os, signal, sys, time
+print("started", file=sys.stderr, flush=True)
+for line in sys.stdin:
+    name, _, seconds = line.strip().partition(" ")
+    end = {"state": name, "seconds": 60.0, "error": "why" if name == "failed" else ""}
+    if name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "saved":
+        def save(*_):
+            print(json.dumps(end | {"state": "stopped"}), flush=True)
+            sys.exit()
+        signal.signal(signal.SIGTERM, save)
+    print("training", os.environ["DEVICE"], line, file=sys.stderr, flush=True)
+    time.sleep(float(seconds or 0))
+    print(json.dumps(end), flush=True)
+"""
+
+
+def ends_of(folder, *names, devices=2):
+    environments = [{**os.environ, "DEVICE": f"number {device}"} for device in range(devices)]
+    runs = [Run(name, {}, {}) for name in names]
+    return run_all_at_once(runs, folder, [sys.executable, "-c", STAND_IN], environments)
+
+
+def test_every_device_takes_the_next_run_and_none_stops_the_others(tmp_path, capsys):
+    names = ("finished .5", "failed", "killed", "skipped", "finished")
+    ends = {end.run.name: end for end in ends_of(tmp_path, *names)}
+    assert {name: end.state for name, end in ends.items()} == {
+        "finished .5": "finished",
+        "failed": "failed",
+        "killed": "failed",
+        "skipped": "skipped",
+        "finished": "finished",
+    }
+    assert ends["finished"].seconds == 60
+    assert ends["failed"].error == "why"
+    log = tmp_path / "device1.log"
+    assert ends["killed"].error == (
+        f"its process ended with exit status -9; {log} holds what it printed"
+    )
+    # The process that was killed was started again.
+    logs = [(tmp_path / f"device{device}.log").read_text() for device in range(2)]
+    assert [text.count("started") for text in logs] == [1, 2]
+    assert "training number 0 finished .5" in logs[0]
+    output = capsys.readouterr().out
+    assert "run 1 of 5 on device 0: finished .5\n" in output
+    assert "failed: failed: why" in output
+    # The others, at once: a minute each, of which one has ended.
+    assert re.search(r"run 5 of 5 on device 1: finished(, about 0[01]:\d\d left)?\n", output)
+
+
+@pytest.mark.parametrize("name", ["saved 60", "lost 60"])
+def test_a_signal_is_passed_on_and_what_waits_is_not_started(name, tmp_path, monkeypatch):
+    seen = []
+
+    def sleep(seconds, wait=time.sleep):
+        # Once both are training.
+        if not seen and all("training" in text for text in map(read, range(2))):
+            seen.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        wait(seconds)
+
+    def read(device):
+        log = tmp_path / f"device{device}.log"
+        return log.read_text() if log.exists() else ""
+
+    monkeypatch.setattr(sweep_devices.time, "sleep", sleep)
+    start = time.monotonic()
+    ends = ends_of(tmp_path, name, f"{name}.0", "finished")
+    assert sorted((end.run.name, end.state) for end in ends) == [
+        (name, "stopped"),
+        (f"{name}.0", "stopped"),
+    ]
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [
+        ("gpu", {}, {"CUDA_VISIBLE_DEVICES": "1"}),
+        ("gpu", {"CUDA_VISIBLE_DEVICES": "4,6"}, {"CUDA_VISIBLE_DEVICES": "6"}),
+        ("gpu", {"HIP_VISIBLE_DEVICES": "2,3"}, {"HIP_VISIBLE_DEVICES": "3"}),
+        ("tpu", {}, sweep_devices._ONE_CHIP | {"TPU_VISIBLE_CHIPS": "1"}),
+        (
+            "cpu",
+            {"XLA_FLAGS": "--a=1 --xla_force_host_platform_device_count=8"},
+            {"XLA_FLAGS": "--a=1  --xla_force_host_platform_device_count=1"},
+        ),
+    ],
+)
+def test_a_process_sees_one_of_the_devices_that_this_one_may_see(backend, given, expected):
+    assert environment_of(backend, 1, {"HOME": "/"} | given) == {"HOME": "/"} | given | expected
+
+
+def test_devices_are_counted_in_another_process(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert visible_devices() == ("cpu", 3)
+    monkeypatch.setenv("JAX_PLATFORMS", "unheard")
+    assert visible_devices() == ("", 1)
