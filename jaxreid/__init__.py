@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxreid.index.index import Index
     from jaxreid.reid.loaded import ReID
     from jaxreid.reid.loading import evaluate, load
-    from jaxreid.reid.stored import evaluate_features
+    from jaxreid.reid.stored import evaluate_features, evaluate_scores
     from jaxreid.training.finetuning import finetune
     from jaxreid.training.loop import train
 
@@ -31,6 +31,7 @@ _OFFERED = {
     "datasets": "jaxreid.data.sets",
     "evaluate": "jaxreid.reid.loading:evaluate",
     "evaluate_features": "jaxreid.reid.stored:evaluate_features",
+    "evaluate_scores": "jaxreid.reid.stored:evaluate_scores",
     "finetune": "jaxreid.training.finetuning:finetune",
     "export_model": "jaxreid.export.exporting:export_model",
     "load": "jaxreid.reid.loading:load",
@@ -45,6 +46,7 @@ __all__ = [
     "datasets",
     "evaluate",
     "evaluate_features",
+    "evaluate_scores",
     "export_model",
     "finetune",
     "load",

@@ -231,7 +231,7 @@ MISTAKES = [
     (["rank", "run", "a.png", "b.png", "--top=0"], 2, "a whole number of at least 1, got 0"),
     (["convert", "a.pth", "--arch=x", "--out=b", "--input-size=384"], 2, "such as 384x128"),
     (["evaluate"], 1, "nothing to evaluate: expected a model"),
-    (["evaluate", "run", "--metric=cosine"], 1, "--metric belong to features in a file"),
+    (["evaluate", "run", "--metric=cosine"], 1, "--metric belong to a file"),
     (["evaluate", "run", "--save-features=a.npy"], 1, "a.npy must end in .safetensors or .npz"),
     (["evaluate", "--features=a.npz", "--test", "market1501"], 1, "--test belong to images"),
     (["evaluate", "--features=nothing.npz"], 1, "no file nothing.npz; expected features"),

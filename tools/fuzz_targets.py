@@ -193,20 +193,22 @@ def _read_run() -> Reader:
 # Features
 
 
-def _features(suffix: str) -> Callable[[], list[bytes]]:
+def _stored(suffix: str, kind: str = "features") -> Callable[[], list[bytes]]:
     def written() -> list[bytes]:
-        from jaxreid.evaluation.feature_file import StoredFeatures, splits_of, write_features
+        from jaxreid.evaluation.feature_file import StoredFeatures, splits_of, write_stored
 
         numbers = np.arange(4)
         columns = {"pid": numbers % 2, "camid": numbers // 2, "time": numbers / 2}
         columns["digest"] = numbers.astype(np.uint64)
-        splits = splits_of(list("abcd"), list(_PHOTOS), 2, **columns)
+        query, gallery = splits_of(list("abcd"), list(_PHOTOS), 2, **columns)
+        around = {"name": "a set", "query": query, "gallery": gallery}
         files = []
         for card, shape in ((MODEL, (4, 2, 1, 2)), (None, (4, 2))):
-            features = np.ones(shape, np.float32)
+            features = StoredFeatures(features=np.ones(shape, np.float32), card=card, **around)
+            scores = features.with_scores(np.ones((2, 2), np.float32))
             with tempfile.TemporaryDirectory() as folder:
-                path = pathlib.Path(folder, f"features{suffix}")
-                write_features(path, StoredFeatures("a set", features, *splits, card=card))
+                path = pathlib.Path(folder, f"stored{suffix}")
+                write_stored(path, features if kind == "features" else scores)
                 files.append(path.read_bytes())
         return files
 
@@ -214,9 +216,15 @@ def _features(suffix: str) -> Callable[[], list[bytes]]:
 
 
 def _read_features() -> Reader:
-    from jaxreid.evaluation.feature_file import read_features
+    from jaxreid.evaluation.feature_file import StoredFeatures, read_stored
 
-    return read_features
+    return lambda path: read_stored(path, StoredFeatures)
+
+
+def _read_scores() -> Reader:
+    from jaxreid.evaluation.feature_file import StoredScores, read_stored
+
+    return lambda path: read_stored(path, StoredScores)
 
 
 def _arrays() -> list[bytes]:
@@ -227,9 +235,9 @@ def _arrays() -> list[bytes]:
 
 
 def _read_array_and_table() -> Reader:
-    from jaxreid.evaluation.feature_table import read_table
+    from jaxreid.evaluation.feature_table import features_of_table
 
-    return lambda path: read_table(path, path.parent / "table.csv")
+    return lambda path: features_of_table(path, path.parent / "table.csv")
 
 
 def _write_labels(folder: pathlib.Path) -> None:
@@ -242,9 +250,9 @@ def _labels() -> list[bytes]:
 
 
 def _read_labels() -> Reader:
-    from jaxreid.evaluation.feature_table import read_table
+    from jaxreid.evaluation.feature_table import features_of_table
 
-    return lambda path: read_table(path.parent / "features.npy", path)
+    return lambda path: features_of_table(path.parent / "features.npy", path)
 
 
 def _write_array(folder: pathlib.Path) -> None:
@@ -546,8 +554,9 @@ TARGETS = {
     "torch": Target(_torch, _read_torch, "file.pth"),
     "model": Target(_models, _make_model, named=False),
     "checkpoint": Target(_checkpoints, _read_run, around=_save_run),
-    "features": Target(_features(".safetensors"), _read_features, "features.safetensors"),
-    "features_npz": Target(_features(".npz"), _read_features, "features.npz"),
+    "features": Target(_stored(".safetensors"), _read_features, "features.safetensors"),
+    "features_npz": Target(_stored(".npz"), _read_features, "features.npz"),
+    "scores": Target(_stored(".npz", "scores"), _read_scores, "scores.npz"),
     "features_npy": Target(_arrays, _read_array_and_table, "features.npy", _write_labels),
     "features_table": Target(_labels, _read_labels, "table.csv", _write_array),
     "settings": Target(_settings, _resolve, named=False),

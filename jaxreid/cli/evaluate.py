@@ -74,6 +74,13 @@ def add_evaluate(commands: Any) -> None:
         help="also write the features of a test set (.safetensors, .npz)",
     )
     verb.add_argument(
+        "--save-scores",
+        "--save_scores",
+        type=values.path,
+        metavar="FILE",
+        help="also write the scores of a test set, of all queries and gallery images",
+    )
+    verb.add_argument(
         "--features",
         type=values.path,
         metavar="FILE",
@@ -81,16 +88,23 @@ def add_evaluate(commands: Any) -> None:
         "--table; with a model, its matcher compares them",
     )
     verb.add_argument(
+        "--scores",
+        type=values.path,
+        metavar="FILE",
+        help="evaluate these scores: a file of --save-scores, or .npy with --table, a row for each "
+        "query and a column for each gallery image",
+    )
+    verb.add_argument(
         "--table",
         type=values.path,
         metavar="FILE",
-        help="images of the features: .csv, .tsv, .parquet or .jsonl, one row for each",
+        help="images of features or scores: .csv, .tsv, .parquet or .jsonl, one row for each",
     )
     verb.add_argument(
         "--metric",
         choices=("cosine", "euclidean"),
         help="compare embeddings in a file by this (default: the matcher of their model, or "
-        "cosine)",
+        "cosine); of scores, what they are",
     )
     add_folders(verb)
     add_json(verb)
@@ -103,8 +117,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: value for name in names if (value := getattr(args, name))}
     if args.pictures is not None:
         options["ranked"] = args.pictures
-    if args.features is not None:
-        results, workdir = _features(args, options)
+    if args.features is not None or args.scores is not None:
+        results, workdir = _stored(args, options)
     else:
         results, workdir = _model(args, options)
     if workdir is None:
@@ -119,38 +133,45 @@ def _model(
     """Evaluate a model; return results and where they were written."""
     if args.model is None:
         raise ValueError(
-            "nothing to evaluate: expected a model, as in jaxreid evaluate runs/qaconv, or "
-            "--features=FILE."
+            "nothing to evaluate: expected a model, as in jaxreid evaluate runs/qaconv, "
+            "--features=FILE or --scores=FILE."
         )
     if given := [name for name in ("table", "metric") if getattr(args, name) is not None]:
         raise ValueError(
-            f"--{' and --'.join(given)} belong to features in a file: --features=FILE."
+            f"--{' and --'.join(given)} belong to a file: --features=FILE or --scores=FILE."
         )
-    values.check_out(args.save_features, ".safetensors", ".npz")
+    for file in (args.save_features, args.save_scores):
+        values.check_out(file, ".safetensors", ".npz")
     reid = verbs.load_model(args)
     verbs.check_sets(args, reid, args.test, "--test market1501")
     workdir = args.out or (reid.path if reid.step is not None else None)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     options |= {"dir": args.dir, "prepared_dir": args.prepared_dir}
-    if args.save_features is not None:
-        options["save_features"] = args.save_features
+    files = {"save_features": args.save_features, "save_scores": args.save_scores}
+    options |= {name: file for name, file in files.items() if file is not None}
     return reid.evaluate(args.test, workdir=workdir, **options), workdir
 
 
-def _features(
+def _stored(
     args: argparse.Namespace, options: dict[str, Any]
 ) -> tuple[dict[str, Any], pathlib.Path | None]:
-    """Evaluate features in a file; return results and where they were written."""
+    """Evaluate features or scores in a file; return results and where they were written."""
     import jaxreid
 
-    others = ("test", "dir", "prepared_dir", "save_features")
+    if args.features is not None and args.scores is not None:
+        raise ValueError("--features and --scores are given; expected one of them.")
+    what = "features" if args.features is not None else "scores"
+    others = ("test", "dir", "prepared_dir", "save_features", "save_scores")
     if given := [name.replace("_", "-") for name in others if getattr(args, name) is not None]:
         raise ValueError(
-            f"--{' and --'.join(given)} belong to images, and --features evaluates a file: give "
+            f"--{' and --'.join(given)} belong to images, and --{what} evaluates a file: give "
             "one of the two."
         )
     verbs.prepare_devices()
-    places = {"table": args.table, "model": args.model, "workdir": args.out}
-    results = jaxreid.evaluate_features(args.features, **places, metric=args.metric, **options)
-    return results, args.out
+    options |= {"table": args.table, "metric": args.metric, "workdir": args.out}
+    if what == "features":
+        return jaxreid.evaluate_features(args.features, model=args.model, **options), args.out
+    if args.model is not None:
+        raise ValueError(f"{args.model} is given, and scores need no model: leave it out.")
+    return jaxreid.evaluate_scores(args.scores, **options), args.out

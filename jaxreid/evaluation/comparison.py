@@ -63,8 +63,8 @@ class RunResults:
     finished: bool
     settings: dict[str, Any]
     tests: dict[str, SetResult]
-    seconds: float | None
-    cpu_seconds: float | None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
 
     @property
     def seed(self) -> int:

@@ -1,12 +1,13 @@
-"""Features of a test set in a file, with all that an evaluation needs beside a matcher.
+"""Features or scores of a test set in a file, with all that an evaluation needs beside a matcher.
 
-    write_features(path, stored)
-    stored = read_features(path)
+    write_stored(path, stored)
+    stored = read_stored(path, StoredFeatures)
 
 A file (.safetensors, or .npz of NumPy, uncompressed) holds one row for each image, those of the
 queries first: `features` [N, ...], `pid`, `camid`, `time` (seconds; NaN if unknown), `digest` (of
 the image files), and a text `about`, in JSON: names and paths of the images, the number of queries,
-the model. Anybody may have written it: it is checked, and takes no more memory than its size.
+the model. In place of the features it may hold `scores` [Q, G]. Anybody may have written it: it is
+checked, and takes no more memory than its size.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,6 @@ from jaxreid.data.split import Origin, Split
 from jaxreid.runs.files import replacing
 from jaxreid.weights.cards import model_of
 
-FORMAT = "jaxreid features 1"
 SUFFIXES = (".safetensors", ".npz")
 # Settings of `eval` that belong to the features, or to the protocol of their evaluation.
 SETTINGS = {
@@ -37,30 +37,29 @@ SETTINGS = {
     "junk": str,
     "average_precision": str,
 }
-# Kinds of the numbers of each array beside `features`, and their type in the file.
+_KINDS = ("features", "scores")
+# Kinds of the numbers of each array beside them, and their type in the file.
 _COLUMNS = {"pid": "<i8", "camid": "<i8", "time": "<f8", "digest": "<u8"}
 _TYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "<u8": "U64"}
 # Feature values looked at together: 64 MiB.
 _BLOCK = 2**24
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredFeatures:
-    """Features of a test set, and what they are of.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Stored:
+    """A test set, and the model that something of it was computed with.
 
     Attributes:
         name: name of the test set.
-        features: [Q + G, ...] float, of the queries, then of the gallery.
         query: Q images. Those of a file are read by their paths; without paths, none can be.
         gallery: G images.
         card: model, as keywords of `make_model`; None if unknown.
         model: what rows of results say of the model: "model_digest", "parameters".
         step: number of updates of the model; None for a weights file, or if unknown.
-        settings: settings of `eval` (`SETTINGS`) that the features were computed with.
+        settings: settings of `eval` (`SETTINGS`) that it was computed with.
     """
 
     name: str
-    features: np.ndarray
     query: Split
     gallery: Split
     card: Mapping[str, Any] | None = None
@@ -82,8 +81,47 @@ class StoredFeatures:
         )
 
 
-def write_features(path: pathlib.Path, stored: StoredFeatures) -> None:
-    """Write a file that `read_features` reads.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class StoredFeatures(Stored):
+    """Features of a test set.
+
+    Attributes:
+        features: [Q + G, ...] float, of the queries, then of the gallery.
+    """
+
+    features: np.ndarray
+
+    kind: ClassVar[str] = "features"
+
+    def with_scores(self, scores: np.ndarray) -> "StoredScores":
+        """Return the scores [Q, G] of the features, which take their place."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Stored)}
+        return StoredScores(**fields, scores=scores)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class StoredScores(Stored):
+    """Scores of a test set.
+
+    Attributes:
+        scores: [Q, G] float; larger is more similar.
+    """
+
+    scores: np.ndarray
+
+    kind: ClassVar[str] = "scores"
+
+    @property
+    def features(self) -> np.ndarray:
+        """[Q + G] int, for `GivenScores`: rows of the queries, then columns of the gallery."""
+        return np.concatenate([np.arange(len(self.query)), np.arange(len(self.gallery))])
+
+
+Kind = TypeVar("Kind", StoredFeatures, StoredScores)
+
+
+def write_stored(path: pathlib.Path, stored: StoredFeatures | StoredScores) -> None:
+    """Write a file that `read_stored` reads.
 
     bfloat16, which other programs rarely know, is written as float32.
 
@@ -93,16 +131,16 @@ def write_features(path: pathlib.Path, stored: StoredFeatures) -> None:
     """
     check_suffix(path)
     query, gallery = stored.query, stored.gallery
-    features = np.ascontiguousarray(stored.features)
-    if features.dtype == jnp.bfloat16:
-        features = features.astype(np.float32)
-    arrays = {"features": features} | {
+    values = np.ascontiguousarray(getattr(stored, stored.kind))
+    if values.dtype == jnp.bfloat16:
+        values = values.astype(np.float32)
+    arrays = {stored.kind: values} | {
         name: np.concatenate([_column(query, name), _column(gallery, name)]).astype(kind)
         for name, kind in _COLUMNS.items()
     }
     images = chained([query.image, gallery.image])
     about = {
-        "format": FORMAT,
+        "format": _format(stored.kind),
         "set": stored.name,
         "queries": len(query),
         "names": [*query.name, *gallery.name],
@@ -133,8 +171,12 @@ def write_features(path: pathlib.Path, stored: StoredFeatures) -> None:
             file.write(memoryview(array).cast("B"))
 
 
-def read_features(path: pathlib.Path) -> StoredFeatures:
-    """Read a file of `write_features`.
+def read_stored(path: pathlib.Path, kind: type[Kind]) -> Kind:
+    """Read a file of `write_stored`.
+
+    Args:
+        path: the file.
+        kind: `StoredFeatures` or `StoredScores`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -142,20 +184,25 @@ def read_features(path: pathlib.Path) -> StoredFeatures:
     """
     arrays = read_arrays(path)
     try:
-        return _stored(arrays, path)
+        return _stored(arrays, path, kind)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        name = kind.kind
         raise ValueError(
-            f"{path} does not hold the features of a test set ({FORMAT!r}): {reason}. Write it "
-            "with jaxreid evaluate RUN --save-features=FILE, or name a table of the images of "
-            "your own features: --table=FILE.csv."
+            f"{path} does not hold the {name} of a test set ({_format(name)!r}): {reason}. Write "
+            f"it with jaxreid evaluate RUN --save-{name}=FILE, or name a table of the images of "
+            f"your own {name}: --table=FILE.csv."
         ) from error
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, Any]:
-    """Read the arrays of a file: `features`, those beside it, and the text `about` if it has them.
+def _format(kind: str) -> str:
+    return f"jaxreid {kind} 1"
 
-    A .npy file is `features` alone, which stay on the disk.
+
+def read_arrays(path: pathlib.Path) -> dict[str, Any]:
+    """Read the arrays of a file: `features` or `scores`, those beside it, and the text `about`.
+
+    A .npy file is one array, as both of them, which stays on the disk.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -163,7 +210,9 @@ def read_arrays(path: pathlib.Path) -> dict[str, Any]:
     """
     check_suffix(path, (*SUFFIXES, ".npy"))
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; expected features ({', '.join(SUFFIXES)}, .npy).")
+        raise FileNotFoundError(
+            f"no file {path}; expected features or scores ({', '.join(SUFFIXES)}, .npy)."
+        )
     read = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors}[path.suffix]
     try:
         return read(path)
@@ -196,6 +245,21 @@ def check_features(features: np.ndarray, count: int) -> None:
             raise ValueError(f"the features of row {row} hold NaN or infinity")
 
 
+def check_scores(scores: np.ndarray, queries: int, images: int) -> None:
+    """Raise ValueError unless scores are finite, [queries, images] and floating-point."""
+    if scores.shape != (queries, images):
+        raise ValueError(
+            f"scores are {list(scores.shape)}; expected [{queries}, {images}], one row for each "
+            "query and one column for each image of the gallery"
+        )
+    if scores.dtype.kind != "f":
+        raise ValueError(f"scores are {scores.dtype}; expected floating-point numbers")
+    for first, block in blocks_of(scores):
+        if not np.isfinite(block).all():
+            row = first + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
+            raise ValueError(f"the scores of row {row} hold NaN or infinity")
+
+
 def blocks_of(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first row, rows) of features, some at a time."""
     step = max(1, _BLOCK // max(1, features[:1].size))
@@ -204,14 +268,14 @@ def blocks_of(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _read_npy(path: pathlib.Path) -> dict[str, Any]:
-    return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
+    return dict.fromkeys(_KINDS, np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, Any]:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         arrays = {}
-        for name in ("features", *_COLUMNS, "about"):
+        for name in (*_KINDS, *_COLUMNS, "about"):
             if f"{name}.npy" not in archive.namelist():
                 continue
             info = archive.getinfo(f"{name}.npy")
@@ -237,28 +301,31 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="numpy") as file:
         # The library compares the sizes that it claims with that of the file.
         held = set(file.keys())
-        arrays = {n: file.get_tensor(n) for n in ("features", *_COLUMNS) if n in held}
+        arrays = {n: file.get_tensor(n) for n in (*_KINDS, *_COLUMNS) if n in held}
         metadata = file.metadata() or {}
     return arrays | ({"about": metadata["about"]} if "about" in metadata else {})
 
 
-def _stored(arrays: Mapping[str, Any], path: pathlib.Path) -> StoredFeatures:
+def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> Kind:
     """Check what a file holds."""
     about = json.loads(arrays["about"])
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") != _format(kind.kind):
         raise ValueError("it does not say so")
     names, paths, queries = about["names"], about["paths"], about["queries"]
     if not _texts(names) or not (paths is None or (_texts(paths) and len(paths) == len(names))):
         raise ValueError("names or paths are not a text for each image")
     if type(queries) is not int or not 0 < queries < len(names):
         raise ValueError(f"{queries!r} is not a number of queries among {len(names)} images")
-    features = arrays["features"]
-    check_features(features, len(names))
-    for name, kind in _COLUMNS.items():
-        if arrays[name].shape != (len(names),) or arrays[name].dtype != kind:
-            raise ValueError(f"{name} is not one {np.dtype(kind)} for each image")
+    values = arrays[kind.kind]
+    if kind is StoredFeatures:
+        check_features(values, len(names))
+    else:
+        check_scores(values, queries, len(names) - queries)
+    for name, dtype in _COLUMNS.items():
+        if arrays[name].shape != (len(names),) or arrays[name].dtype != dtype:
+            raise ValueError(f"{name} is not one {np.dtype(dtype)} for each image")
     columns = {name: arrays[name] for name in _COLUMNS}
-    if about["sha256"] != _digest({"features": features} | columns):
+    if about["sha256"] != _digest({kind.kind: values} | columns):
         raise ValueError("it is damaged, or was changed after it was written (sha256)")
     origin = about["origin"]
     origins = (Origin(*origin),) if _texts(origin) and len(origin) == 3 else ()
@@ -268,20 +335,28 @@ def _stored(arrays: Mapping[str, Any], path: pathlib.Path) -> StoredFeatures:
     settings = {name: about["settings"][name] for name in about["settings"] if name in SETTINGS}
     if any(type(value) is not SETTINGS[name] for name, value in settings.items()):
         raise ValueError("settings are of another type")
-    if settings.get("dtype") == "bfloat16":
-        features = features.astype(jnp.bfloat16)
+    if settings.get("dtype") == "bfloat16" and kind is StoredFeatures:
+        values = values.astype(jnp.bfloat16)
     model = {
         name: about["model"][name]
-        for name, kind in (("model_digest", str), ("parameters", int))
-        if type(about["model"].get(name)) is kind
+        for name, of_type in (("model_digest", str), ("parameters", int))
+        if type(about["model"].get(name)) is of_type
     }
     step = about["step"]
     if step is not None and (type(step) is not int or step < 0):
         raise ValueError(f"{step!r} is not a number of updates")
     if not isinstance(about["set"], str) or not about["set"].isprintable():
         raise ValueError("the name of the test set is not a line of text")
-    card = about["card"]
-    return StoredFeatures(about["set"], features, query, gallery, card, model, step, settings)
+    return kind(
+        name=about["set"],
+        query=query,
+        gallery=gallery,
+        card=about["card"],
+        model=model,
+        step=step,
+        settings=settings,
+        **{kind.kind: values},
+    )
 
 
 def splits_of(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxreid.data.split import Split
+from jaxreid.evaluation.given_scores import GivenScores
 from jaxreid.evaluation.ranking.expansion import expanded
 from jaxreid.evaluation.ranking.k_reciprocal import rerank_blocks
 from jaxreid.evaluation.ranking.multiple_queries import pooled, together
@@ -25,7 +26,7 @@ BLOCK_SIZE = 2**24
 
 
 def evaluate(
-    scorer: Scorer,
+    scorer: Scorer | GivenScores,
     features: np.ndarray,
     query: Split,
     gallery: Split,
@@ -33,12 +34,13 @@ def evaluate(
     *,
     junk: str = "camera",
     average_precision: str = "standard",
+    keep: np.ndarray | None = None,
     title: str = "",
 ) -> dict[str, Result]:
     """Evaluate one test set.
 
     Args:
-        scorer: scorer with the model's variables.
+        scorer: scorer with the model's variables, or known scores in the place of one.
         features: [Q + G, ...], of the queries, then of the gallery.
         query: Q images; TLift needs their times.
         gallery: G images.
@@ -46,6 +48,7 @@ def evaluate(
             compared with the exact scores and needs an exact variant beside it.
         junk: rule of `ranking.protocol`: which images of its own person a query must not match.
         average_precision: "standard" or "trapezoid", as for `rank_queries`.
+        keep: [Q, G] float32, into which the scores of the exact variant are written.
         title: title of the progress bars.
 
     Returns:
@@ -65,7 +68,7 @@ def evaluate(
     }
     parts = _query_blocks(query, len(gallery), scorer.query_tile, variants)
     sides = features[: len(query)], features[len(query) :]
-    seconds = _score(scorer, *sides, parts, rankings, title)
+    seconds = _score(scorer, *sides, parts, rankings, keep, title)
     for options in _distinct([v.rerank for v in variants if v.rerank is not None]):
         _rerank(scorer, features, parts, rankings, options, title)
     for ranking in rankings.values():
@@ -101,6 +104,7 @@ def _score(
     gallery: np.ndarray,
     parts: Sequence[np.ndarray],
     rankings: Mapping[str, Ranking],
+    keep: np.ndarray | None,
     title: str,
 ) -> float:
     """Rank by the scores of all pairs; return the seconds of scoring."""
@@ -116,6 +120,8 @@ def _score(
             start = time.perf_counter()
             scores = scorer.scores(query[part], held, bar)
             seconds += time.perf_counter() - start
+            if keep is not None:
+                keep[part] = scores
             for ranking in direct:
                 if ranking.variant.tlift is None:
                     ranking.add(part, scores)

@@ -19,8 +19,9 @@ from jaxreid.data.split import Split
 from jaxreid.evaluation.calibration import Calibration
 from jaxreid.evaluation.calibration_file import CALIBRATION
 from jaxreid.evaluation.curves import CURVES, curves_of
-from jaxreid.evaluation.feature_file import StoredFeatures
+from jaxreid.evaluation.feature_file import StoredFeatures, StoredScores
 from jaxreid.evaluation.fitting import fit
+from jaxreid.evaluation.given_scores import GivenScores
 from jaxreid.evaluation.means import means_of
 from jaxreid.evaluation.ranking import protocol_of
 from jaxreid.evaluation.ranking.metrics import PRECISIONS
@@ -94,13 +95,16 @@ class Evaluation:
 
     def on(
         self,
-        scorer: Scorer,
+        scorer: Scorer | GivenScores,
         query: Split,
         gallery: Split,
         name: str = "",
         features: np.ndarray | None = None,
+        keep: np.ndarray | None = None,
     ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
         """Evaluate one test set; its features [Q + G, ...] are computed if they are not known.
+
+        Its scores are written into `keep` [Q, G].
 
         Returns:
             Results by variant; the protocol, for the rows of results; and messages for the user.
@@ -120,7 +124,8 @@ class Evaluation:
         if features is None:
             features = encode(scorer, query, gallery, name)
         protocol = {"junk": rule, "average_precision": self.average_precision}
-        results = evaluate(scorer, features, query, gallery, variants, **protocol, title=name)
+        options = protocol | {"keep": keep, "title": name}
+        results = evaluate(scorer, features, query, gallery, variants, **options)
         protocol["fingerprint"] = fingerprint(query, gallery)
         if query.origins and query.origins[0].place:
             protocol["place"] = query.origins[0].place
@@ -134,7 +139,7 @@ class Evaluation:
 
     def run(
         self,
-        scorer: Scorer,
+        scorer: Scorer | GivenScores,
         tests: TestSets,
         writer: Writer,
         workdir: pathlib.Path,
@@ -143,7 +148,8 @@ class Evaluation:
         again: bool = False,
         initial: str = "untrained",
         model: str = "",
-        stored: StoredFeatures | None = None,
+        stored: StoredFeatures | StoredScores | None = None,
+        keep: np.ndarray | None = None,
     ) -> dict[str, dict[str, Result]]:
         """Evaluate every test set; write events and files.
 
@@ -152,7 +158,8 @@ class Evaluation:
 
         `step` is the number of updates of the model. If the run already holds an evaluation of
         every set at this step, nothing is evaluated unless `again`. The results call the model of
-        step 0 `initial`. `stored` holds the features of the only test set, if they are known.
+        step 0 `initial`. `stored` holds the features of the only test set, if they are known, and
+        `keep` takes its scores.
 
         `model` names other weights than those of the run, such as their average: of these, only
         results.json is written.
@@ -167,7 +174,7 @@ class Evaluation:
         evaluated, events = {}, []
         for name, splits in tests.items():
             results, protocol, messages = self.on(
-                scorer, splits["query"], splits["gallery"], name, features
+                scorer, splits["query"], splits["gallery"], name, features, keep
             )
             for message in messages:
                 writer.say(message)

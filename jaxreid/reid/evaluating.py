@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxreid.data.sets import check_trusted_sets, load_sets
 from jaxreid.evaluation.feature_file import (
     SETTINGS,
+    Stored,
     StoredFeatures,
+    StoredScores,
     check_suffix,
-    write_features,
+    write_stored,
 )
+from jaxreid.evaluation.given_scores import GivenScores
 from jaxreid.evaluation.ranked_pages import parse_choice, write_pages
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import (
@@ -24,6 +28,7 @@ from jaxreid.evaluation.run import (
     report,
     warnings_of,
 )
+from jaxreid.evaluation.scoring import Scorer
 from jaxreid.places import place
 from jaxreid.runs.log import Writer
 
@@ -62,17 +67,22 @@ def evaluate_model(
     tests: TestSets,
     workdir: str | os.PathLike | None,
     settings: Mapping[str, Any],
-    stored: StoredFeatures | None = None,
+    stored: StoredFeatures | StoredScores | None = None,
     ranked: str | None = None,
+    keep: np.ndarray | None = None,
 ) -> dict[str, Result]:
     """Evaluate a `ReID` on test sets in memory; see `ReID.evaluate`.
 
-    `stored` holds the features of the only test set, if they are known.
+    `stored` holds the features or scores of the only test set, if they are known, and `keep` [Q, G]
+    takes its scores.
     """
+    scorer: Scorer | GivenScores
     scorer, evaluation = make_evaluation(
         reid.model, reid.mesh, {**reid.settings.get("eval", {}), **settings}
     )
     scorer = scorer.bind(reid.variables)
+    if isinstance(stored, StoredScores):
+        scorer = GivenScores(scorer, stored.scores)
     features = None if stored is None else stored.features
     warnings = []
     if reid.path is not None and reid.step is not None:
@@ -83,7 +93,7 @@ def evaluate_model(
             print(warning)
         for name, splits in tests.items():
             evaluated[name], _, messages = evaluation.on(
-                scorer, splits["query"], splits["gallery"], name, features
+                scorer, splits["query"], splits["gallery"], name, features, keep
             )
             for message in messages:
                 print(message)
@@ -104,6 +114,7 @@ def evaluate_model(
             again=True,
             initial=initial,
             stored=stored,
+            keep=keep,
         )
         report(writer, workdir, initial=initial)
         if ranked is not None and jax.process_index() == 0:
@@ -119,7 +130,7 @@ def evaluate_model(
 
 
 def check_ranked(
-    ranked: str | None, workdir: str | os.PathLike | None, stored: StoredFeatures | None = None
+    ranked: str | None, workdir: str | os.PathLike | None, stored: Stored | None = None
 ) -> None:
     """Raise ValueError, before anything is computed, if ranked lists cannot be drawn."""
     if ranked is None:
@@ -130,36 +141,62 @@ def check_ranked(
     if stored is not None and not stored.pictured:
         raise ValueError(
             f"the images of {stored.name} are not at hand: expected their files where the "
-            "features or the table name them, to draw pictures of queries."
+            "file or the table names them, to draw pictures of queries."
         )
 
 
-def encode_and_save(
-    reid: Any, tests: TestSets, path: str | os.PathLike, settings: Mapping[str, Any]
-) -> StoredFeatures:
-    """Compute the features of one test set and write them; see `ReID.evaluate`."""
-    path = place(path)
-    check_suffix(path)
+def evaluate_and_save(
+    reid: Any,
+    tests: TestSets,
+    workdir: str | os.PathLike | None,
+    settings: Mapping[str, Any],
+    ranked: str | None,
+    *,
+    features: str | os.PathLike | None,
+    scores: str | os.PathLike | None,
+) -> dict[str, Result]:
+    """Evaluate one test set and write its features and scores; see `ReID.evaluate`."""
+    files = [None if file is None else place(file) for file in (features, scores)]
+    for file in files:
+        if file is not None:
+            check_suffix(file)
     if len(tests) != 1:
+        what = " and ".join(w for w, f in zip(("features", "scores"), files, strict=True) if f)
         raise ValueError(
-            f"features of {len(tests)} test sets ({', '.join(tests)}) cannot be written to one "
+            f"{what} of {len(tests)} test sets ({', '.join(tests)}) cannot be written to one "
             "file; name one of them, as in --test market1501."
         )
+    stored = _encoded(reid, tests, settings)
+    _save(files[0], stored)
+    keep = None
+    if files[1] is not None:
+        keep = np.empty((len(stored.query), len(stored.gallery)), np.float32)
+    results = evaluate_model(reid, tests, workdir, settings, stored, ranked, keep)
+    if keep is not None:
+        _save(files[1], stored.with_scores(keep))
+    return results
+
+
+def _encoded(reid: Any, tests: TestSets, settings: Mapping[str, Any]) -> StoredFeatures:
     ((name, splits),) = tests.items()
     settings = {**reid.settings.get("eval", {}), **settings}
     scorer, evaluation = make_evaluation(reid.model, reid.mesh, settings)
     evaluation.check(tests)
     scorer = scorer.bind(reid.variables)
-    stored = StoredFeatures(
-        name,
-        encode(scorer, **splits, title=name),
-        **splits,
+    return StoredFeatures(
+        name=name,
+        features=encode(scorer, **splits, title=name),
+        query=splits["query"],
+        gallery=splits["gallery"],
         card=reid.card,
         model=described(reid.variables),
         step=reid.step,
         settings={key: settings[key] for key in SETTINGS if key in settings},
     )
-    if jax.process_index() == 0:
-        write_features(path, stored)
-        print(f"wrote the features of {len(stored.features)} images to {path}")
-    return stored
+
+
+def _save(path: pathlib.Path | None, stored: StoredFeatures | StoredScores) -> None:
+    if path is not None and jax.process_index() == 0:
+        write_stored(path, stored)
+        shape = list(getattr(stored, stored.kind).shape)
+        print(f"wrote the {stored.kind} {shape} of {stored.name} to {path}")

@@ -19,7 +19,7 @@ from jaxreid.models.model import feature_shape, make_model
 from jaxreid.places import is_remote, place
 from jaxreid.reid.activation import Activations, activations_of, make_energy
 from jaxreid.reid.calibrated import calibrate, find_calibration
-from jaxreid.reid.evaluating import check_ranked, encode_and_save, evaluate_model, load_tests
+from jaxreid.reid.evaluating import check_ranked, evaluate_and_save, evaluate_model, load_tests
 from jaxreid.reid.explanation import (
     Explanation,
     explained,
@@ -328,6 +328,7 @@ class ReID:
         identities: int | None = None,
         workdir: str | os.PathLike | None = None,
         save_features: str | os.PathLike | None = None,
+        save_scores: str | os.PathLike | None = None,
         ranked: str | None = None,
         **settings: Any,
     ) -> dict[str, Result]:
@@ -341,6 +342,8 @@ class ReID:
             workdir: work directory to which the results are also written.
             save_features: file (.safetensors, .npz) for the features of the only test set, which
                 `jaxreid.evaluate_features` evaluates.
+            save_scores: file (.safetensors, .npz) for its scores [Q, G], which are held in memory
+                and which `jaxreid.evaluate_scores` evaluates.
             ranked: draw pages of ranked lists in `workdir`: of "all" queries, the "worst:N" or
                 "random:N".
             **settings: settings of `eval`, such as `rerank=True`; the others are those of the run.
@@ -354,10 +357,10 @@ class ReID:
         """
         check_ranked(ranked, workdir)
         tests = self.load_tests(test, dir, prepared_dir, identities)
-        stored = None
-        if save_features is not None:
-            stored = encode_and_save(self, tests, save_features, settings)
-        return evaluate_model(self, tests, workdir, settings, stored, ranked)
+        if save_features is None and save_scores is None:
+            return evaluate_model(self, tests, workdir, settings, ranked=ranked)
+        files = {"features": save_features, "scores": save_scores}
+        return evaluate_and_save(self, tests, workdir, settings, ranked, **files)
 
     def load_tests(
         self,

@@ -1,10 +1,11 @@
-"""Evaluation of features in a file: of a model, or from elsewhere."""
+"""Evaluation of features or scores in a file: of a model, or from elsewhere."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxreid.evaluation.feature_file import StoredFeatures, read_features
-from jaxreid.evaluation.feature_table import read_table
+from jaxreid.evaluation.feature_file import StoredFeatures, StoredScores, read_stored
+from jaxreid.evaluation.feature_table import features_of_table, scores_of_table
 from jaxreid.evaluation.results import Result
 from jaxreid.evaluation.run import digest_of
 from jaxreid.models.model import abstract_variables, make_model
@@ -15,6 +16,9 @@ from jaxreid.reid.loading import load
 
 # What a model needs beside its matcher; nothing of it is computed.
 _AROUND = {"backbone": {"name": "resnet18"}, "neck": {"name": "pooled"}, "height": 64, "width": 32}
+_NOTHING: dict[str, Any] = {"params": {}, "batch_stats": {}}
+# Settings of `eval` that compare images which no score of a query and the gallery compares.
+_OF_FEATURES = ("rerank", "expand", "multi_query", "shortlist")
 
 
 def evaluate_features(
@@ -48,25 +52,95 @@ def evaluate_features(
     Raises:
         ValueError, OSError: a file cannot be read, or does not fit the model or the settings.
     """
-    if computed := [name for name in ("flip", "dtype") if settings.get(name)]:
-        raise ValueError(
-            f"{' and '.join(computed)} cannot be set for features that are computed already: set "
-            "it where they are computed (jaxreid evaluate RUN --save-features=FILE)."
-        )
+    _check_computed(settings, "features")
     messages: list[str] = []
     if table is None:
-        stored = read_features(place(features))
+        stored = read_stored(place(features), StoredFeatures)
     else:
-        stored, messages = read_table(place(features), place(table))
+        stored, messages = features_of_table(place(features), place(table))
     check_ranked(ranked, workdir, stored)
     reid = _matcher_of(stored, model, metric, str(features))
+    return _evaluated(reid, stored, messages, workdir, ranked, settings)
+
+
+def evaluate_scores(
+    scores: str | os.PathLike,
+    *,
+    table: str | os.PathLike | None = None,
+    metric: str | None = None,
+    workdir: str | os.PathLike | None = None,
+    ranked: str | None = None,
+    **settings: Any,
+) -> dict[str, Result]:
+    """Evaluate scores in a file; larger is more similar.
+
+    Args:
+        scores: file of `ReID.evaluate(save_scores=...)`; with `table`, an array [Q, G] from
+            elsewhere (.npy, or `scores` of .npz and .safetensors): a row for each query of the
+            table and a column for each image of its gallery, in their order there.
+        table: table of the images, as for `evaluate_features`.
+        metric: what scores from elsewhere are, for TLift: "cosine", or "euclidean" for the squared
+            distance with a minus.
+        workdir: folder to which the results are also written, as those of a run.
+        ranked: pages of ranked lists in `workdir`, as for `ReID.evaluate`.
+        **settings: settings of `eval` that need scores alone, such as `tlift=True`.
+
+    Returns:
+        Results by set and variant, as `ReID.evaluate`.
+
+    Raises:
+        ValueError, OSError: a file cannot be read, or does not fit the settings.
+    """
+    _check_computed(settings, "scores")
+    wanted = {**settings, "multi_query": settings.get("multi_query", "none") != "none"}
+    if others := [name for name in _OF_FEATURES if wanted.get(name)]:
+        raise ValueError(
+            f"{' and '.join(others)} cannot be computed from scores of queries and gallery alone: "
+            "evaluate features (jaxreid evaluate --features=FILE)."
+        )
+    if table is None and metric is not None:
+        raise ValueError("a file of jaxreid says what its scores are; expected no metric.")
+    messages: list[str] = []
+    if table is None:
+        stored = read_stored(place(scores), StoredScores)
+    else:
+        stored, messages = scores_of_table(place(scores), place(table))
+    if settings.get("tlift") and stored.card is None and metric is None:
+        raise ValueError(
+            "TLift takes similarities, and nothing says what these scores are: expected "
+            "--metric=cosine, or --metric=euclidean for squared distances with a minus."
+        )
+    check_ranked(ranked, workdir, stored)
+    card = stored.card or {
+        **_AROUND,
+        "matcher": {"name": "embedding", "metric": metric or "cosine"},
+    }
+    reid = ReID(card, _NOTHING, path=place(scores), step=stored.step)
+    return _evaluated(reid, stored, messages, workdir, ranked, settings)
+
+
+def _check_computed(settings: Mapping[str, Any], what: str) -> None:
+    if computed := [name for name in ("flip", "dtype") if settings.get(name)]:
+        raise ValueError(
+            f"{' and '.join(computed)} cannot be set for {what} that are computed already: set "
+            f"it where they are computed (jaxreid evaluate RUN --save-{what}=FILE)."
+        )
+
+
+def _evaluated(
+    reid: ReID,
+    stored: StoredFeatures | StoredScores,
+    messages: Sequence[str],
+    workdir: str | os.PathLike | None,
+    ranked: str | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Result]:
     for message in messages:
         print(message)
     if workdir is not None:
         place(workdir).mkdir(parents=True, exist_ok=True)
-    settings = {**stored.settings, **settings}
     tests = {stored.name: stored.splits}
-    return evaluate_model(reid, tests, workdir, settings, stored, ranked)
+    return evaluate_model(reid, tests, workdir, {**stored.settings, **settings}, stored, ranked)
 
 
 def _matcher_of(
@@ -106,4 +180,4 @@ def _matcher_of(
             f"{where} holds feature maps {list(shape)}, and a metric compares embeddings [d]: name "
             f"a model that compares them, as in jaxreid evaluate RUN --features={where}."
         )
-    return ReID(card, {"params": {}, "batch_stats": {}}, path=place(where), step=stored.step)
+    return ReID(card, _NOTHING, path=place(where), step=stored.step)

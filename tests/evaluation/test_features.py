@@ -1,4 +1,4 @@
-"""Features in files: the numbers of the model's own evaluation, also of features from elsewhere."""
+"""Features and scores in files: the numbers of the model's own evaluation, also from elsewhere."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from people import market_tree, save_model
 
 import jaxreid
 from jaxreid import cli
-from jaxreid.evaluation.feature_file import read_arrays, read_features
+from jaxreid.evaluation.feature_file import StoredFeatures, read_arrays, read_stored
 
 pytestmark = pytest.mark.usefixtures("one_device")
 EMBEDDING = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
@@ -37,10 +37,11 @@ def rows_of(folder):
     return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
-def own_results(place, model, workdir, file, **settings):
+def own_results(place, model, workdir, file, kind="features", **settings):
     workdir.mkdir()
+    settings[f"save_{kind}"] = file
     return jaxreid.load(model).evaluate(
-        ["market1501"], dir=place, identities=0, workdir=workdir, save_features=file, **settings
+        ["market1501"], dir=place, identities=0, workdir=workdir, **settings
     )
 
 
@@ -133,6 +134,77 @@ def test_features_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_pa
     assert euclidean["mine"].metrics["equal_error_threshold"] < 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix", "tlift"), [("maps", "npz", False), ("embeddings", "safetensors", True)]
+)
+def test_scores_of_a_file_give_the_numbers_of_their_model(
+    place, models, tmp_path, kind, suffix, tlift
+):
+    file, own, again = tmp_path / f"scores.{suffix}", tmp_path / "own", tmp_path / "again"
+    results = own_results(place, models[kind], own, file, "scores", tlift=tlift)
+    found = jaxreid.evaluate_scores(file, workdir=again, tlift=tlift)
+    assert {name: one.metrics for name, one in found.items()} == {
+        name: one.metrics for name, one in results.items()
+    }
+    assert rows_of(again) == rows_of(own)
+    for name in ("queries.jsonl", "ranking.png", "calibration.json"):
+        assert (again / name).read_bytes() == (own / name).read_bytes()
+    with pytest.raises(ValueError, match=r"scores.* does not hold the features of a test set"):
+        jaxreid.evaluate_features(file)
+
+
+def test_scores_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_path, capsys):
+    """A matrix of NumPy and a table, queries and gallery mixed, with rows that are not tested."""
+    results = own_results(
+        place, models["embeddings"], tmp_path / "own", tmp_path / "s.npz", "scores", tlift=True
+    )
+    with np.load(tmp_path / "s.npz") as arrays:
+        held = dict(arrays)
+    queries, gallery = held["scores"].shape
+    labels = [
+        [held["pid"][i], held["camid"][i], "query" if i < queries else "gallery", held["time"][i]]
+        for i in range(queries + gallery)
+    ]
+    labels += [[-1, 0, "gallery", 0.0], [7, 0, "train", 0.0]]
+    scores = np.concatenate([held["scores"], np.ones((queries, 1), np.float32)], 1)
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows = [i for i in order if labels[i][2] == "query"]
+    columns = [i - queries for i in order if labels[i][2] == "gallery"]
+    np.save(tmp_path / "mine.npy", scores[rows][:, columns])
+    with (tmp_path / "mine.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(
+            [["pid", "camid", "split", "time"], *(labels[i] for i in order)]
+        )
+    capsys.readouterr()
+    arguments = [f"--scores={tmp_path}/mine.npy", f"--table={tmp_path}/mine.csv"]
+    assert cli.main(["evaluate", *arguments, "--tlift", "--metric=cosine", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["mine", "mine tlift"]
+    for ours, theirs in zip(found.values(), results.values(), strict=True):
+        assert ours == pytest.approx(theirs.metrics)
+    cases = [
+        (["--tlift"], "nothing says what these scores are"),
+        (["--rerank"], "rerank cannot be computed from scores"),
+        (["--multi-query=mean", "--expand=3"], "expand and multi_query cannot be computed from"),
+        (["--flip"], "flip cannot be set for scores that are computed"),
+        ([str(models["maps"])], "scores need no model"),
+        (["--features=a.npy"], "--features and --scores are given"),
+    ]
+    for more, message in cases:
+        assert cli.main(["evaluate", *arguments, *more]) == 1
+        assert message in capsys.readouterr().err
+    for change, message in [
+        (scores[rows][:, :-1], "expected .*in the order of .*mine.csv"),
+        (np.full((queries, gallery + 1), np.nan), "the scores of row 0 hold NaN"),
+        (np.ones((queries, gallery + 1), np.int64), "scores are int64"),
+    ]:
+        np.save(tmp_path / "mine.npy", change)
+        with pytest.raises(ValueError, match=message):
+            jaxreid.evaluate_scores(tmp_path / "mine.npy", table=tmp_path / "mine.csv")
+    with pytest.raises(ValueError, match="says what its scores are; expected no metric"):
+        jaxreid.evaluate_scores(tmp_path / "s.npz", metric="cosine")
+
+
 def write(path, **arrays):
     np.savez(path, **arrays)
     return path
@@ -158,9 +230,9 @@ def test_what_a_file_of_features_lacks_is_said(place, models, saved, tmp_path):
     for number, (change, message) in enumerate(cases):
         path = write(tmp_path / f"{number}.npz", **held | change)
         with pytest.raises(ValueError, match=f"{path} does not hold the features.*{message}"):
-            read_features(path)
+            read_stored(path, StoredFeatures)
     with pytest.raises(ValueError, match="it lacks 'about'.*--table=FILE.csv"):
-        read_features(write(tmp_path / "plain.npz", features=held["features"]))
+        read_stored(write(tmp_path / "plain.npz", features=held["features"]), StoredFeatures)
     with pytest.raises(ValueError, match="the matcher 'qaconv' compares, whose weights are not"):
         jaxreid.evaluate_features(saved)
     with pytest.raises(ValueError, match="holds features .* of an image; .* compares"):
@@ -219,7 +291,10 @@ def test_no_more_memory_is_taken_than_a_file_is_large(tmp_path):
     ("table", "message"),
     [
         ("pid,camid\n1,1\n", r"expected split \(subset\)"),
-        ("pid,split\n1,query\n", "expected one row for each of the 1 images.*as .*has rows"),
+        (
+            "pid,split\n1,query\n1,gallery\n2,gallery\n",
+            "expected one row for each of the 3 images.*as .*has rows",
+        ),
         ("pid,split\n1,test\n2,query\n", "neither query nor gallery: 1 "),
         ("pid,split\n1,gallery\n,query\n", "queries without a person: 1 "),
         ("pid,split\n1,gallery\n1,gallery\n", "query 0, gallery 2; expected one or more in each"),
