@@ -75,7 +75,7 @@ def test_libraries_stay_where_they_belong():
     assert importers("onnx") == {
         "export.onnx_file",
         "export.onnx_graph",
-        "weights.onnx_checkpoint",
+        "weights.onnx_layers",
     }
     assert importers("onnxruntime") == {"export.onnx_file"}
     assert importers("torch") == {"weights.torch_checkpoint"}

@@ -72,7 +72,7 @@ def convert_file(
     """Convert a PyTorch checkpoint to a weights file for training and evaluation.
 
     Args:
-        checkpoint: as for `read_checkpoint`, or an ONNX file of OSNet.
+        checkpoint: as for `read_checkpoint`, or an ONNX file of OSNet or a ResNet.
         out: file to write (.safetensors).
         arch: backbone, one of `ARCHITECTURES`.
         input_size: image height and width in pixels; default: the family's.

@@ -1,63 +1,23 @@
-"""Reading of OSNet from ONNX files, whose normalisations are mostly folded into convolutions.
+"""Reading of OSNet and of ResNets from ONNX files, whose norms are mostly folded."""
 
-Layers are recognised by their order and shapes, since folding gives weights new names. What was
-folded becomes a batch norm with the statistics of an identity, which is equal in inference.
-"""
-
-import dataclasses
-import math
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
-from jaxreid.models.backbones import osnet
-from jaxreid.ops.normalize import EPSILON
-from jaxreid.weights.formats import check_claim
-from jaxreid.weights.layouts.osnet import OSNET
-from jaxreid.weights.pytorch import published_network
-
-# Largest file; the format itself ends at 2 GB.
-LARGEST = 2**31
-
-
-@dataclasses.dataclass
-class Layer:
-    """Convolution or linear layer of a graph.
-
-    Attributes:
-        weight: [O, I / groups, k, k] or [O, I].
-        bias: [O].
-        norm: scale, bias, mean and variance of the batch norm that follows, if it is not folded.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    norm: tuple[np.ndarray, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Place of a layer in OSNet.
-
-    Attributes:
-        name: official name of its weight, without ".weight".
-        norm: official name of its batch norm; "" without one.
-    """
-
-    name: str
-    norm: str = ""
+from jaxreid.models.backbones import osnet, resnet
+from jaxreid.weights.onnx_layers import read_graph
+from jaxreid.weights.onnx_osnet import osnet_tensors
+from jaxreid.weights.onnx_resnet import resnet_tensors
 
 
 def read_onnx(
     path: pathlib.Path, arch: str
 ) -> tuple[dict[str, np.ndarray], list[str], tuple[int, int] | None]:
-    """Read an OSNet by official name.
+    """Read a network by official name.
 
     Args:
         path: the file.
-        arch: one of `osnet.FAMILY`.
+        arch: one of `osnet.FAMILY` or `resnet.FAMILY`.
 
     Returns:
         Arrays by name; messages; (height, width) of the images, if the file says it.
@@ -67,227 +27,24 @@ def read_onnx(
             bytes for, has 8 bits, or is not this network.
         ModuleNotFoundError: onnx is not installed.
     """
-    if arch not in osnet.FAMILY:
+    if arch not in (*osnet.FAMILY, *resnet.FAMILY):
         raise ValueError(
-            f"{path} is an ONNX file, and of those only OSNet is read; {arch} is not one. Convert "
-            "the PyTorch checkpoint that it was made from."
+            f"{path} is an ONNX file, and of those only OSNet and ResNets are read; {arch} is not "
+            "one. Convert the PyTorch checkpoint that it was made from."
         )
-    graph = _graph(path)
-    layers, norms = _layers(graph, _tensors(graph, path), path)
-    shapes = OSNET.shapes(published_network(arch), arch)
-    for gates_last in (False, True):
-        tensors = _assigned(layers, list(_places(arch, gates_last)), shapes)
-        instance = _instance_norms(norms, shapes)
-        if tensors is not None and instance is not None:
-            break
-    else:
+    graph = read_graph(path)
+    family = osnet.FAMILY if arch in osnet.FAMILY else resnet.FAMILY
+    tensors = (osnet_tensors if family is osnet.FAMILY else resnet_tensors)(graph, arch)
+    if tensors is None:
         raise ValueError(
-            f"{path} has {len(layers)} layers and {len(norms)} instance norms that are not those "
-            f"of {arch}, in order and shape; name another --arch ({', '.join(osnet.FAMILY)}), or "
-            "convert the PyTorch checkpoint that it was made from."
+            f"{path} has {len(graph.layers)} layers and {len(graph.instance_norms)} instance norms "
+            f"that are not those of {arch}, in order and shape; name another --arch "
+            f"({', '.join(family)}), or convert the PyTorch checkpoint that it was made from."
         )
-    folded = sum(layer.norm is None for layer in layers)
+    folded = sum(layer.norm is None for layer in graph.layers)
     messages = [
-        f"an ONNX file: {folded} of {len(layers)} layers have no batch norm of their own; it is "
-        "part of their weights, which is equal in inference. To train on, convert a checkpoint "
+        f"an ONNX file: {folded} of {len(graph.layers)} layers have no batch norm of their own; it "
+        "is part of their weights, which is equal in inference. To train on, convert a checkpoint "
         "with its statistics"
     ]
-    return tensors | instance, messages, _size(graph)
-
-
-def _graph(path: pathlib.Path) -> Any:
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{path.name} is an ONNX file and onnx is not installed: pip install 'jaxreid[onnx]'."
-        ) from None
-    if (size := path.stat().st_size) >= LARGEST:
-        raise ValueError(f"{path} has {size:,} bytes; an ONNX file has less than {LARGEST:,}.")
-    try:
-        # Paths in the file are never followed.
-        return onnx.load_model(path, load_external_data=False).graph
-    # A damaged file can raise anything.
-    except Exception as error:
-        raise ValueError(
-            f"{path} is a damaged or incomplete ONNX file; download it again."
-        ) from error
-
-
-def _tensors(graph: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Return the constants of a graph by name."""
-    from onnx import TensorProto, numpy_helper
-
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
-        if node.op_type == "Constant" and values:
-            held[node.output[0]] = values[0]
-    for name, tensor in held.items():
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            where = next((e.value for e in tensor.external_data if e.key == "location"), "?")
-            raise ValueError(
-                f"{path} keeps {name} in another file ({where[:80]!r}), which is not followed; "
-                "save the model as one file: onnx.save(onnx.load(FILE), OUT)."
-            )
-    check_claim(path, sum(math.prod(tensor.dims) for tensor in held.values()))
-    try:
-        tensors = {name: numpy_helper.to_array(tensor) for name, tensor in held.items()}
-    # Data that do not have the shape, or of an unknown type.
-    except Exception as error:
-        raise ValueError(f"{path} holds a damaged tensor ({error}); download it again.") from error
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in tensors:
-            tensors[node.output[0]] = tensors[node.input[0]]
-    return tensors
-
-
-def _layers(
-    graph: Any, tensors: Mapping[str, np.ndarray], path: pathlib.Path
-) -> tuple[list[Layer], list[tuple[np.ndarray, np.ndarray]]]:
-    """List the layers with weights, and scale and bias of the instance norms, in order."""
-    layers: list[Layer] = []
-    instance: list[tuple[np.ndarray, np.ndarray]] = []
-    after: dict[str, Layer] = {}
-    for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"):
-            raise ValueError(f"{path} has weights of 8 bits; convert the file it was made from.")
-        constants = [tensors.get(name) for name in node.input]
-        if (
-            node.op_type in ("Conv", "Gemm", "MatMul")
-            and constants[1:]
-            and constants[1] is not None
-        ):
-            weight = np.asarray(constants[1], np.float32)
-            options = {a.name: a.i for a in node.attribute}
-            if node.op_type == "MatMul" or node.op_type == "Gemm" and not options.get("transB"):
-                weight = weight.T
-            given = constants[2] if len(constants) > 2 else None
-            bias = np.zeros(len(weight), np.float32) if given is None else given
-            layer = Layer(weight, np.asarray(bias, np.float32).reshape(-1))
-            layers.append(layer)
-            after[node.output[0]] = layer
-        elif node.op_type == "InstanceNormalization":
-            instance.append((np.asarray(constants[1]), np.asarray(constants[2])))
-        elif node.input and (layer := after.get(node.input[0])) is not None:
-            if node.op_type == "BatchNormalization" and layer.norm is None:
-                scale, bias, mean, variance = (np.asarray(x, np.float32) for x in constants[1:5])
-                epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), EPSILON)
-                layer.norm = scale, bias, mean, variance + np.float32(epsilon - EPSILON)
-            # The bias of a linear layer that was written as a product.
-            elif node.op_type == "Add" and constants[1] is not None and not layer.bias.any():
-                layer.bias = np.asarray(constants[1], np.float32).reshape(-1)
-                after[node.output[0]] = layer
-    return layers, instance
-
-
-def _places(arch: str, gates_last: bool) -> Iterator[Place]:
-    """Yield the layers of an OSNet in the order in which it runs them.
-
-    Args:
-        arch: one of `osnet.FAMILY`.
-        gates_last: a block's gate follows all of its streams, instead of each of them.
-    """
-    options = osnet.FAMILY[arch]
-
-    def at(*path: str) -> str:
-        return OSNET.name(("backbone", *path, "bias"), arch).removesuffix(".bias")
-
-    def conv_norm(*path: str, norm: bool = True) -> Place:
-        return Place(at(*path, "conv"), at(*path, "bn") if norm else "")
-
-    yield conv_norm("conv1", norm=options.get("stem") != "instance")
-    inputs = options["channels"][0]
-    for number, block in enumerate(osnet.BLOCKS):
-        stage, index = divmod(number, 2)
-        features = options["channels"][1 + stage]
-        gate = [Place(at(block, "gate", "fc1")), Place(at(block, "gate", "fc2"))]
-        yield conv_norm(block, "conv1")
-        for stream in range(1, osnet.STREAMS + 1):
-            for i in range(stream):
-                name = f"stream{stream}_{i}"
-                yield Place(at(block, name, "conv1"))
-                yield Place(at(block, name, "conv2"), at(block, name, "bn"))
-            yield from [] if gates_last else gate
-        yield from gate * osnet.STREAMS if gates_last else []
-        place = options.get("blocks", osnet.PLAIN)[number]
-        yield conv_norm(block, "conv3", norm=place not in ("residual", "both"))
-        if inputs != features:
-            yield conv_norm(block, "downsample")
-        inputs = features
-        if index == 1 and stage < 2:
-            yield conv_norm(f"pool{stage + 2}")
-    yield conv_norm("conv5")
-    yield Place("fc.0", "fc.1")
-
-
-def _assigned(
-    layers: list[Layer], places: list[Place], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray] | None:
-    """Return the tensors of layers at their places by name; None if they do not fit."""
-    if len(layers) == len(places) + 1:
-        places = [*places, Place("classifier")]
-        shapes = {**shapes, "classifier.weight": layers[-1].weight.shape}
-        shapes["classifier.bias"] = layers[-1].bias.shape
-    if len(layers) != len(places):
-        return None
-    tensors: dict[str, np.ndarray] = {}
-    for layer, place in zip(layers, places, strict=True):
-        shape = shapes[f"{place.name}.weight"]
-        # Linear layers are 1x1 convolutions, or the other way round.
-        if layer.weight.size != math.prod(shape) or len(layer.weight) != shape[0]:
-            return None
-        found = {f"{place.name}.weight": layer.weight.reshape(shape)}
-        if f"{place.name}.bias" in shapes:
-            found[f"{place.name}.bias"] = layer.bias
-        elif not place.norm and layer.bias.any():
-            return None
-        if place.norm:
-            count = shape[0]
-            shift = layer.bias if f"{place.name}.bias" not in shapes else np.zeros(count)
-            # The variance of an identity makes up for the epsilon.
-            same = np.ones(count), shift, np.zeros(count), np.full(count, 1 - EPSILON)
-            if layer.norm is not None and layer.bias.any() and shift is layer.bias:
-                return None
-            leaves = ("weight", "bias", "running_mean", "running_var")
-            for leaf, x in zip(leaves, layer.norm or same, strict=True):
-                found[f"{place.norm}.{leaf}"] = np.asarray(x, np.float32)
-        for name, x in found.items():
-            # A block uses its gate four times.
-            if name in tensors and not np.array_equal(tensors[name], x):
-                return None
-            if x.shape != shapes[name]:
-                return None
-            tensors[name] = x
-    return tensors
-
-
-def _instance_norms(
-    norms: list[tuple[np.ndarray, np.ndarray]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray] | None:
-    """Return the tensors of the instance norms by name; None if they do not fit."""
-    statistics = {name.removesuffix(".running_mean") for name in shapes if "running_mean" in name}
-    names = [
-        name.removesuffix(".weight")
-        for name in shapes
-        if name.endswith((".bn.weight", ".IN.weight"))
-        and name.removesuffix(".weight") not in statistics
-    ]
-    names.sort(key=lambda name: (name != "conv1.bn", name))
-    if len(names) != len(norms):
-        return None
-    tensors = {}
-    for name, (scale, bias) in zip(names, norms, strict=True):
-        tensors |= {f"{name}.weight": np.asarray(scale, np.float32)}
-        tensors |= {f"{name}.bias": np.asarray(bias, np.float32)}
-    return tensors if all(x.shape == shapes[name] for name, x in tensors.items()) else None
-
-
-def _size(graph: Any) -> tuple[int, int] | None:
-    """Return height and width of the images, if the first input says them."""
-    for value in graph.input:
-        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        if len(sizes) == 4 and 3 in (sizes[1], sizes[3]):
-            height, width = sizes[2:] if sizes[1] == 3 else sizes[1:3]
-            return (height, width) if min(height, width) >= 32 else None
-    return None
+    return tensors, messages, graph.size

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from selection import deep
 from jaxreid import cli, export_model
 from jaxreid.models.model import make_model
 from jaxreid.reid.loading import load
+from jaxreid.weights.onnx_checkpoint import read_onnx
 from jaxreid.weights.pytorch import convert, published
 from jaxreid.weights.state_dict import unwrapped
 
@@ -237,3 +239,50 @@ def test_a_file_makes_a_model_that_embeds_and_is_exported(case, tmp_path):
         pytest.importorskip("onnxruntime")
         # Compared with JAX as it is written.
         export_model(reid, tmp_path / "model.onnx", format="onnx", images=list(image))
+
+
+def onnx_of(net, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own way to write them is another one
+        torch.onnx.export(net, IMAGES[:1, :, :64, :32], path, dynamo=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "case", deep(*CASES, but=["torchreid fc512", "strong baseline", "fast-reid SBS"])
+)
+def test_an_onnx_file_has_the_features_of_its_pytorch(case, tmp_path):
+    pytest.importorskip("onnx")
+    net, held = generated(case)
+    arch = ARCHITECTURES.get(case, "resnet18")
+    tensors, (message,), size = read_onnx(onnx_of(net, tmp_path / "a.onnx"), arch)
+    assert "equal in inference" in message
+    assert size == (64, 32)
+    converted, ours = convert(tensors, arch), convert(held, arch)
+    assert converted.report.complete, converted.report
+    for part in ("backbone", "neck"):
+        assert converted.card[part] == ours.card[part]
+    assert_equal(features(converted, IMAGES), net(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("case", "lost", "message"),
+    [
+        ("strong baseline", "bottleneck.", "graph has stem linear instead of padded, last_stride"),
+        ("fast-reid SBS", "p$", "graph has pool gem instead of average"),
+        ("fast-reid SBS", "IN", "layers and 6 instance norms that are not those of resnet18_ibn_a"),
+    ],
+)
+def test_an_onnx_file_that_does_not_say_what_it_is_is_refused(case, lost, message, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = onnx_of(generated(case)[0], tmp_path / "a.onnx")
+    model = onnx.load(path)
+    new = {one.name: f"x{i}" for i, one in enumerate(model.graph.initializer)}
+    new = {name: x for name, x in new.items() if re.search(lost, name)}
+    for one in model.graph.initializer:
+        one.name = new.get(one.name, one.name)
+    for node in model.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=message):
+        read_onnx(path, ARCHITECTURES.get(case, "resnet18"))

@@ -12,7 +12,8 @@ from jaxreid.reid.loading import load
 from jaxreid.weights.conversion import convert_file
 from jaxreid.weights.layouts.layout import IMAGENET
 from jaxreid.weights.layouts.osnet import OSNET
-from jaxreid.weights.onnx_checkpoint import _places, read_onnx
+from jaxreid.weights.onnx_checkpoint import read_onnx
+from jaxreid.weights.onnx_osnet import places_of
 from jaxreid.weights.pytorch import published, published_network
 
 onnx = pytest.importorskip("onnx")
@@ -71,7 +72,7 @@ def test_layers_are_known_by_their_order_whether_or_not_a_gate_follows_every_str
     generator = np.random.default_rng(0)
     for gates_last in (False, True):
         nodes, tensors = [], {}
-        for i, place in enumerate(_places("osnet_x0_25", gates_last)):
+        for i, place in enumerate(places_of("osnet_x0_25", gates_last)):
             shape = shapes[f"{place.name}.weight"]
             # A block's gate is used four times.
             weight = "w " + place.name
@@ -119,7 +120,8 @@ def test_files_that_are_hostile_damaged_or_another_network_are_refused(tmp_path,
     conv = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
     model = small(path, conv, w=weight)
     refused("has 1 layers and 0 instance norms that are not those of osnet_x0_25")
-    refused("only OSNet is read; resnet18 is not one", arch="resnet18")
+    refused("has 1 layers and 0 instance norms that are not those of resnet18", arch="resnet18")
+    refused("only OSNet and ResNets are read; vit_small_patch16 is not", arch="vit_small_patch16")
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
