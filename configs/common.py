@@ -21,6 +21,9 @@ SYNTHETIC = (
     tuple(f"synthetic_people/{domain}" for domain in DOMAINS),
 )
 
+# Families of backbones whose names a recipe's argument may hold.
+BACKBONES = ("resnet", "osnet", "vit")
+
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
@@ -301,8 +304,13 @@ def few(config: ConfigDict) -> None:
 
 
 def backbone(config: ConfigDict, name: str) -> None:
-    """Replace the backbone, at full width; a ResNet keeps the recipe's cut."""
+    """Replace the backbone, at full width; a ResNet keeps the recipe's cut.
+
+    The class token of a ViT is its embedding, where a neck makes one.
+    """
     options = {"cut": "layer4", **config.model.backbone, "width": 64}
     kept = ("cut", "last_stride", "width") if name.startswith("resnet") else ()
     options = {option: options[option] for option in kept if option in options}
+    if name.startswith("vit") and config.model.neck.name in ("pooled", "linear"):
+        options = {"output": "class"}
     config.model.backbone = ConfigDict({"name": name, **options})

@@ -30,7 +30,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     options = ("baseline", "mnet", "dp", "ibn_a", "small", "debug")
     exclusive = [("baseline", "mnet", "dp")]
     chosen = common.parse(
-        arg, options, values=("target",), backbones=("resnet", "osnet"), one_of=exclusive
+        arg, options, values=("target",), backbones=common.BACKBONES, one_of=exclusive
     )
     if "ibn_a" in chosen and chosen.backbone:
         raise ValueError(f"ibn_a and {chosen.backbone}: each names a network; give one of them.")

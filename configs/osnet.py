@@ -20,9 +20,9 @@ another one (`market1501`, `msmt17`, ...), or what to train and to test on, as i
                          values
     debug                runs in seconds
 
-or the name of a ResNet, as a baseline. The recipes are those of torchreid's published models,
-tested on the data set they were trained on. All but `scratch`, `small` and `architecture` start
-from ImageNet weights (--config.init_from).
+or the name of a ResNet or a ViT, as a baseline. The recipes are those of torchreid's published
+models, tested on the data set they were trained on. All but `scratch`, `small` and `architecture`
+start from ImageNet weights (--config.init_from).
 """
 
 import json
@@ -40,7 +40,7 @@ def get_config(arg: str = "synthetic") -> ConfigDict:
     options = (*WIDTHS, "ibn", "ain", "paper", "scratch", "small", "triplet", "debug")
     exclusive = [WIDTHS, ("ibn", "ain", "architecture")]
     chosen = common.parse(
-        arg, options, values=("architecture",), backbones=("resnet",), one_of=exclusive
+        arg, options, values=("architecture",), backbones=("resnet", "vit"), one_of=exclusive
     )
     norms = "ibn_" if "ibn" in chosen else "ain_" if "ain" in chosen else ""
     config = common.base(chosen.dataset)

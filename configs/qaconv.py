@@ -12,7 +12,7 @@ The argument is `dataset[,option...]`, where the data set is `synthetic` (embedd
                  measurement
     debug        a few steps; runs in seconds
 
-or the name of a backbone (`resnet50_ibn_b`, `osnet_ain_x1_0`, ...).
+or the name of a backbone (`resnet50_ibn_b`, `osnet_ain_x1_0`, `vit_small_patch16`, ...).
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from jaxreid.configs import common
 
 def get_config(arg: str = "synthetic") -> ConfigDict:
     options = ("v1.1", "v1.2", "small", "debug")
-    chosen = common.parse(arg, options, backbones=("resnet", "osnet"), one_of=[("v1.1", "v1.2")])
+    chosen = common.parse(arg, options, backbones=common.BACKBONES, one_of=[("v1.1", "v1.2")])
     config = common.base(chosen.dataset)
     config.init_expects = "ImageNet"
     config.model.backbone = ConfigDict(

@@ -15,7 +15,7 @@ from jaxreid.configs import common
 
 
 def get_config(arg: str = "synthetic") -> ConfigDict:
-    chosen = common.parse(arg, ("small", "debug"), backbones=("resnet", "osnet"))
+    chosen = common.parse(arg, ("small", "debug"), backbones=common.BACKBONES)
     config = common.base(chosen.dataset)
     config.init_expects = "ImageNet"
     # "for a better generalization" in the original code; the affine weights are still trained

@@ -20,7 +20,7 @@ from jaxreid.configs import common
 
 
 def get_config(arg: str = "synthetic") -> ConfigDict:
-    chosen = common.parse(arg, ("multi", "small", "debug"), backbones=("resnet", "osnet"))
+    chosen = common.parse(arg, ("multi", "small", "debug"), backbones=common.BACKBONES)
     config = common.base(chosen.dataset)
     config.init_expects = "ImageNet"
     config.model.freeze_stats = True  # as in qaconv_gs.py

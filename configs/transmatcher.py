@@ -16,7 +16,7 @@ from jaxreid.configs import common
 
 
 def get_config(arg: str = "synthetic") -> ConfigDict:
-    chosen = common.parse(arg, ("small", "debug"), backbones=("resnet", "osnet"))
+    chosen = common.parse(arg, ("small", "debug"), backbones=common.BACKBONES)
     config = common.base(chosen.dataset)
     config.init_expects = "ImageNet"
     config.model.freeze_stats = True  # as in qaconv_gs.py

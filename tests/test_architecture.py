@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 ORDER = (
     "contents, names, places <- locks, mesh, processes, programs <- ops, runs, data"
     " <- configs, frames, models <- weights, pictures <- evaluation <- reid"
-    " <- export, index, training <- planning, main, register, service <- cli"
+    " <- export, index, training <- planning, main, register, service <- cli <- __main__"
 )
 LEVEL = {name: i for i, rooms in enumerate(ORDER.split(" <- ")) for name in rooms.split(", ")}
 FILES = sorted(PACKAGE.rglob("*.py"))

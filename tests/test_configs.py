@@ -29,6 +29,8 @@ ARGUMENTS = [
     "market1501,v1.2",
     "market1501,v1.1,small",
     "synthetic,osnet_ain_x0_25",
+    "synthetic,vit_small_patch16",
+    "market1501,vit_small_patch16",
 ]
 FEW = ["", "market1501,v1.2", "synthetic,debug"]
 
@@ -42,7 +44,7 @@ def test_qaconv(argument):
     objective = make_objective(**config["objective"], num_classes=751)
     state = abstract_state(model, tx, num_classes=751)
     grid = {384: (24, 8), 128: (16, 8), 64: (8, 4)}[config["model"]["height"]]
-    grid = (8, 4) if "osnet" in argument else grid
+    grid = (8, 4) if "osnet" in argument or "synthetic,vit" in argument else grid
     neck = config["model"]["neck"]["channels"]
     assert state.memory.feature.shape == (768, *grid, neck)
     assert objective.uses_memory
@@ -190,6 +192,7 @@ OSNETS = {
     "market1501,paper": "osnet_x1_0",
     "market1501,scratch": "osnet_x1_0",
     "market1501,resnet50": "resnet50",
+    "market1501,vit_small_patch16": "vit_small_patch16",
 }
 
 
@@ -260,12 +263,16 @@ def test_one_thing_says_where_norms_are(tmp_path):
         ("market1501,ibn_a,mnet", "resnet50_ibn_a", 2048),
         ("market1501,small", "resnet18_ibn_b", 64),
         ("market1501,resnet50_ibn_b,baseline", "resnet50_ibn_b", 2048),
+        ("synthetic,osnet_x0_25", "osnet_x0_25", 128),
+        pytest.param(
+            "market1501,vit_small_patch16", "vit_small_patch16", 384, marks=pytest.mark.full
+        ),
     ],
 )
 def test_gmn(argument, backbone, d):
     config = load("gmn").get_config(argument).to_dict()
     assert config["model"]["backbone"]["name"] == backbone
-    assert config["model"]["backbone"]["last_stride"] == 1
+    assert config["model"]["backbone"].get("last_stride", 1) == 1
     objective = make_objective(**config["objective"], num_classes=10)
     assert objective.classifies
     state = abstract_state(

@@ -163,4 +163,4 @@ def _lack(name: str, data: str | None) -> str:
 
 def _module(words: Sequence[str]) -> list[str]:
     """Return the words of a command `jaxreid ...` for this interpreter."""
-    return ["jaxreid.cli", *words[1:]]
+    return ["jaxreid", *words[1:]]

@@ -151,7 +151,7 @@ def _devices(at_once: int | None) -> list[dict[str, str]]:
 
 def _worker(args: argparse.Namespace) -> list[str]:
     """Return the command of this sweep as one of its processes."""
-    command = [sys.executable, "-m", "jaxreid.cli", "sweep", f"--config={args.recipe}", *args.rest]
+    command = [sys.executable, "-m", "jaxreid", "sweep", f"--config={args.recipe}", *args.rest]
     command += [f"--workdir={args.workdir}", "--worker", "--json"]
     if args.seeds:
         command.append(f"--seeds={','.join(map(str, args.seeds))}")

@@ -529,7 +529,7 @@ def form(**files):
 
 
 def test_a_stop_by_sigterm_finishes_what_is_in_progress(model):
-    command = [sys.executable, "-m", "jaxreid.cli", "serve", f"--model={model}", "--port=0"]
+    command = [sys.executable, "-m", "jaxreid", "serve", f"--model={model}", "--port=0"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
     environment.pop("JAXREID_TOKEN", None)
     with subprocess.Popen(

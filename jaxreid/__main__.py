@@ -1,4 +1,4 @@
-"""Entry point of `python -m jaxreid.cli`."""
+"""Entry point of `python -m jaxreid`."""
 
 import sys
 
