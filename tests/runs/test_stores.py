@@ -1,5 +1,6 @@
 """Runs and weights in object stores, with a Google Cloud Storage and an S3 of this process."""
 
+import contextlib
 import json
 import socket
 
@@ -34,10 +35,28 @@ def bucket():
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google itself
         pytest.importorskip("gcsfs")
         server = pytest.importorskip("gcp_storage_emulator.server")
+        say_generations(patch)
         emulator = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
         emulator.start()
         yield "gs://bucket"
         emulator.stop()
+
+
+def say_generations(patch):
+    """Let the emulator say which version of an object it sends, as Google does.
+
+    Without it, TensorStore fails where it reads an object again that it holds already.
+    """
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers import objects
+
+    def download(request, response, storage, *more, original=objects.download):
+        with contextlib.suppress(NotFound):
+            held = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = held["generation"]
+        original(request, response, storage, *more)
+
+    patch.setattr(objects, "download", download)
 
 
 @pytest.fixture(scope="module")
