@@ -4,10 +4,11 @@
     python tools/make_docs.py settings
 
 A document holds generated text between <!-- SOURCE --> and <!-- end -->. SOURCE is `settings`, a
-file of `benchmark.py --json`, benchmarks/plan.jsonl, results of `jaxreid plan --json`, or
-benchmarks/factors.json, a result of `study_factors.py`. Settings are described by their comments in
-configs/, options of components by the docstrings of their classes. `mkdocs build` also uses this
-file (mkdocs.yml).
+file of `benchmark.py --json`, benchmarks/plan.jsonl, results of `jaxreid plan --json`,
+benchmarks/factors.json, a result of `study_factors.py`, or benchmarks/comparison_NAME.json, a
+result of `jaxreid compare RUNS --out=FILE` without its lists of queries. Settings are described by
+their comments in configs/, options of components by the docstrings of their classes. `mkdocs build`
+also uses this file (mkdocs.yml).
 """
 
 import argparse
@@ -57,6 +58,8 @@ def generate(document: str) -> str:
             "benchmarks/plan.jsonl": plans,
             "benchmarks/factors.json": factors,
         }
+        if source.startswith("benchmarks/comparison_"):
+            makers[source] = comparison
         content = makers.get(source, benchmarks)(ROOT / source)
         return f"{opening}{content}\n{closing}"
 
@@ -75,6 +78,13 @@ def factors(path: pathlib.Path) -> str:
     import study_report
 
     return study_report.markdown(json.loads(path.read_text()))
+
+
+def comparison(path: pathlib.Path) -> str:
+    """Generate the table and the sentences of `jaxreid compare --out=FILE.md`."""
+    from jaxreid.evaluation import comparison_table
+
+    return comparison_table.written(".md", json.loads(path.read_text())).rstrip()
 
 
 def plans(path: pathlib.Path) -> str:

@@ -71,12 +71,12 @@ def _page(groups: Sequence[Any], result: dict[str, Any], differences: Sequence[A
     """Return the page of a comparison, with images where the test sets can be read."""
     from jaxreid.data.sets import check_trusted_sets
     from jaxreid.evaluation.comparison_page import page_of
-    from jaxreid.evaluation.comparison_table import wide
+    from jaxreid.evaluation.comparison_table import note, wide
     from jaxreid.evaluation.run import fingerprint
     from jaxreid.pictures.tables import html_table
     from jaxreid.reid.evaluating import load_tests
 
-    images, note = {}, ""
+    images, missing = {}, ""
     run = groups[0].runs[0]
     for name in dict.fromkeys(difference.test for difference in differences):
         folders = dict.fromkeys(("dir", "prepared_dir", "identities"))
@@ -86,10 +86,12 @@ def _page(groups: Sequence[Any], result: dict[str, Any], differences: Sequence[A
             if fingerprint(**splits) != run.tests[name].row.get("fingerprint"):
                 raise ValueError(f"{name} is not what the runs were tested on.")
         except (ValueError, OSError, ModuleNotFoundError) as error:
-            note = str(error)
+            missing = str(error)
         else:
             images[name] = splits
-    return page_of(groups, html_table(*wide(result)), differences, images, note)
+    return page_of(
+        groups, html_table(*wide(result)), note(result), differences, images, missing=missing
+    )
 
 
 def _left_out(groups: Sequence[Any]) -> list[str]:

@@ -20,21 +20,25 @@ LARGEST = 120, 150
 def page_of(
     groups: Sequence[Group],
     table: str,
+    note: str,
     differences: Sequence[Difference],
     images: Mapping[str, Mapping[str, Split]],
-    note: str = "",
+    *,
+    missing: str = "",
 ) -> str:
     """Return the page (HTML).
 
     Args:
         groups: groups of runs.
         table: means over seeds (HTML).
+        note: what is in it.
         differences: `differences_of` the groups.
         images: splits "query" and "gallery" by test set, where they can be had.
-        note: why images are missing.
+        missing: why images are missing.
     """
     by_name = {group.name: group for group in groups}
-    sections = [("Means and standard deviations over seeds, %", wide(table))]
+    means = wide(table) + f'<p class="note">{escaped(note)}</p>'
+    sections = [("Means and standard deviations over seeds, %", means)]
     for difference in differences:
         a, b = (by_name[name] for name in difference.names)
         shown = images.get(difference.test)
@@ -46,10 +50,10 @@ def page_of(
             parts.append("<h3>queries that differ most, average precision in %</h3>" + wide(rows))
         parts += [_images(difference, q, (a, b), shown) for q in difference.most(SHOWN) if shown]
         sections.append((f"{a.name} and {b.name} on {difference.test}", "".join(parts)))
-    missing = f'<p class="note">Images are not shown: {escaped(note)}</p>' if note else ""
+    left = f'<p class="note">Images are not shown: {escaped(missing)}</p>' if missing else ""
     runs = sum(len(group.runs) for group in groups)
     return document(
-        "Comparison of runs", f"{len(groups)} settings, {runs} runs", [*sections, ("", missing)]
+        "Comparison of runs", f"{len(groups)} settings, {runs} runs", [*sections, ("", left)]
     )
 
 

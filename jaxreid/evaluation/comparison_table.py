@@ -8,7 +8,6 @@ from jaxreid.pictures import tables
 
 # Marks a number whose difference from the first row is shown.
 MARK = "*"
-_NOTE = f"{MARK}: the difference from {{}} is shown (95% interval)."
 
 
 def written(suffix: str, result: Mapping[str, Any]) -> str:
@@ -25,12 +24,18 @@ def written(suffix: str, result: Mapping[str, Any]) -> str:
         return tables.comma_separated([row | compute[row["runs"]] for row in result["results"]])
     header, rows = wide(result)
     said = [difference["sentence"] for difference in result["differences"]]
-    if said:
-        said.insert(0, _NOTE.format(result["groups"][0]["name"]))
     if suffix == ".tex":
-        return tables.latex(header, rows) + "".join(f"% {sentence}\n" for sentence in said)
-    notes = f"\n{said[0]}\n\n" + "".join(f"- {sentence}\n" for sentence in said[1:]) if said else ""
-    return tables.markdown(header, rows) + notes
+        return tables.latex(header, rows) + "".join(f"% {line}\n" for line in [note(result), *said])
+    listed = "".join(f"- {sentence}\n" for sentence in said)
+    return f"{tables.markdown(header, rows)}\n{note(result)}\n\n{listed}".rstrip() + "\n"
+
+
+def note(result: Mapping[str, Any]) -> str:
+    """Return what the mark in the table means, and of what its last columns are."""
+    name = result["groups"][0]["name"]
+    shown = f"{MARK}: the difference from {name} is shown (95% interval). "
+    took = "Images and minutes: of a run, with compilation and evaluations, medians over seeds."
+    return (shown if result["differences"] else "") + took
 
 
 def wide(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -81,7 +81,10 @@ def compared():
         queries=(HOSTILE, "b.jpg"),
         precisions=np.array([[0.75, 0.5], [0.35, 0.5]]),
     )
-    return comparison_page.page_of(groups, "", [difference], {"mall": splits()}, "no folder <x>")
+    around = {"table": "", "note": "* is <shown>", "missing": "no folder <x>"}
+    return comparison_page.page_of(
+        groups, differences=[difference], images={"mall": splits()}, **around
+    )
 
 
 def assert_self_contained(page):
@@ -121,6 +124,7 @@ def test_the_page_of_a_comparison_shows_who_wins_where():
     page = compared()
     assert_self_contained(page)
     assert page.count('class="wrong"') == 2
+    assert "* is &lt;shown&gt;" in page
     assert "the list is of seed 4" in page
     assert "<td>75.0</td><td>35.0</td>" in page
     assert "Images are not shown: no folder &lt;x&gt;" in page
