@@ -313,4 +313,6 @@ def backbone(config: ConfigDict, name: str) -> None:
     options = {option: options[option] for option in kept if option in options}
     if name.startswith("vit") and config.model.neck.name in ("pooled", "linear"):
         options = {"output": "class"}
+        if "pool" in config.model.neck:
+            config.model.neck.pool = "average"  # of one token: itself; GeM would cut off below 0
     config.model.backbone = ConfigDict({"name": name, **options})

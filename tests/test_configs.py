@@ -273,6 +273,7 @@ def test_gmn(argument, backbone, d):
     config = load("gmn").get_config(argument).to_dict()
     assert config["model"]["backbone"]["name"] == backbone
     assert config["model"]["backbone"].get("last_stride", 1) == 1
+    assert config["model"]["neck"]["pool"] == ("average" if "vit" in argument else "gem")
     objective = make_objective(**config["objective"], num_classes=10)
     assert objective.classifies
     state = abstract_state(

@@ -14,7 +14,7 @@ def add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "evaluate a model on test sets, or features in a file",
+        "evaluate a model on test sets, or features or scores in a file",
         "jaxreid evaluate runs/qaconv --test synthetic_people/mall --rerank",
         "Results of a run are also written to its work directory. Features from elsewhere need a "
         "table with one row for each: person, split (query, gallery), and optionally camera, time, "
@@ -78,7 +78,7 @@ def add_evaluate(commands: Any) -> None:
         "--save_scores",
         type=values.path,
         metavar="FILE",
-        help="also write the scores of a test set, of all queries and gallery images",
+        help="also write the scores of all its queries and gallery images (.safetensors, .npz)",
     )
     verb.add_argument(
         "--features",
@@ -168,10 +168,10 @@ def _stored(
             f"--{' and --'.join(given)} belong to images, and --{what} evaluates a file: give "
             "one of the two."
         )
+    if what == "scores" and args.model is not None:
+        raise ValueError(f"{args.model} is given, and scores need no model: leave it out.")
     verbs.prepare_devices()
     options |= {"table": args.table, "metric": args.metric, "workdir": args.out}
     if what == "features":
         return jaxreid.evaluate_features(args.features, model=args.model, **options), args.out
-    if args.model is not None:
-        raise ValueError(f"{args.model} is given, and scores need no model: leave it out.")
     return jaxreid.evaluate_scores(args.scores, **options), args.out

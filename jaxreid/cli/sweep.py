@@ -1,4 +1,4 @@
-"""The verb sweep: a recipe with several seeds and settings, in one process."""
+"""The verb sweep: a recipe with several seeds and settings, in one process or one a device."""
 
 import argparse
 import os
@@ -66,17 +66,14 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
 
     if wrong := [word for word in args.rest if not re.match(r"--(config\.|test\b)|[^-]", word)]:
         raise ValueError(
-            f"{' '.join(wrong)}: a sweep trains in one process; expected --seeds, --set, --test, "
-            "and settings of all runs (--config.PATH=VALUE)."
+            f"{' '.join(wrong)}: a sweep starts its processes itself; expected --seeds, --set, "
+            "--test, and settings of all runs (--config.PATH=VALUE)."
         )
     # Orbax logs the stack traces of errors that it raises, too.
     logging.set_verbosity(logging.FATAL)
     sys.argv = ["jaxreid sweep", f"--config={args.recipe}", *args.rest]
     config = program.configuration(program.parse_flags(sys.argv))
     check_tensorflow()
-    devices = [] if args.worker or args.at_once == 1 else _devices(args.at_once)
-    if len(devices) < 2:
-        program.start_jax()
     from jaxreid.runs.log import table
     from jaxreid.training.sweep import make_runs, parse_values, run_all
     from jaxreid.training.sweep_devices import answer, run_all_at_once
@@ -92,6 +89,10 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
         program.check_path(config, path)
         tried[path] = parse_values(given)
     runs = make_runs(config, args.seeds or [config["seed"]], tried)
+    alone = args.worker or args.at_once == 1 or len(runs) == 1
+    devices = [] if alone else _devices(args, len(runs))
+    if len(devices) < 2:
+        program.start_jax()
     if args.worker:
         # What others print goes where messages go.
         with os.fdopen(os.dup(1), "w") as said:
@@ -113,7 +114,7 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
     failed = [end for end in ends if end.state == "failed"]
     for end in failed:
         print(f"{end.run.name} failed: {end.error}")
-    stopped = any(end.state == "stopped" for end in ends)
+    stopped = any(end.state == "stopped" for end in ends) or len(ends) < len(runs)
     if stopped:
         print("stopped; the same command goes on")
     elif failed:
@@ -137,16 +138,25 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _devices(at_once: int | None) -> list[dict[str, str]]:
-    """Return the environments of processes that see a device each."""
+def _devices(args: argparse.Namespace, runs: int) -> list[dict[str, str]]:
+    """Return the environments of processes that see a device each, at most one for each run."""
+    from jaxreid.places import STORES, scheme_of
     from jaxreid.training.sweep_devices import environment_of, visible_devices
 
     backend, count = visible_devices()
-    if at_once is not None and at_once > count:
+    if not backend:
+        return []  # JAX says in this process what is wrong
+    if args.at_once is not None and args.at_once > count:
         raise ValueError(
-            f"--at-once={at_once}: expected at most the number of devices, which is {count}."
+            f"--at-once={args.at_once}: expected at most the number of devices, which is {count}."
         )
-    return [environment_of(backend, device) for device in range(at_once or count)]
+    used = min(args.at_once or count, runs)
+    if used > 1 and scheme_of(args.workdir) in STORES:
+        raise ValueError(
+            f"--workdir={args.workdir}: what several processes print is written to a folder on "
+            "this machine. Use one, or --at-once=1, which trains each run on all devices."
+        )
+    return [environment_of(backend, device) for device in range(used)]
 
 
 def _worker(args: argparse.Namespace) -> list[str]:

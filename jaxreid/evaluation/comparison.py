@@ -73,7 +73,7 @@ class RunResults:
 
     @property
     def images(self) -> int:
-        """Images that it has learned from, each as often as it was seen."""
+        """Images seen in training: each counts as often as it was seen."""
         return next(iter(self.tests.values())).row["step"] * self.config["batch_size"]
 
     @property
@@ -103,9 +103,12 @@ class Group:
 
     def compute(self) -> dict[str, Any]:
         """Return what a run took, by name: medians over the seeds, None where one is not known."""
-        keys = ("parameters", "images", "seconds", "cpu_seconds")
-        held = {key: [getattr(run, key) for run in self.runs] for key in keys}
-        return {k: None if None in v else statistics.median_low(v) for k, v in held.items()}
+        whole, real = ("parameters", "images"), ("seconds", "cpu_seconds")
+        held = {key: [getattr(run, key) for run in self.runs] for key in (*whole, *real)}
+        median = dict.fromkeys(whole, statistics.median_low) | dict.fromkeys(
+            real, statistics.median
+        )
+        return {k: None if None in v else median[k](v) for k, v in held.items()}
 
 
 @dataclasses.dataclass(frozen=True)

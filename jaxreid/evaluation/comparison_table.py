@@ -8,6 +8,8 @@ from jaxreid.pictures import tables
 
 # Marks a number whose difference from the first row is shown.
 MARK = "*"
+# Columns of what a run took.
+COMPUTE = ("parameters", "images seen", "minutes", "CPU minutes")
 
 
 def written(suffix: str, result: Mapping[str, Any]) -> str:
@@ -32,10 +34,13 @@ def written(suffix: str, result: Mapping[str, Any]) -> str:
 
 def note(result: Mapping[str, Any]) -> str:
     """Return what the mark in the table means, and of what its last columns are."""
-    name = result["groups"][0]["name"]
-    shown = f"{MARK}: the difference from {name} is shown (95% interval). "
+    name, tried = result["groups"][0]["name"], len(METRICS) * len(result["differences"])
+    shown = (
+        f"{MARK}: the difference from {name} is shown (95% interval; of twenty comparisons without "
+        f"any difference, one is expected to show one, and these are {tried}). "
+    )
     took = "Images and minutes: of a run, with compilation and evaluations, medians over seeds."
-    return (shown if result["differences"] else "") + took
+    return (shown if tried else "") + took
 
 
 def wide(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -58,19 +63,16 @@ def wide(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             for metric in METRICS:
                 mark = MARK if (runs, name, metric) in shown else ""
                 cells.append(percent(by_place[runs, name], metric) + mark)
-        rows.append(cells)
-    costs = [compute_cells(group["compute"]) for group in result["groups"]]
-    return header + list(COMPUTE), [row + cost for row, cost in zip(rows, costs, strict=True)]
-
-
-COMPUTE = ("parameters", "images", "minutes", "CPU minutes")
+        rows.append(cells + compute_cells(group["compute"]))
+    return header + list(COMPUTE), rows
 
 
 def compute_cells(compute: Mapping[str, Any]) -> list[str]:
     """Return the cells below `COMPUTE` of one group; "-" for what is not known."""
-    whole = [f"{compute[key]:,}" if compute[key] else "-" for key in ("parameters", "images")]
+    whole = [compute[key] for key in ("parameters", "images")]
     times = [compute[key] for key in ("seconds", "cpu_seconds")]
-    return whole + [f"{seconds / 60:.1f}" if seconds else "-" for seconds in times]
+    cells = ["-" if count is None else f"{count:,}" for count in whole]
+    return cells + ["-" if seconds is None else f"{seconds / 60:.1f}" for seconds in times]
 
 
 def percent(row: Mapping[str, Any], metric: str) -> str:

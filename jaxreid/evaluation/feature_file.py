@@ -47,7 +47,7 @@ _BLOCK = 2**24
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Stored:
-    """A test set, and the model that something of it was computed with.
+    """A test set, and the model behind its features or scores.
 
     Attributes:
         name: name of the test set.
@@ -56,7 +56,7 @@ class Stored:
         card: model, as keywords of `make_model`; None if unknown.
         model: what rows of results say of the model: "model_digest", "parameters".
         step: number of updates of the model; None for a weights file, or if unknown.
-        settings: settings of `eval` (`SETTINGS`) that it was computed with.
+        settings: settings of `eval` (`SETTINGS`) that they were computed with.
     """
 
     name: str
@@ -310,6 +310,13 @@ def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> 
     """Check what a file holds."""
     about = json.loads(arrays["about"])
     if not isinstance(about, dict) or about.get("format") != _format(kind.kind):
+        others = [
+            name
+            for name in _KINDS
+            if isinstance(about, dict) and _format(name) == about.get("format")
+        ]
+        if others:
+            raise ValueError(f"it holds {others[0]}: evaluate it with --{others[0]}=FILE")
         raise ValueError("it does not say so")
     names, paths, queries = about["names"], about["paths"], about["queries"]
     if not _texts(names) or not (paths is None or (_texts(paths) and len(paths) == len(names))):

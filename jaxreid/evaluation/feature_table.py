@@ -73,7 +73,9 @@ def features_of_table(
         check_features(values, images.count)
     except ValueError as error:
         raise ValueError(f"{features}: {error}, as many as {images.path} has rows.") from error
-    held = _rows(values, np.array([*images.queries, *images.gallery]))
+    held = _rows(values, np.array([*images.queries, *images.gallery])).astype(
+        np.float32, copy=False
+    )
     return StoredFeatures(features=held, **_around(images, held)), images.messages
 
 
@@ -87,7 +89,7 @@ def scores_of_table(scores: pathlib.Path, table: pathlib.Path) -> tuple[StoredSc
         table: as for `read_images`.
 
     Returns:
-        The scores, float32, of the images of the test, and messages for the user.
+        The scores, float32 or wider, of the images of the test, and messages for the user.
 
     Raises:
         OSError: a file cannot be read.
@@ -104,7 +106,8 @@ def scores_of_table(scores: pathlib.Path, table: pathlib.Path) -> tuple[StoredSc
         np.flatnonzero(np.isin(rows, images.queries)),
         np.flatnonzero(np.isin(columns, images.gallery)),
     )
-    held = _rows(values, kept[0])
+    # float64 stays: scores that differ by less than float32 can say have an order.
+    held = _rows(values, kept[0]).astype(np.result_type(values, np.float32), copy=False)
     held = held if len(kept[1]) == len(columns) else held[:, kept[1]]
     return StoredScores(scores=held, **_around(images, held)), images.messages
 
@@ -195,9 +198,9 @@ def _around(images: Images, held: np.ndarray) -> dict[str, Any]:
 
 
 def _rows(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return rows as float32; all of them in their order need no copy."""
+    """Return rows; all of them in their order need no copy."""
     whole = np.array_equal(chosen, np.arange(len(values)))
-    return np.asarray(values if whole else values[chosen], np.float32)
+    return np.asarray(values if whole else values[chosen])
 
 
 def _digest(name: bytes) -> np.uint64:

@@ -25,8 +25,10 @@ class GivenScores:
         return gallery
 
     def scores(self, query: np.ndarray, gallery: np.ndarray, bar: Bar | None = None) -> np.ndarray:
-        """Return the scores [q, g] of rows and columns."""
-        found = np.asarray(self._scores[query][:, gallery], np.float32)
+        """Return the scores [q, g] of rows and columns, as wide as they were given."""
+        found = self._scores[query]
+        if len(gallery) < found.shape[1]:
+            found = found[:, gallery]
         if bar is not None:
             bar.update(found.size)
         return found

@@ -160,6 +160,10 @@ def evaluate_and_save(
     for file in files:
         if file is not None:
             check_suffix(file)
+    if files[0] == files[1]:
+        raise ValueError(
+            f"features and scores would both be written to {files[0]}; expected two files."
+        )
     if len(tests) != 1:
         what = " and ".join(w for w, f in zip(("features", "scores"), files, strict=True) if f)
         raise ValueError(

@@ -29,7 +29,7 @@ def note_end(workdir: pathlib.Path, *, finished: bool, seconds: float, cpu_secon
 
     Args:
         workdir: work directory.
-        finished: whether it came to its end; a signal stopped it otherwise.
+        finished: whether it came to its end; a signal or an error stopped it otherwise.
         seconds: that it took since its start.
         cpu_seconds: that the processors of process 0 spent on it.
     """

@@ -62,10 +62,20 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
     config = resolved(config)
     with hold_workdir(os.fspath(workdir)), lost_processes_named():
         path = open_workdir(os.fspath(workdir), config, mode="train")
-        seconds, cpu_seconds = time.monotonic(), time.process_time()
-        finished = fit(workdir=path, **config)
-        seconds, cpu_seconds = time.monotonic() - seconds, time.process_time() - cpu_seconds
-        note_end(path, finished=finished, seconds=seconds, cpu_seconds=cpu_seconds)
+        clocks = time.monotonic, time.process_time
+        starts = [clock() for clock in clocks]
+
+        def note(*, finished: bool) -> None:
+            seconds, cpu = (clock() - start for clock, start in zip(clocks, starts, strict=True))
+            note_end(path, finished=finished, seconds=seconds, cpu_seconds=cpu)
+
+        try:
+            finished = fit(workdir=path, **config)
+        except Exception:
+            with contextlib.suppress(OSError, ValueError):
+                note(finished=False)
+            raise
+        note(finished=finished)
         return finished
 
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,21 +18,29 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from jaxreid.programs import sharing
 from jaxreid.runs.signals import StopRequest
 from jaxreid.training.sweep import End, Run, end_of, remaining, say
 
 # Sees what JAX would, and leaves the devices free.
 _ASK = "import jax; print(jax.default_backend(), jax.local_device_count())"
 _ONE_CHIP = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+# Variables that say which devices are seen, by backend; the first that is set counts.
+_VISIBLE = {
+    "gpu": ("JAX_CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    "tpu": ("TPU_VISIBLE_CHIPS",),
+}
 _VIRTUAL = "--xla_force_host_platform_device_count"
 
 
 def visible_devices() -> tuple[str, int]:
-    """Return the backend and the number of devices of this host, asked of another process."""
+    """Return the backend and the number of devices of this host, asked of another process.
+
+    Without an answer the backend is "".
+    """
     command = [sys.executable, "-c", _ASK]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     words = asked.stdout.split()
-    # What is wrong will be said by JAX in this process.
     return (words[-2], int(words[-1])) if asked.returncode == 0 else ("", 1)
 
 
@@ -45,18 +54,15 @@ def environment_of(
         device: number of the device among those that this process may see.
         environment: of this process.
     """
-    if backend == "gpu":
-        name = "CUDA_VISIBLE_DEVICES"
-        if "HIP_VISIBLE_DEVICES" in environment:
-            name = "HIP_VISIBLE_DEVICES"
-        given = [one for one in environment.get(name, "").split(",") if one]
-        changed = {name: given[device] if given else str(device)}
-    elif backend == "tpu":
-        changed = _ONE_CHIP | {"TPU_VISIBLE_CHIPS": str(device)}
-    else:
+    if backend not in _VISIBLE:
         flags = re.sub(rf"{_VIRTUAL}=\d+", "", environment.get("XLA_FLAGS", ""))
-        changed = {"XLA_FLAGS": f"{flags} {_VIRTUAL}=1".strip()}
-    return {**environment, **changed}
+        virtual = {"XLA_FLAGS": f"{flags} {_VIRTUAL}=1".strip(), "JAX_NUM_CPU_DEVICES": "1"}
+        return {**environment, **virtual}
+    names = _VISIBLE[backend]
+    name = next((name for name in names if environment.get(name, "all") != "all"), names[-1])
+    seen = [one.strip() for one in environment.get(name, "all").split(",")]
+    changed = {name: str(device) if seen == ["all"] else seen[device]}
+    return {**environment, **changed, **(_ONE_CHIP if backend == "tpu" else {})}
 
 
 def run_all_at_once(
@@ -78,6 +84,9 @@ def run_all_at_once(
 
     Returns:
         How each run ended, as far as it was started, in the order of their ends.
+
+    Raises:
+        OSError: the folder cannot be created.
     """
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     waiting: queue.SimpleQueue[tuple[int, Run]] = queue.SimpleQueue()
@@ -97,7 +106,10 @@ def run_all_at_once(
                 return
             left = remaining(ends, len(runs), at_once=len(workers))
             say(f"run {number} of {len(runs)} on device {device}: {run.name}{left}")
-            end = workers[device].train(run, stop)
+            try:
+                end = workers[device].train(run, stop)
+            except Exception as error:
+                end = End(run, "failed", error=f"{type(error).__name__}: {error}")
             ends.append(end)
             say(f"{run.name}: {end.state}{': ' + end.error if end.error else ''}")
 
@@ -109,11 +121,11 @@ def run_all_at_once(
         try:
             for thread in threads:
                 thread.start()
-            told = False
+            signalled = False
             while any(thread.is_alive() for thread in threads):
                 time.sleep(0.1)
-                if stop.name and not told:
-                    told = True
+                if stop.name and not signalled:
+                    signalled = True
                     for worker in workers:
                         worker.stop()
         except BaseException:
@@ -129,19 +141,33 @@ def run_all_at_once(
 def answer(runs: Sequence[Run], folder: str | os.PathLike, said: IO[str]) -> None:
     """Train the runs whose names come as lines of the input; answer how each ended, in JSON.
 
+    The end of the input, when whoever asks has died, stops a run like a signal.
+
     Args:
         runs: of the sweep.
         folder: of the work directories.
         said: where answers go.
     """
-    from jaxreid.programs import sharing
-
     by_name = {run.name: run for run in runs}
-    with sharing():
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    training = threading.Event()
+
+    def listen() -> None:
         for line in sys.stdin:
-            end = end_of(by_name[line.rstrip("\n")], folder)
+            asked.put(line.rstrip("\n"))
+        asked.put("")
+        if training.is_set():
+            signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True).start()
+    with sharing():
+        while name := asked.get():
+            training.set()
+            end = end_of(by_name[name], folder)
+            training.clear()
             answered = {"state": end.state, "seconds": end.seconds, "error": end.error}
-            print(json.dumps(answered), file=said, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(answered), file=said, flush=True)
 
 
 class _Worker:
@@ -157,6 +183,9 @@ class _Worker:
         """Train a run and return how it ended; the process is started if there is none."""
         start = time.perf_counter()
         process = self._start()
+        if stop.name:
+            # It came before there was a process to pass it on to.
+            process.terminate()
         assert process.stdin is not None
         assert process.stdout is not None
         line = ""

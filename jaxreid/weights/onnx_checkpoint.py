@@ -34,17 +34,20 @@ def read_onnx(
         )
     graph = read_graph(path)
     family = osnet.FAMILY if arch in osnet.FAMILY else resnet.FAMILY
-    tensors = (osnet_tensors if family is osnet.FAMILY else resnet_tensors)(graph, arch)
+    left_out, tensors = "", None
+    if family is osnet.FAMILY:
+        tensors = osnet_tensors(graph, arch)
+    elif found := resnet_tensors(graph, arch):
+        tensors, left_out = found
     if tensors is None:
         raise ValueError(
             f"{path} has {len(graph.layers)} layers and {len(graph.instance_norms)} instance norms "
             f"that are not those of {arch}, in order and shape; name another --arch "
             f"({', '.join(family)}), or convert the PyTorch checkpoint that it was made from."
         )
-    folded = sum(layer.norm is None for layer in graph.layers)
     messages = [
-        f"an ONNX file: {folded} of {len(graph.layers)} layers have no batch norm of their own; it "
-        "is part of their weights, which is equal in inference. To train on, convert a checkpoint "
-        "with its statistics"
+        "an ONNX file: batch norms that its exporter made part of weights have statistics of an "
+        "identity, which is equal in inference. To train on, convert a checkpoint with its "
+        "statistics"
     ]
-    return tensors, messages, graph.size
+    return tensors, messages + [left_out] * bool(left_out), graph.size

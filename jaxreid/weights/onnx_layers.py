@@ -93,6 +93,11 @@ def attribute(node: Any, name: str) -> Any:
     return None if found is None else (list(found.ints) or found.i)
 
 
+def epsilon_of(node: Any) -> float:
+    """Return the epsilon of a norm."""
+    return next((a.f for a in node.attribute if a.name == "epsilon"), EPSILON)
+
+
 def _graph(path: pathlib.Path) -> Any:
     try:
         import onnx
@@ -157,8 +162,7 @@ def _layers(
             and constants[1] is not None
         ):
             weight = np.asarray(constants[1], np.float32)
-            options = {a.name: a.i for a in node.attribute}
-            if node.op_type == "MatMul" or node.op_type == "Gemm" and not options.get("transB"):
+            if node.op_type == "MatMul" or node.op_type == "Gemm" and not attribute(node, "transB"):
                 weight = weight.T
             given = constants[2] if len(constants) > 2 else None
             bias = np.zeros(len(weight), np.float32) if given is None else given
@@ -169,11 +173,12 @@ def _layers(
             after[node.output[0]] = layer
         elif node.op_type == "InstanceNormalization":
             instance.append((np.asarray(constants[1]), np.asarray(constants[2])))
+            if (layer := after.get(node.input[0])) is not None:
+                after[node.output[0]] = layer
         elif node.input and (layer := after.get(node.input[0])) is not None:
             if node.op_type == "BatchNormalization" and layer.norm is None:
                 scale, bias, mean, variance = (np.asarray(x, np.float32) for x in constants[1:5])
-                epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), EPSILON)
-                layer.norm = scale, bias, mean, variance + np.float32(epsilon - EPSILON)
+                layer.norm = scale, bias, mean, variance + np.float32(epsilon_of(node) - EPSILON)
                 after[node.output[0]] = layer
             elif node.op_type == "Relu":
                 layer.activated = True

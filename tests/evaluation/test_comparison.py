@@ -166,7 +166,7 @@ def test_tables_are_written_in_every_form(folder, capsys):
         assert cli.main(["compare", str(folder), f"--out={out}"]) == 0
         assert part in out.read_text()
     text = (folder.parent / "table.md").read_text()
-    assert "\n*: the difference from lr=0.01 is shown (95% interval). Images and minutes: " in text
+    assert "\n*: the difference from lr=0.01 is shown (95% interval; of twenty" in text
     marked = text.splitlines()[3].split(" | ")
     assert [cell.endswith("*") for cell in marked] == [False, False, *[True] * 4, *[False] * 4]
     said = capsys.readouterr().out

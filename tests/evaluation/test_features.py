@@ -149,8 +149,10 @@ def test_scores_of_a_file_give_the_numbers_of_their_model(
     assert rows_of(again) == rows_of(own)
     for name in ("queries.jsonl", "ranking.png", "calibration.json"):
         assert (again / name).read_bytes() == (own / name).read_bytes()
-    with pytest.raises(ValueError, match=r"scores.* does not hold the features of a test set"):
+    with pytest.raises(ValueError, match="it holds scores: evaluate it with --scores=FILE"):
         jaxreid.evaluate_features(file)
+    with pytest.raises(ValueError, match=r"would both be written to .*expected two files"):
+        own_results(place, models[kind], tmp_path / "both", file, "scores", save_features=file)
 
 
 def test_scores_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_path, capsys):
@@ -201,6 +203,14 @@ def test_scores_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_path
         np.save(tmp_path / "mine.npy", change)
         with pytest.raises(ValueError, match=message):
             jaxreid.evaluate_scores(tmp_path / "mine.npy", table=tmp_path / "mine.csv")
+    # One in float32, as of a sigmoid; in float64 the person goes first.
+    close = np.array([[1 - 1e-9, 1.0, 0.0]])
+    np.save(tmp_path / "close.npy", close)
+    (tmp_path / "close.csv").write_text("pid,split\n1,query\n2,gallery\n1,gallery\n3,gallery\n")
+    (result,) = jaxreid.evaluate_scores(
+        tmp_path / "close.npy", table=tmp_path / "close.csv"
+    ).values()
+    assert result.metrics["rank1"] == 1
     with pytest.raises(ValueError, match="says what its scores are; expected no metric"):
         jaxreid.evaluate_scores(tmp_path / "s.npz", metric="cosine")
 

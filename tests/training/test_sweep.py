@@ -20,7 +20,7 @@ from jaxreid.models.model import make_model
 from jaxreid.programs import LARGEST, shared, sharing
 from jaxreid.runs.settings import resolved
 from jaxreid.training import step, sweep, sweep_devices
-from jaxreid.training.sweep import make_runs, parse_values
+from jaxreid.training.sweep import End, make_runs, parse_values
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -173,7 +173,11 @@ def test_values_are_divided_at_commas_outside_of_brackets():
         (["--set", "optim.lr"], 1, "expected PATH=VALUE,VALUE"),
         (["--set", "seed=1,2"], 1, "seeds are given by --seeds=0-4"),
         (["--set", "optim.rate=1"], 1, "unknown setting 'optim.rate'"),
-        (["--mode=evaluate", "--distributed"], 1, "--mode=evaluate --distributed: a sweep trains"),
+        (
+            ["--mode=evaluate", "--distributed"],
+            1,
+            "--mode=evaluate --distributed: a sweep starts its",
+        ),
         (["--seeds=4-0"], 2, "expected numbers that rise"),
         (["--seeds=a"], 2, "expected numbers such as 0-4"),
     ],
@@ -185,23 +189,30 @@ def test_mistakes_are_explained(place, capsys, more, status, message):
 
 def test_the_command_divides_its_runs_among_the_devices(place, capsys, monkeypatch):
     monkeypatch.setattr(sweep_devices, "visible_devices", lambda: ("gpu", 4))
-    given = []
+    given, enough = [], [9]
 
     def run(runs, folder, words, environments):
         given.append((words, [one["CUDA_VISIBLE_DEVICES"] for one in environments]))
-        return []
+        return [End(run, "finished") for run in runs[: enough[0]]]
 
     monkeypatch.setattr(sweep_devices, "run_all_at_once", run)
-    asked = command(place, "--seeds=1-2", "--set", "optim.lr=1,2")
+    asked = command(place, "--seeds=1-2", "--set", "optim.lr=1,2,3")
     asked.remove("--at-once=1")
     assert said(asked) == 0
     assert said([*asked, "--at-once=2"]) == 0
     assert said([*asked, "--at-once=5"]) == 1
     assert "at most the number of devices, which is 4" in capsys.readouterr().err
+    in_a_store = [word for word in asked if "--workdir" not in word] + ["--workdir=gs://a/b"]
+    assert said(in_a_store) == 1
+    assert "what several processes print is written to a folder" in capsys.readouterr().err
     assert [devices for _, devices in given] == [list("0123"), list("01")]
+    # As many as there are runs, and a signal that came while the last ones ended.
+    enough[0] = 2
+    assert said([*asked[:-2], "--seeds=1-3"]) == 75
+    assert given[2][1] == list("012")
     # Read again, it is the same sweep.
     args, rest = make_parser().parse_known_args(given[0][0][3:])
-    assert (args.worker, args.seeds, args.sets) == (True, (1, 2), ["optim.lr=1,2"])
+    assert (args.worker, args.seeds, args.sets) == (True, (1, 2), ["optim.lr=1,2,3"])
     assert f"--config.data.dir={place}" in rest
 
 

@@ -241,6 +241,31 @@ def test_a_file_makes_a_model_that_embeds_and_is_exported(case, tmp_path):
         export_model(reid, tmp_path / "model.onnx", format="onnx", images=list(image))
 
 
+class Whole(nn.Module):
+    """A ResNet of ImageNet without its classifier, with `pool` and perhaps a linear layer."""
+
+    def __init__(self, arch, pool=lambda maps: maps.mean((2, 3)), outputs=0):
+        super().__init__()
+        self.base = base(arch)
+        inputs, self.base.fc = self.base.fc.in_features, nn.Identity()
+        self.pool = pool
+        self.last = nn.Linear(inputs, outputs) if outputs else nn.Identity()
+
+    def forward(self, x):
+        return self.last(self.pool(self.base.maps(x)))
+
+
+ONNX_CASES = CASES | {
+    "ImageNet, IBN-b": lambda: Whole("resnet18_ibn_b"),
+    "a classifier": lambda: Whole("resnet18", outputs=7),
+    "other epsilons": lambda: Whole("resnet18_ibn_a"),
+}
+ONNX_ARCHITECTURES = ARCHITECTURES | {
+    "ImageNet, IBN-b": "resnet18_ibn_b",
+    "other epsilons": "resnet18_ibn_a",
+}
+
+
 def onnx_of(net, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own way to write them is another one
@@ -248,36 +273,89 @@ def onnx_of(net, path):
     return path
 
 
+def drawn(case):
+    """A network with random weights."""
+    net = torch_networks.randomize(ONNX_CASES[case]()).eval()
+    if case == "other epsilons":
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.1
+    return net
+
+
 @pytest.mark.parametrize(
-    "case", deep(*CASES, but=["torchreid fc512", "strong baseline", "fast-reid SBS"])
+    "case",
+    deep(*ONNX_CASES, but=["torchreid fc512", "fast-reid SBS", "ImageNet, IBN-b", "a classifier"]),
 )
 def test_an_onnx_file_has_the_features_of_its_pytorch(case, tmp_path):
     pytest.importorskip("onnx")
-    net, held = generated(case)
-    arch = ARCHITECTURES.get(case, "resnet18")
-    tensors, (message,), size = read_onnx(onnx_of(net, tmp_path / "a.onnx"), arch)
-    assert "equal in inference" in message
+    net = generated(case)[0] if case in CASES else drawn(case)
+    arch = ONNX_ARCHITECTURES.get(case, "resnet18")
+    tensors, messages, size = read_onnx(onnx_of(net, tmp_path / "a.onnx"), arch)
+    assert "equal in inference" in messages[0]
+    classifier = ["the last layer [7, 512] is taken for a classifier and left out"]
+    assert messages[1:] == (classifier if case == "a classifier" else [])
     assert size == (64, 32)
-    converted, ours = convert(tensors, arch), convert(held, arch)
+    converted = convert(tensors, arch)
     assert converted.report.complete, converted.report
-    for part in ("backbone", "neck"):
-        assert converted.card[part] == ours.card[part]
+    if case in CASES and case != "torchreid":  # whose names are those of ImageNet's
+        ours = convert(generated(case)[1], arch).card
+        for part in ("backbone", "neck", "matcher"):
+            assert converted.card[part] == ours[part]
+    net.last = nn.Identity()
     assert_equal(features(converted, IMAGES), net(IMAGES))
 
 
+def strides_elsewhere(net):
+    block = net.base.layer3[0]
+    block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
+    return net
+
+
+def largest(maps):
+    return maps.amax((2, 3))
+
+
 @pytest.mark.parametrize(
-    ("case", "lost", "message"),
+    ("make", "arch", "lost", "message"),
     [
-        ("strong baseline", "bottleneck.", "graph has stem linear instead of padded, last_stride"),
-        ("fast-reid SBS", "p$", "graph has pool gem instead of average"),
-        ("fast-reid SBS", "IN", "layers and 6 instance norms that are not those of resnet18_ibn_a"),
+        (
+            lambda: generated("strong baseline")[0],
+            "resnet18",
+            "bottleneck.",
+            "stem linear instead of padded",
+        ),
+        (
+            lambda: generated("fast-reid SBS")[0],
+            "resnet18_ibn_a",
+            "p$",
+            "graph has pool gem instead of average",
+        ),
+        (
+            lambda: generated("fast-reid SBS")[0],
+            "resnet18_ibn_a",
+            "IN",
+            "6 instance norms that are not those of",
+        ),
+        (
+            lambda: Whole("resnet18", largest).eval(),
+            "resnet18",
+            "",
+            "has pool largest instead of average",
+        ),
+        (
+            lambda: strides_elsewhere(Whole("resnet18").eval()),
+            "resnet18",
+            "",
+            "graph has stride 1 in layer3.0.conv1, stride 2 in layer3.0.conv2",
+        ),
     ],
 )
-def test_an_onnx_file_that_does_not_say_what_it_is_is_refused(case, lost, message, tmp_path):
+def test_an_onnx_file_that_does_not_say_what_it_is_is_refused(make, arch, lost, message, tmp_path):
     onnx = pytest.importorskip("onnx")
-    path = onnx_of(generated(case)[0], tmp_path / "a.onnx")
+    path = onnx_of(make(), tmp_path / "a.onnx")
     model = onnx.load(path)
-    new = {one.name: f"x{i}" for i, one in enumerate(model.graph.initializer)}
+    new = {one.name: f"x{i}" for i, one in enumerate(model.graph.initializer) if lost}
     new = {name: x for name, x in new.items() if re.search(lost, name)}
     for one in model.graph.initializer:
         one.name = new.get(one.name, one.name)
@@ -285,4 +363,4 @@ def test_an_onnx_file_that_does_not_say_what_it_is_is_refused(case, lost, messag
         node.input[:] = [new.get(name, name) for name in node.input]
     onnx.save(model, path)
     with pytest.raises(ValueError, match=message):
-        read_onnx(path, ARCHITECTURES.get(case, "resnet18"))
+        read_onnx(path, arch)
