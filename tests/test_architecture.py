@@ -80,7 +80,7 @@ def test_libraries_stay_where_they_belong():
     assert importers("onnxruntime") == {"export.onnx_file"}
     assert importers("torch") == {"weights.torch_checkpoint"}
     assert importers("safetensors") == {
-        "evaluation.feature_file",
+        "evaluation.array_file",
         "weights.file",
         "weights.torch_checkpoint",
     }

@@ -11,24 +11,28 @@ checked, and takes no more memory than its size.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from jaxreid.data.images.on_disk import ImageFiles, chained
 from jaxreid.data.split import Origin, Split
-from jaxreid.runs.files import replacing
+from jaxreid.evaluation.array_file import (
+    COLUMNS,
+    KINDS,
+    blocks_of,
+    check_suffix,
+    digest_of,
+    read_arrays,
+    write_arrays,
+)
 from jaxreid.weights.cards import model_of
 
-SUFFIXES = (".safetensors", ".npz")
 # Settings of `eval` that belong to the features, or to the protocol of their evaluation.
 SETTINGS = {
     "flip": bool,
@@ -37,12 +41,6 @@ SETTINGS = {
     "junk": str,
     "average_precision": str,
 }
-_KINDS = ("features", "scores")
-# Kinds of the numbers of each array beside them, and their type in the file.
-_COLUMNS = {"pid": "<i8", "camid": "<i8", "time": "<f8", "digest": "<u8"}
-_TYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "<u8": "U64"}
-# Feature values looked at together: 64 MiB.
-_BLOCK = 2**24
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,7 +134,7 @@ def write_stored(path: pathlib.Path, stored: StoredFeatures | StoredScores) -> N
         values = values.astype(np.float32)
     arrays = {stored.kind: values} | {
         name: np.concatenate([_column(query, name), _column(gallery, name)]).astype(kind)
-        for name, kind in _COLUMNS.items()
+        for name, kind in COLUMNS.items()
     }
     images = chained([query.image, gallery.image])
     about = {
@@ -150,25 +148,9 @@ def write_stored(path: pathlib.Path, stored: StoredFeatures | StoredScores) -> N
         "model": dict(stored.model),
         "step": stored.step,
         "settings": dict(stored.settings),
-        "sha256": _digest(arrays),
+        "sha256": digest_of(arrays),
     }
-    text = json.dumps(about)
-    with replacing(path) as file:
-        if path.suffix == ".npz":
-            np.savez(file, about=np.array(text), **arrays)
-            return
-        header: dict[str, Any] = {"__metadata__": {"about": text}}
-        end = 0
-        for name, array in arrays.items():
-            offsets = end, (end := end + array.nbytes)
-            kind = _TYPES[array.dtype.newbyteorder("<").str]
-            header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": offsets}
-        head = json.dumps(header).encode()
-        head = head.ljust(-(-len(head) // 8) * 8)
-        file.write(len(head).to_bytes(8, "little") + head)
-        # Written by hand: the library holds all of it twice more.
-        for array in arrays.values():
-            file.write(memoryview(array).cast("B"))
+    write_arrays(path, arrays, json.dumps(about))
 
 
 def read_stored(path: pathlib.Path, kind: type[Kind]) -> Kind:
@@ -199,37 +181,6 @@ def _format(kind: str) -> str:
     return f"jaxreid {kind} 1"
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, Any]:
-    """Read the arrays of a file: `features` or `scores`, those beside it, and the text `about`.
-
-    A .npy file is one array, as both of them, which stays on the disk.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it cannot be read, is of another kind, or damaged.
-    """
-    check_suffix(path, (*SUFFIXES, ".npy"))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no file {path}; expected features or scores ({', '.join(SUFFIXES)}, .npy)."
-        )
-    read = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors}[path.suffix]
-    try:
-        return read(path)
-    # A damaged archive can raise anything.
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as {path.suffix}: {error}. If it is damaged or of another "
-            "kind, copy it or write it again."
-        ) from error
-
-
-def check_suffix(path: pathlib.Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Raise ValueError if the suffix of a file of features is another."""
-    if path.suffix not in suffixes:
-        raise ValueError(f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
-
-
 def check_features(features: np.ndarray, count: int) -> None:
     """Raise ValueError unless features are finite, [count, ...] and floating-point."""
     if features.ndim not in (2, 4) or len(features) != count or 0 in features.shape:
@@ -237,12 +188,7 @@ def check_features(features: np.ndarray, count: int) -> None:
             f"features are {list(features.shape)}; expected one row for each of the {count} "
             f"images, [{count}, d] or [{count}, h, w, d]"
         )
-    if features.dtype.kind != "f":
-        raise ValueError(f"features are {features.dtype}; expected floating-point numbers")
-    for first, block in blocks_of(features):
-        if not np.isfinite(block).all():
-            row = first + int(np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(1))[0])
-            raise ValueError(f"the features of row {row} hold NaN or infinity")
+    _check_finite(features, "features")
 
 
 def check_scores(scores: np.ndarray, queries: int, images: int) -> None:
@@ -252,71 +198,27 @@ def check_scores(scores: np.ndarray, queries: int, images: int) -> None:
             f"scores are {list(scores.shape)}; expected [{queries}, {images}], one row for each "
             "query and one column for each image of the gallery"
         )
-    if scores.dtype.kind != "f":
-        raise ValueError(f"scores are {scores.dtype}; expected floating-point numbers")
-    for first, block in blocks_of(scores):
-        if not np.isfinite(block).all():
-            row = first + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
-            raise ValueError(f"the scores of row {row} hold NaN or infinity")
+    _check_finite(scores, "scores")
 
 
-def blocks_of(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, rows) of features, some at a time."""
-    step = max(1, _BLOCK // max(1, features[:1].size))
-    for first in range(0, len(features), step):
-        yield first, features[first : first + step]
-
-
-def _read_npy(path: pathlib.Path) -> dict[str, Any]:
-    return dict.fromkeys(_KINDS, np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def _read_npz(path: pathlib.Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        arrays = {}
-        for name in (*_KINDS, *_COLUMNS, "about"):
-            if f"{name}.npy" not in archive.namelist():
-                continue
-            info = archive.getinfo(f"{name}.npy")
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
-                raise ValueError(f"{name} is compressed; expected it as numpy.savez writes it")
-            with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                if version not in ((1, 0), (2, 0)):
-                    raise ValueError(f"{name} is in version {version} of the format")
-                header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(member)
-                shape, _, dtype = header
-                elements = int(np.prod([int(length) for length in shape], dtype=object))
-                if dtype.hasobject or elements * dtype.itemsize != info.file_size - member.tell():
-                    raise ValueError(f"{name} is not as large as it says, or holds Python objects")
-            with archive.open(info) as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-    if "about" in arrays:
-        arrays["about"] = str(arrays["about"])
-    return arrays
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, framework="numpy") as file:
-        # The library compares the sizes that it claims with that of the file.
-        held = set(file.keys())
-        arrays = {n: file.get_tensor(n) for n in (*_KINDS, *_COLUMNS) if n in held}
-        metadata = file.metadata() or {}
-    return arrays | ({"about": metadata["about"]} if "about" in metadata else {})
+def _check_finite(values: np.ndarray, what: str) -> None:
+    if values.dtype.kind != "f":
+        raise ValueError(f"{what} are {values.dtype}; expected floating-point numbers")
+    for first, block in blocks_of(values):
+        finite = np.isfinite(block.reshape(len(block), -1)).all(1)
+        if not finite.all():
+            row = first + int(np.flatnonzero(~finite)[0])
+            raise ValueError(f"the {what} of row {row} hold NaN or infinity")
 
 
 def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> Kind:
     """Check what a file holds."""
     about = json.loads(arrays["about"])
-    if not isinstance(about, dict) or about.get("format") != _format(kind.kind):
-        others = [
-            name
-            for name in _KINDS
-            if isinstance(about, dict) and _format(name) == about.get("format")
-        ]
-        if others:
-            raise ValueError(f"it holds {others[0]}: evaluate it with --{others[0]}=FILE")
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != _format(kind.kind):
+        for other in KINDS:
+            if found == _format(other):
+                raise ValueError(f"it holds {other}: evaluate it with --{other}=FILE")
         raise ValueError("it does not say so")
     names, paths, queries = about["names"], about["paths"], about["queries"]
     if not _texts(names) or not (paths is None or (_texts(paths) and len(paths) == len(names))):
@@ -328,11 +230,11 @@ def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> 
         check_features(values, len(names))
     else:
         check_scores(values, queries, len(names) - queries)
-    for name, dtype in _COLUMNS.items():
+    for name, dtype in COLUMNS.items():
         if arrays[name].shape != (len(names),) or arrays[name].dtype != dtype:
             raise ValueError(f"{name} is not one {np.dtype(dtype)} for each image")
-    columns = {name: arrays[name] for name in _COLUMNS}
-    if about["sha256"] != _digest({kind.kind: values} | columns):
+    columns = {name: arrays[name] for name in COLUMNS}
+    if about["sha256"] != digest_of({kind.kind: values} | columns):
         raise ValueError("it is damaged, or was changed after it was written (sha256)")
     origin = about["origin"]
     origins = (Origin(*origin),) if _texts(origin) and len(origin) == 3 else ()
@@ -399,13 +301,3 @@ def _column(split: Split, name: str) -> np.ndarray:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the sha256 of arrays: their names, types, shapes and bytes."""
-    whole = hashlib.sha256()
-    for name, array in arrays.items():
-        whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        for _, block in blocks_of(array):
-            whole.update(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
-    return whole.hexdigest()

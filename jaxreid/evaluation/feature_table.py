@@ -17,13 +17,12 @@ from jaxreid.data.sets.division import JUNK, SPLITS, by_value, numbers_of
 from jaxreid.data.sets.files import some
 from jaxreid.data.sets.table import photo_of, read_cells, text_of
 from jaxreid.data.split import Origin, Split
+from jaxreid.evaluation.array_file import blocks_of, read_arrays
 from jaxreid.evaluation.feature_file import (
     StoredFeatures,
     StoredScores,
-    blocks_of,
     check_features,
     check_scores,
-    read_arrays,
     splits_of,
 )
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from jaxreid.data.sets import check_trusted_sets, load_sets
+from jaxreid.evaluation.array_file import check_suffix
 from jaxreid.evaluation.feature_file import (
     SETTINGS,
     Stored,
     StoredFeatures,
     StoredScores,
-    check_suffix,
     write_stored,
 )
 from jaxreid.evaluation.given_scores import GivenScores
@@ -155,7 +155,9 @@ def evaluate_and_save(
     features: str | os.PathLike | None,
     scores: str | os.PathLike | None,
 ) -> dict[str, Result]:
-    """Evaluate one test set and write its features and scores; see `ReID.evaluate`."""
+    """Evaluate, and write features and scores of the only test set; see `ReID.evaluate`."""
+    if features is None and scores is None:
+        return evaluate_model(reid, tests, workdir, settings, ranked=ranked)
     files = [None if file is None else place(file) for file in (features, scores)]
     for file in files:
         if file is not None:

@@ -29,10 +29,10 @@ from jaxreid.reid.explanation import (
 )
 from jaxreid.reid.gallery import Filter, Gallery, gallery_of
 from jaxreid.reid.groups import Groups, make_groups
-from jaxreid.reid.hits import Hit, Hits, listed
+from jaxreid.reid.hits import Hits, listed
 from jaxreid.reid.inputs import checked_features, people_in
 from jaxreid.reid.scorers import Scorers, fitting
-from jaxreid.reid.search import find
+from jaxreid.reid.search import find, ranked_by
 from jaxreid.runs.log import progress
 from jaxreid.weights.file import save_weights
 
@@ -154,21 +154,7 @@ class ReID:
         Returns:
             Ranked list, best first; ties in gallery order.
         """
-        gallery = listed(gallery)
-        if top < 1:
-            raise ValueError(f"top is {top}; expected at least 1.")
-        if features is None:
-            features = self.embed(gallery)
-        else:
-            features = checked_features(features, self.feature_shape)
-        if len(features) != len(gallery):
-            raise ValueError(
-                f"got {len(features)} features for {len(gallery)} gallery images; expected one "
-                "for each."
-            )
-        scores = self.score(self.embed(query), features)[0]
-        order = np.argsort(-scores, kind="stable")[:top]
-        return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+        return ranked_by(self, query, listed(gallery), top=top, features=features)
 
     def group(self, images: Sequence[ImageSource], **options: Any) -> Groups:
         """Group images of unknown people by person; see `groups.make_groups` for the options.
@@ -357,8 +343,6 @@ class ReID:
         """
         check_ranked(ranked, workdir)
         tests = self.load_tests(test, dir, prepared_dir, identities)
-        if save_features is None and save_scores is None:
-            return evaluate_model(self, tests, workdir, settings, ranked=ranked)
         files = {"features": save_features, "scores": save_scores}
         return evaluate_and_save(self, tests, workdir, settings, ranked, **files)
 

@@ -1,4 +1,4 @@
-"""Search: photos of one person against a gallery, with what each score is worth."""
+"""Search: photos of one person against a gallery, with what each score is worth; ranking."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxreid.data.images.pillow import ImageSource
 from jaxreid.evaluation.calibration import Calibration, check_prior
 from jaxreid.names import check_name
 from jaxreid.pictures.numbers import prior_text
 from jaxreid.reid.calibrated import find_calibration
 from jaxreid.reid.gallery import Candidates, Entry, Filter, Gallery
-from jaxreid.reid.hits import Hit
+from jaxreid.reid.hits import Hit, Hits
+from jaxreid.reid.inputs import checked_features
 
 # How the scores of several photos of one person with an image become one, [Q, N] -> [N].
 FUSIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -36,8 +38,7 @@ def find(
 
     Args: as `ReID.search`; `photos` are the query photos, `where` the entries to search.
     """
-    if top < 1:
-        raise ValueError(f"top is {top}; expected at least 1.")
+    _check_top(top)
     check_name(fusion, FUSIONS, "fusion")
     if prior is not None:
         check_prior(prior)
@@ -155,3 +156,32 @@ def _check_threshold(
             "with jaxreid calibrate MODEL --data=SET, or use score:X."
         )
     return kind, value
+
+
+def ranked_by(
+    reid: Any,
+    query: ImageSource,
+    gallery: Sequence[ImageSource],
+    *,
+    top: int,
+    features: np.ndarray | None,
+) -> Hits:
+    """Rank gallery images by their scores; see `ReID.rank`."""
+    _check_top(top)
+    if features is None:
+        features = reid.embed(gallery)
+    else:
+        features = checked_features(features, reid.feature_shape)
+    if len(features) != len(gallery):
+        raise ValueError(
+            f"got {len(features)} features for {len(gallery)} gallery images; expected one "
+            "for each."
+        )
+    scores = reid.score(reid.embed(query), features)[0]
+    order = np.argsort(-scores, kind="stable")[:top]
+    return Hits(query, [Hit(gallery[g], int(g), float(scores[g])) for g in order])
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ValueError(f"top is {top}; expected at least 1.")

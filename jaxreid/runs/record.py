@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import time
 from typing import Any
 
 import jax
@@ -24,16 +25,20 @@ def note_not_finite(workdir: pathlib.Path) -> None:
     _note(workdir, {"not_finite": True})
 
 
-def note_end(workdir: pathlib.Path, *, finished: bool, seconds: float, cpu_seconds: float) -> None:
-    """Record how the last training ended.
+def clocks() -> dict[str, float]:
+    """Return the seconds of the clock, and those that processors have spent on this process."""
+    return {"seconds": time.monotonic(), "cpu_seconds": time.process_time()}
+
+
+def note_end(workdir: pathlib.Path, *, start: dict[str, float], finished: bool) -> None:
+    """Record how the last training ended, and the seconds it took.
 
     Args:
         workdir: work directory.
+        start: `clocks` at its start.
         finished: whether it came to its end; a signal or an error stopped it otherwise.
-        seconds: that it took since its start.
-        cpu_seconds: that the processors of process 0 spent on it.
     """
-    spent = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
+    spent = {name: round(now - start[name], 1) for name, now in clocks().items()}
     _note(workdir, spent | ({"finished": True} if finished else {}))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxreid.processes import lost_processes_named
 from jaxreid.runs.changes import without_places
 from jaxreid.runs.log import Meter, Writer, progress, show
 from jaxreid.runs.profile import Profile
-from jaxreid.runs.record import note_end, note_not_finite
+from jaxreid.runs.record import clocks, note_end, note_not_finite
 from jaxreid.runs.settings import check_tensorflow, resolved, start_message
 from jaxreid.runs.signals import StopRequest
 from jaxreid.runs.workdir import hold_workdir, holds_checkpoint, open_workdir
@@ -62,20 +61,14 @@ def train(config: Any, workdir: str | os.PathLike) -> bool:
     config = resolved(config)
     with hold_workdir(os.fspath(workdir)), lost_processes_named():
         path = open_workdir(os.fspath(workdir), config, mode="train")
-        clocks = time.monotonic, time.process_time
-        starts = [clock() for clock in clocks]
-
-        def note(*, finished: bool) -> None:
-            seconds, cpu = (clock() - start for clock, start in zip(clocks, starts, strict=True))
-            note_end(path, finished=finished, seconds=seconds, cpu_seconds=cpu)
-
+        start = clocks()
         try:
             finished = fit(workdir=path, **config)
         except Exception:
             with contextlib.suppress(OSError, ValueError):
-                note(finished=False)
+                note_end(path, start=start, finished=False)
             raise
-        note(finished=finished)
+        note_end(path, start=start, finished=finished)
         return finished
 
 

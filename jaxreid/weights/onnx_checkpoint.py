@@ -34,12 +34,8 @@ def read_onnx(
         )
     graph = read_graph(path)
     family = osnet.FAMILY if arch in osnet.FAMILY else resnet.FAMILY
-    left_out, tensors = "", None
-    if family is osnet.FAMILY:
-        tensors = osnet_tensors(graph, arch)
-    elif found := resnet_tensors(graph, arch):
-        tensors, left_out = found
-    if tensors is None:
+    found = (osnet_tensors if family is osnet.FAMILY else resnet_tensors)(graph, arch)
+    if found is None:
         raise ValueError(
             f"{path} has {len(graph.layers)} layers and {len(graph.instance_norms)} instance norms "
             f"that are not those of {arch}, in order and shape; name another --arch "
@@ -50,4 +46,5 @@ def read_onnx(
         "identity, which is equal in inference. To train on, convert a checkpoint with its "
         "statistics"
     ]
+    tensors, left_out = found
     return tensors, messages + [left_out] * bool(left_out), graph.size

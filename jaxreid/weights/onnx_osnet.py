@@ -10,14 +10,14 @@ from jaxreid.weights.onnx_layers import Graph, Place, assigned
 from jaxreid.weights.pytorch import published_network
 
 
-def osnet_tensors(graph: Graph, arch: str) -> dict[str, np.ndarray] | None:
-    """Return the tensors of an OSNet by official name; None if the graph is not one."""
+def osnet_tensors(graph: Graph, arch: str) -> tuple[dict[str, np.ndarray], str] | None:
+    """Return the tensors of an OSNet, and "", as `resnet_tensors` does."""
     shapes = OSNET.shapes(published_network(arch), arch)
     for gates_last in (False, True):
         tensors = assigned(graph.layers, list(places_of(arch, gates_last)), shapes)
         instance = _instance_norms(graph.instance_norms, shapes)
         if tensors is not None and instance is not None:
-            return tensors | instance
+            return tensors | instance, ""
     return None
 
 

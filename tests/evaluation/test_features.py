@@ -11,7 +11,8 @@ from people import market_tree, save_model
 
 import jaxreid
 from jaxreid import cli
-from jaxreid.evaluation.feature_file import StoredFeatures, read_arrays, read_stored
+from jaxreid.evaluation.array_file import read_arrays
+from jaxreid.evaluation.feature_file import StoredFeatures, read_stored
 
 pytestmark = pytest.mark.usefixtures("one_device")
 EMBEDDING = {"neck": {"name": "pooled"}, "matcher": {"name": "embedding"}}
