@@ -109,6 +109,13 @@ def test_people_and_cameras_of_drawn_domains_are_disjoint():
     assert not others & set(domains)
 
 
+def test_two_cameras_of_a_drawn_domain_can_hang_in_one_place():
+    domain = number(1, 16)
+    assert len({camera.at for camera in cameras_of(domain)}) == 5
+    people = walk_plans(domain, 20, 1, images_per_id=12, distractors=0, seed=1)["train"]
+    assert {p.camid for p in people} == set(range(6))
+
+
 def test_without_a_number_a_drawn_domain_holds_25_people():
     for people, domains in ((1, 1), (24, 1), (25, 2)):
         planned = synthetic.plan("random", train_ids=people, test_ids=1, images_per_id=4)

@@ -59,6 +59,7 @@ def _route(cameras, length: int, s: Stream) -> list[int]:
         for k, camera in enumerate(cameras):
             if k not in route:
                 d = (camera.at[0] - last[0]) ** 2 + (camera.at[1] - last[1]) ** 2
+                d = max(d, 1)  # two cameras of a drawn domain may hang in one place
                 weights[k] = 1.0 / (d * d)
         route.append(s.weighted(weights))
     return route
