@@ -10,8 +10,9 @@ three parts this and one part another image, cell by cell, scaled to unit length
 are mixed as a whole, of two images. Queries are further pictures of people in the index.
 
 Measured: seconds and rate of adding, with everything that it does by itself, and generation in the
-processor's seconds; bytes; latency of single queries and peak memory in a process of its own; the
-rate of several such processes at once; recall@10 against the exact ranking of all images.
+processor's seconds; bytes in the end and at most, with the versions that are kept for readers;
+latency of single queries and peak memory in a process of its own; the rate of several such
+processes at once; recall@10 against the exact ranking of all images.
 
 Memory is the largest resident set of the asking process, model and libraries included, in MB:
 `peak_mb_without_index` while it loads and compiles the model and makes the queries, `peak_mb` from
@@ -108,7 +109,7 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
     reid, features = jaxreid.load(args.model), features_in(args.features)
     place = pathlib.Path(args.dir or tempfile.mkdtemp()) / f"index-{count}"
     index = jaxreid.Index.create(place, reid)
-    seconds, cpu, done = 0.0, time.process_time(), 0
+    seconds, cpu, done, largest = 0.0, time.process_time(), 0, 0
     try:
         for chunk in generated(features, count, 0):
             ids = [f"{i}" for i in range(done, done + len(chunk))]
@@ -116,6 +117,7 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
             index.add(chunk, {"id": ids, "camera": [f"c{i % 6}" for i in range(len(ids))]})
             seconds += time.perf_counter() - start
             done += len(chunk)
+            largest = max(largest, _bytes(place))
             print(f"{done:,} of {count:,}, {done / seconds:,.0f} a second", file=sys.stderr)
         start = time.perf_counter()
         index.optimize()
@@ -138,6 +140,7 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
             "add_seconds": seconds,
             "add_per_second": count / seconds,
             "add_cpu_seconds": cpu,
+            "largest_bytes": largest,
             "ms": alone["ms"],
             "cpu_ms": alone["cpu_ms"],
             "ms_of_a_camera": alone["ms_of_a_camera"],
@@ -150,6 +153,10 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
         }
     finally:
         shutil.rmtree(place)
+
+
+def _bytes(place: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
 
 def _readers(args: argparse.Namespace, place: pathlib.Path, number: int) -> list[dict[str, Any]]:

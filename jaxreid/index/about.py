@@ -1,4 +1,4 @@
-"""What an index is about: its model, the form of the features on disk, and its measured recall."""
+"""Description of an index: its model, the form of its features on disk, and its measured recall."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ _MOST = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What an index is about.
+    """Description of an index.
 
     Attributes:
         model: place that the model was loaded from.
@@ -121,10 +121,10 @@ def about_model(reid: ReID, dtype: str | None) -> About:
 
 
 def read_about(held: Any, place: str) -> About:
-    """Check what an index says of itself.
+    """Check the description of an index.
 
     Raises:
-        ValueError: it is of another version, or not what `About.as_dict` returns.
+        ValueError: it is of another version, or not of the form of `About.as_dict`.
     """
     held = held if isinstance(held, dict) else {}
     if (version := held.get("format")) != FORMAT:
@@ -136,7 +136,7 @@ def read_about(held: Any, place: str) -> About:
         return _checked({key: value for key, value in held.items() if key != "format"})
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"index {place} does not say what it is about ({error}): it is damaged. Restore it "
+            f"index {place} has an unreadable description ({error}): it is damaged. Restore it "
             "from a copy, or create it again."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Additions to an index: what it does not hold yet, as features with columns, some at a time."""
+"""Additions to an index: new images as features with columns, some at a time."""
 
 import hashlib
 import os
@@ -18,11 +18,14 @@ from jaxreid.runs.log import progress
 
 # Images that become one addition, and images embedded at once.
 COMMIT, CHUNK = 1024, 128
+# Features that are given cost nothing to give again: more of them become one addition, up to these
+# numbers of images and bytes. Fewer parts are merged less often.
+_MOST, _BYTES = 16_384, 1 << 27
 
 # Features [n, ...], and a list of n cells for each column; None where unknown.
 Addition = tuple[np.ndarray, dict[str, list]]
 
-# What becomes of a known cell of metadata.
+# Conversion of a known cell of metadata.
 _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     "id": str,
     "path": os.fspath,
@@ -68,7 +71,7 @@ def of_images(
     Args:
         reid: model.
         sources: images, as for `ReID.embed`.
-        columns: what is known of them, as `columns_of` returns it.
+        columns: their metadata, as `columns_of` returns it.
         known: ids; those of the images are added.
     """
     features, held = [], []
@@ -101,9 +104,10 @@ def of_features(
     features: np.ndarray, columns: Mapping[str, list], known: set[str]
 ) -> Iterator[Addition]:
     """Yield features whose ids are not known; arguments as for `of_images`."""
-    for first in range(0, len(features), COMMIT):
+    at_once = max(COMMIT, min(_MOST, _BYTES * len(features) // max(features.nbytes, 1)))
+    for first in range(0, len(features), at_once):
         kept, held = [], []
-        for i in range(first, min(first + COMMIT, len(features))):
+        for i in range(first, min(first + at_once, len(features))):
             row = {key: cells[i] for key, cells in columns.items()}
             row["id"] = row["id"] or digest_of(np.ascontiguousarray(features[i]).tobytes())
             if row["id"] not in known:
@@ -115,7 +119,7 @@ def of_features(
 
 
 def digest_of(content: bytes) -> str:
-    """Return the id of an image without another one: of its file, its pixels or its features."""
+    """Return the default id of an image: the digest of its file, its pixels or its features."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

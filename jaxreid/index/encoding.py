@@ -1,4 +1,4 @@
-"""Features as they lie on disk, and what a search compares before them: a vector, a pooled map."""
+"""Features on disk, and the coarser forms that a search compares first: vector, pooled map."""
 
 import numpy as np
 

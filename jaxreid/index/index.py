@@ -53,7 +53,7 @@ class Index:
                 float16.
 
         Raises:
-            FileExistsError: there is something.
+            FileExistsError: the place is not empty.
             ModuleNotFoundError: LanceDB is not installed.
         """
         store = Store(path)
@@ -91,7 +91,7 @@ class Index:
         if store.layout() != about.layout:
             raise ValueError(
                 f"index {store.place} does not hold features of {list(about.shape)} as "
-                f"{about.dtype}, as it says: it is damaged. Restore it from a copy, or create it "
+                f"{about.dtype}, as described: it is damaged. Restore it from a copy, or create it "
                 "again."
             )
         index = cls(store, about, None)
@@ -124,7 +124,7 @@ class Index:
         images: Sequence[ImageSource] | np.ndarray | tuple[np.ndarray, Mapping[str, Any]],
         metadata: Mapping[str, Any] | None = None,
     ) -> int:
-        """Add images, or features with what is known of them.
+        """Add images, or features with their metadata.
 
         An image whose bytes are in the index already is left out. Images are committed some at a
         time: after an interruption, the same call adds the others.
@@ -195,7 +195,7 @@ class Index:
             id=id, camera=camera, person=person, path=path, after=after, before=before
         )
         if not where:
-            raise ValueError("nothing says what to remove; give ids, paths, cameras or times.")
+            raise ValueError("nothing selects what to remove; give ids, paths, cameras or times.")
         with self._store.writing():
             if count := self._store.count(where):
                 self._store.remove(where)
@@ -302,7 +302,7 @@ class Index:
         return dict(about.recall)
 
     def info(self) -> dict[str, Any]:
-        """Return what is in the index, as plain data: images, bytes, model, recall, parts."""
+        """Describe the index as plain data: images, bytes, model, recall, parts."""
         rows, parts, held = self._store.state()
         stored, about = self._store.bytes_on_disk(), self.about
         return {

@@ -54,16 +54,16 @@ class Snapshot:
         # More cells than these are looked into where a condition leaves too few rows.
         query = query.minimum_nprobes(_PROBED).maximum_nprobes(0)
         query = query.bypass_vector_index() if every else query
-        found = (query.where(where, prefilter=True) if where else query).to_arrow()
-        places = found.column("_rowid").to_numpy()
-        return places, _matrix(found, "pooled") if maps else np.empty((len(places), 0))
+        rows = (query.where(where, prefilter=True) if where else query).to_arrow()
+        places = rows.column("_rowid").to_numpy()
+        return places, _matrix(rows, "pooled") if maps else np.empty((len(places), 0))
 
     def take(self, places: np.ndarray) -> Rows:
         """Return the rows at some places, in this order."""
         query = self._table.take_row_ids(places.tolist()).select([*COLUMNS, self._held])
-        found = query.with_row_id().to_arrow()
-        order = np.argsort(found.column("_rowid").to_numpy())[np.argsort(np.argsort(places))]
-        return rows_of(found.take(order))
+        rows = query.with_row_id().to_arrow()
+        order = np.argsort(rows.column("_rowid").to_numpy())[np.argsort(np.argsort(places))]
+        return rows_of(rows.take(order))
 
 
 def column_of(schema: Any) -> str:
@@ -71,19 +71,19 @@ def column_of(schema: Any) -> str:
     return "feature" if "feature" in schema.names else "vector"
 
 
-def rows_of(found: Any) -> Rows:
+def rows_of(table: Any) -> Rows:
     """Return a table or batch of Arrow as rows.
 
     Raises:
         ValueError: a row has no features.
     """
-    columns = {name: found.column(name).to_pylist() for name in COLUMNS}
-    return Rows(_matrix(found, column_of(found.schema)), columns)
+    columns = {name: table.column(name).to_pylist() for name in COLUMNS}
+    return Rows(_matrix(table, column_of(table.schema)), columns)
 
 
-def _matrix(found: Any, name: str) -> np.ndarray:
+def _matrix(table: Any, name: str) -> np.ndarray:
     """Return a column of vectors or of bytes as [n, length]."""
-    column = found.column(name)
+    column = table.column(name)
     # A table has chunks, a batch has none.
     array = column.combine_chunks() if hasattr(column, "chunks") else column
     if array.null_count:

@@ -12,8 +12,8 @@ from jaxreid.index.store import Store
 from jaxreid.reid.loaded import ReID
 
 # Lengths of the shortlist that are measured; the shortest with this recall, or with that of the
-# longest, is used. Of 160 images that are looked for, one found by chance is 0.6 %: 0.995 is asked
-# for to have 0.99.
+# longest, is used. Of 160 images that are looked for, one is 0.6 %, so 0.995 is required to ensure
+# 0.99.
 LENGTHS = (50, 100, 200, 400, 800, 1600, 3200)
 ENOUGH = 0.995
 # Queries of a measurement, and images that each is compared with.
@@ -23,10 +23,10 @@ _DEEPER = 4 * LONGLIST
 
 
 def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: int) -> About | None:
-    """Measure the recall of shortlists and choose their length, as `Index.measure` says.
+    """Measure the recall of shortlists and choose their length; see `Index.measure`.
 
     Returns:
-        What the index is about, with what was measured; None if it holds fewer than two images.
+        Description of the index with the measurements; None if it holds fewer than two images.
     """
     if not (size := len(store)):
         return None
@@ -49,8 +49,8 @@ def with_recall(reid: ReID, store: Store, about: About, *, queries: int, deep: i
         if best.size:
             coarse = coarse[~np.isin(coarse, wide[~other])]
             places = {row: place for place, row in enumerate(coarse.tolist())}
-            found = np.array([places.get(row, size) for row in best.tolist()])
-            recalls.append([(found < length).mean() for length in LENGTHS])
+            ranks = np.array([places.get(row, size) for row in best.tolist()])
+            recalls.append([(ranks < length).mean() for length in LENGTHS])
     if not recalls:
         return None
     recall = dict(zip(LENGTHS, np.mean(recalls, 0).round(4).tolist(), strict=True))

@@ -29,7 +29,7 @@ def shortlisted(
 
     Args:
         snapshot: rows of the index.
-        about: what the index is about.
+        about: description of the index.
         query: [...] features of one image.
         length: number of images.
         where: condition on the rows (SQL); "" for all.

@@ -1,4 +1,4 @@
-"""Rows of an index on disk: a table of LanceDB, and what it is about. The only user of LanceDB.
+"""Rows of an index on disk: a LanceDB table and its description. The only user of LanceDB.
 
 A row is an image: its digest, the vector that the coarse search compares, the bytes of its features
 and what is known of it. Every change is a new version of the table, there as a whole or not at all:
