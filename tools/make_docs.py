@@ -3,10 +3,11 @@
     python tools/make_docs.py
     python tools/make_docs.py settings
 
-A document holds generated text between <!-- SOURCE --> and <!-- end -->. SOURCE is `settings`, a
-file of `benchmark.py --json`, benchmarks/plan.jsonl, results of `jaxreid plan --json`,
-benchmarks/factors.json, a result of `study_factors.py`, or benchmarks/comparison_NAME.json, a
-result of `jaxreid compare RUNS --out=FILE` without its lists of queries. Settings are described by
+A document holds generated text between <!-- SOURCE --> and <!-- end -->. SOURCE is `settings`,
+`mutations` (of `check_mutations.py`), or a file in benchmarks/: of `benchmark.py --json`;
+plan.jsonl, of `jaxreid plan --json`; factors.json and scaling.json, of `study_factors.py` and
+`study_scaling.py`; comparison_NAME.json, of `jaxreid compare RUNS --out=FILE` without its lists of
+queries. Settings are described by
 their comments in configs/, options of components by the docstrings of their classes. `mkdocs build`
 also uses this file (mkdocs.yml).
 """
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (settings|\S+\.jsonl?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (settings|mutations|\S+\.jsonl?) -->\n).*?(<!-- end -->)", re.DOTALL)
 DATA = ("synthetic", "market1501")
 COLUMNS = ("`NAME`", "`NAME:market1501`")
 # Values by recipe and path.
@@ -55,8 +56,10 @@ def generate(document: str) -> str:
         opening, source, closing = block.groups()
         makers = {
             "settings": lambda _: settings(),
+            "mutations": lambda _: mutations(),
             "benchmarks/plan.jsonl": plans,
             "benchmarks/factors.json": factors,
+            "benchmarks/scaling.json": scaling,
         }
         if source.startswith("benchmarks/comparison_"):
             makers[source] = comparison
@@ -78,6 +81,20 @@ def factors(path: pathlib.Path) -> str:
     import study_report
 
     return study_report.markdown(json.loads(path.read_text()))
+
+
+def scaling(path: pathlib.Path) -> str:
+    """Generate the table of `study_scaling.py`."""
+    import study_scaling
+
+    return study_scaling.markdown(json.loads(path.read_text()))
+
+
+def mutations() -> str:
+    """Generate the table of `check_mutations.py`."""
+    import check_mutations
+
+    return check_mutations.markdown()
 
 
 def comparison(path: pathlib.Path) -> str:
