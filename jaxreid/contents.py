@@ -1,6 +1,6 @@
-"""What a file holds, by its first bytes, where another kind of file was expected."""
+"""File type by its first bytes, for messages about unexpected files."""
 
-# First bytes of what is taken for images or weights, or arrives in their place.
+# First bytes of files that are taken for images or weights, or arrive in their place.
 _MAGIC = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
     b"\x89HDF": "an HDF5 file (Keras)",

@@ -28,13 +28,13 @@ class InUseError(OSError):
 
 
 @contextlib.contextmanager
-def hold(path: pathlib.Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of `what` in a context.
+def hold(path: pathlib.Path, resource: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a resource in a context.
 
     Args:
         path: file of the lock; created, with its folder, and left in place.
-        what: what only one process may use, for messages, as in "work directory runs/qaconv".
-        wait: wait for another process instead of raising; a message to stderr says so.
+        resource: name of the locked resource, for messages: "work directory runs/qaconv".
+        wait: wait for another process instead of raising, with a message to stderr.
 
     Raises:
         InUseError: another process holds the lock, unless `wait`.
@@ -46,11 +46,11 @@ def hold(path: pathlib.Path, what: str, *, wait: bool = False) -> Iterator[None]
         if not is_remote(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("a+"))
-            locked = _flock(file, what, wait=wait)
+            locked = _flock(file, resource, wait=wait)
         if locked:
             _write(file, _holder())
         else:
-            _create(stand_in, what, wait=wait)
+            _create(stand_in, resource, wait=wait)
         try:
             yield
         finally:
@@ -61,7 +61,7 @@ def hold(path: pathlib.Path, what: str, *, wait: bool = False) -> Iterator[None]
                 stand_in.unlink(missing_ok=True)
 
 
-def _flock(file: IO[str], what: str, *, wait: bool) -> bool:
+def _flock(file: IO[str], resource: str, *, wait: bool) -> bool:
     """Return True once the system has locked a file, False if it has no locks here."""
     if fcntl is None:
         return False
@@ -69,16 +69,17 @@ def _flock(file: IO[str], what: str, *, wait: bool) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        _refuse_or_say(f"{what} is in use by another process ({file.read() or 'unknown'})", wait)
+        holder = file.read() or "unknown"
+        _refuse_or_report(f"{resource} is in use by another process ({holder})", wait)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
         return False
     return True
 
 
-def _create(path: pathlib.Path, what: str, *, wait: bool) -> None:
+def _create(path: pathlib.Path, resource: str, *, wait: bool) -> None:
     """Create a file that stands for a lock; wait for it to vanish if another process has it."""
-    said = False
+    reported = False
     while True:
         if not is_remote(path):
             with contextlib.suppress(FileExistsError), path.open("x") as file:
@@ -92,17 +93,17 @@ def _create(path: pathlib.Path, what: str, *, wait: bool) -> None:
             if _is_dead(holder):
                 path.unlink()
                 continue
-            if not said:
-                _refuse_or_say(
-                    f"{what} is in use by another process ({holder or 'unknown'}; this file system "
-                    f"has no locks: if that process has ended, delete {path})",
+            if not reported:
+                _refuse_or_report(
+                    f"{resource} is in use by another process ({holder or 'unknown'}; this file "
+                    f"system has no locks: if that process has ended, delete {path})",
                     wait,
                 )
-                said = True
+                reported = True
         time.sleep(0.5)
 
 
-def _refuse_or_say(problem: str, wait: bool) -> None:
+def _refuse_or_report(problem: str, wait: bool) -> None:
     if not wait:
         raise InUseError(f"{problem}. Wait until it ends, or stop it, and repeat the command.")
     print(f"waiting: {problem}", file=sys.stderr, flush=True)
@@ -117,7 +118,7 @@ def _is_dead(holder: str) -> bool:
     """Return whether the process that wrote a stand-in is known to have ended."""
     host, _, rest = holder.removeprefix("host ").partition(", pid ")
     pid = rest.partition(",")[0]
-    # On Windows, os.kill would end the process instead of asking for it.
+    # On Windows, os.kill would end the process instead of checking for it.
     if os.name != "posix" or host != socket.gethostname() or not pid.isdigit():
         return False
     try:

@@ -9,7 +9,7 @@ import contextvars
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -121,7 +121,7 @@ def to_devices(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
-def sent_ahead(mesh: Mesh, batches: Iterator[Any]) -> Iterator[Any]:
+def sent_ahead(mesh: Mesh, batches: Iterator[Any]) -> Generator[Any, None, None]:
     """Yield batches as `to_devices` builds them, the next one loaded and sent in the meantime.
 
     Close it to stop early; that closes `batches`.

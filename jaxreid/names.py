@@ -58,7 +58,7 @@ def check_trusted(name: Any, kind: str, source: Any) -> None:
             f"{source} names the {kind} {name!r}, outside of jaxreid; expected a name of jaxreid, "
             f"or a module that you have allowed, because importing {module!r} runs its code. If "
             f"you trust it, set the environment variable {ALLOW}={module}, or import {module} "
-            "before in Python."
+            "first."
         )
 
 

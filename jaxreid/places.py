@@ -1,4 +1,4 @@
-"""Paths as users write them, and the folder that is kept for a user between runs.
+"""Paths as users write them, and the user's cache folder.
 
 Work directories and weights may also lie in an object store. Its paths (`etils.epath.Path`, which
 comes with Orbax) have the methods of `pathlib.Path`, but writes are those of `runs.files`.

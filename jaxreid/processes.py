@@ -1,4 +1,4 @@
-"""The processes of a run: when one of them ends, all do, and say which it was.
+"""The processes of a run: when one of them ends, all end and name it.
 
 The error of a broken connection arises in any collective and names an address at most, and
 processes that wait for one that is still there would wait for JAX's own timeout.
@@ -42,9 +42,9 @@ def lost_processes_named() -> Iterator[None]:
 
 
 class _Watch:
-    """Thread that gives signs of life, and reads whether another process misses those of a third.
+    """Thread that sends heartbeats, and checks whether a process misses those of another.
 
-    Both through the key-value store of `jax.distributed`, which JAX does not offer publicly.
+    Both use the key-value store of `jax.distributed`, which JAX does not offer publicly.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _Watch:
         self._end.set()
 
     def find_lost(self) -> str:
-        """Return the processes that give no signs of life, as "1, 2"; tell all others."""
+        """Return the processes without heartbeat, as "1, 2"; notify all others."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has ended
             if lost := self._reported():
                 return lost

@@ -17,7 +17,7 @@ _HELD: contextvars.ContextVar[dict[Hashable, Any] | None] = contextvars.ContextV
 
 @contextlib.contextmanager
 def sharing() -> Iterator[None]:
-    """Make `shared` functions return, in this context, what equal arguments gave before.
+    """Make `shared` functions reuse, in this context, their results for equal arguments.
 
     The `LARGEST` results that were used last are kept.
     """
@@ -31,8 +31,8 @@ def sharing() -> Iterator[None]:
 def shared(make: Maker) -> Maker:
     """Decorate a function that makes compiled functions, for `sharing`.
 
-    Its arguments are plain data, meshes, functions, modules and other dataclasses; what a key
-    cannot be made of is made anew.
+    Its arguments are plain data, meshes, functions, modules and other dataclasses; results for
+    unhashable arguments are not shared.
     """
 
     @functools.wraps(make)
@@ -55,7 +55,7 @@ def shared(make: Maker) -> Maker:
 
 
 def _key(value: Any) -> Hashable:
-    """Return what is equal for equal values of one type; 1, 1.0 and True differ."""
+    """Return a key that is equal for equal values of one type; 1, 1.0 and True differ."""
     if isinstance(value, Mapping):
         return "mapping", frozenset((name, _key(one)) for name, one in value.items())
     if isinstance(value, list | tuple):

@@ -3,9 +3,11 @@
 import ast
 import importlib
 import json
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -107,6 +109,16 @@ def test_the_site_has_every_document():
     site = (REPOSITORY / "mkdocs.yml").read_text()
     pages = {path.name for path in DOCUMENTS} - {"README.md"} | {"index.md"}
     assert {name for name in pages if f" {name}\n" not in site} == set()
+
+
+def test_the_site_builds(tmp_path):
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    start = (tmp_path / "index.html").read_text()
+    assert "Finds the same person across cameras" in start
+    assert (tmp_path / "drawn" / "index.html").exists()
 
 
 @pytest.fixture

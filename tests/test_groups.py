@@ -105,7 +105,7 @@ def test_groups_come_from_a_threshold_a_number_or_a_calibration(place, tmp_path,
     images = sorted(place.iterdir())
     model = Model()
     assert len(asked := model.group(images, people=2)) == 2
-    assert "as many as were asked for" in asked.page()
+    assert "as many as requested" in asked.page()
     sure = model.group(images, calibration=Sure())
     assert (sure.kind, sure.threshold) == ("probability", 0.3)
     assert sure.group.tolist() == [0, 0, 0, 1, 1, 2]
@@ -124,7 +124,7 @@ def test_groups_come_from_a_threshold_a_number_or_a_calibration(place, tmp_path,
     with pytest.raises(ValueError, match="got 1 cameras"):
         model.group(images, people=2, camera=["x"])
     asked = said(capsys, "group", place, "--out", tmp_path / "x", status=1).err
-    assert "no calibration, so a threshold is needed" in asked
+    assert "no calibration; expected a threshold" in asked
     assert "--threshold=" in asked
     assert not (tmp_path / "x").exists()
 
@@ -147,7 +147,7 @@ def test_photos_of_folders_tables_and_data_sets_keep_their_names(place, tmp_path
     ("arguments", "status", "message"),
     [
         (["--out=x"], 2, "expected a folder or table to group, or --apply"),
-        (["{place}", "--out=x", "--labels"], 1, "says nobody's name"),
+        (["{place}", "--out=x", "--labels"], 1, "names no people"),
         (["{place}", "--out=x", "--people=9"], 1, "people is 9; expected 1 to 6"),
         (["{place}/nobody", "--out=x"], 1, "no folder or table '{place}/nobody'"),
         (["--apply=none.csv", "--out=x"], 1, "no file 'none.csv'"),

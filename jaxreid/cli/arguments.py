@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "plan",
         verbs.plan,
-        "compile a recipe for devices that are not there: memory, collectives, times",
+        "compile a recipe for devices that you do not have: memory, collectives, times",
         "jaxreid plan qaconv:market1501 --topology=v5e --chips=1,8,64",
         "Needs neither data nor weights nor the devices. Override settings with "
         "--config.PATH=VALUE. TPUs need their compiler: pip install 'jaxreid[tpu]'.",
@@ -92,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=lambda text: tuple(text.split(",")),
         default=("train", "encode", "score"),
         metavar="NAME,...",
-        help="what to compile (default: train,encode,score)",
+        help="functions to compile (default: train,encode,score)",
     )
     verb.add_argument(
         "--effort",
@@ -201,11 +201,12 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "reproduce",
         verbs.reproduce,
-        "list published results beside those found, and run them",
+        "list published results next to your own, and train them",
         "jaxreid reproduce qaconv_gs --data=/data --weights=resnet50_ibn_b.safetensors --run",
         "Lists the trainings of a published table, mAP / rank-1, and the command of each. With "
-        "--data, it says which data sets are there; with --run, it trains those, one after the "
-        "other, and goes on where it was stopped. Further --config. settings are passed on.",
+        "--data, it reports which data sets are available; with --run, it trains on those, one "
+        "after the other, and resumes where it was stopped. Further --config. settings are passed "
+        "on.",
     )
     verb.add_argument("table", nargs="?", help="table (default: list all)")
     verb.add_argument("cells", nargs="*", metavar="TRAINING", help="trainings (default: all)")
@@ -218,7 +219,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the work directories (default: runs)",
     )
-    verb.add_argument("--run", action="store_true", dest="run_them", help="train what is there")
+    verb.add_argument(
+        "--run", action="store_true", dest="run_them", help="train on the available data sets"
+    )
     add_json(verb)
     verb.set_defaults(passes_on=True)
 

@@ -1,4 +1,4 @@
-"""The verb calibrate: what scores are worth on your own cameras."""
+"""The verb calibrate: scores as probabilities and false-match rates, on your own cameras."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The verb compare: are two images of the same person? And, given runs: which is better?"""
+"""The verb compare: the score of two images, or the differences between runs."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ def add_compare(commands: Any) -> None:
         commands,
         "compare",
         run,
-        "score a pair of images, or say which runs are better",
+        "score a pair of images, or compare runs",
         "jaxreid compare a.jpg b.jpg --model=runs/qaconv --out=why.png",
         "Of two images: the score, its probability and rate of false matches; jaxreid compare "
         "MODEL A B is the same. Of runs, or folders of runs (jaxreid compare runs/s "
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_images(args: argparse.Namespace) -> dict[str, Any]:
-    """Print the score of a pair of images and what it is worth."""
+    """Print the score of a pair of images, with its probability and false-match rate."""
     from jaxreid.cli.verbs import list_images, load_model
     from jaxreid.pictures.numbers import prior_text, probability_text, rate_text
     from jaxreid.reid.calibrated import find_calibration

@@ -1,4 +1,4 @@
-"""Runs given to the verb compare: groups by seed, their means, and what their differences show."""
+"""Runs given to the verb compare: groups by seed, their means, and intervals of differences."""
 
 import argparse
 import pathlib
@@ -20,7 +20,7 @@ def holds_runs(path: pathlib.Path) -> bool:
 
 
 def compare_groups(args: argparse.Namespace, paths: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Print means over seeds, and what differences from the first group show; write a table."""
+    """Print means over seeds, and their differences from the first group; write a table."""
     from jaxreid.evaluation import comparison, comparison_table
     from jaxreid.runs.files import replace_file
     from jaxreid.runs.log import table
@@ -101,7 +101,7 @@ def _left_out(groups: Sequence[Any]) -> list[str]:
 
 
 def _queries_text(difference: Any) -> str:
-    """Format who wins how many queries of a test set, and those that differ most."""
+    """Format the queries of a test set that each group wins, and those that differ most."""
     from jaxreid.runs.log import table
 
     gain = difference.precisions[0] - difference.precisions[1]

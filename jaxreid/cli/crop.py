@@ -17,9 +17,9 @@ def add_crop(commands: Any) -> None:
         run,
         "cut people out of a video or a folder of frames",
         "jaxreid crop door.mp4 --detections=door.json --out=crops --start=2026-11-27T09:30:00",
-        "Names and table of the crops say camera, frame and time, for folder: and table: data "
-        "sets. Several cameras share a folder by a call for each; a stopped call is continued by "
-        "the same command. Videos need PyAV: pip install 'jaxreid[video]'.",
+        "Names and table of the crops hold camera, frame and time, for folder: and table: data "
+        "sets. Call it once for each camera to collect several in a folder; the same command "
+        "resumes a stopped call. Videos need PyAV: pip install 'jaxreid[video]'.",
     )
     verb.add_argument("frames", type=values.path, help="video, or folder with an image per frame")
     verb.add_argument(
@@ -45,7 +45,7 @@ def add_crop(commands: Any) -> None:
     verb.add_argument(
         "--fps",
         type=values.positive,
-        help="frames per second (default: as the video says; 25 for a folder)",
+        help="frames per second (default: that of the video; 25 for a folder)",
     )
     verb.add_argument(
         "--first-frame",
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     crops = crop(args.frames, args.detections, args.out, first=args.first_frame, **options)
     for notice in crops.notices:
         print(notice)
-    there = f" ({crops.there} of them were there)" if crops.there else ""
+    there = f" ({crops.there} of them existed)" if crops.there else ""
     print(
         f"{len(crops.files)} crops of {crops.frames} frames of camera {crops.camera} in "
         f"{crops.folder}{there}; {crops.clipped} boxes reached over the edge and were clipped."

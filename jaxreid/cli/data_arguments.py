@@ -32,7 +32,7 @@ def add_data_verbs(commands: Any) -> None:
         data.check,
         "inspect a folder or table of images",
         "jaxreid data check /data/mine --out=sheet.png",
-        "Says which layout it is, or what the nearest one lacks; counts people, cameras and times; "
+        "Reports the layout, or what the nearest one lacks; counts people, cameras and times; "
         "finds broken images, copies and look-alikes within and across splits, odd shapes, and "
         "people seen by one camera or in training and test. The exit status is 1 if a problem is "
         "found.",

@@ -104,7 +104,7 @@ def add_evaluate(commands: Any) -> None:
         "--metric",
         choices=("cosine", "euclidean"),
         help="compare embeddings in a file by this (default: the matcher of their model, or "
-        "cosine); of scores, what they are",
+        "cosine); the metric that computed the scores",
     )
     add_folders(verb)
     add_json(verb)
@@ -136,9 +136,9 @@ def _model(
             "nothing to evaluate: expected a model, as in jaxreid evaluate runs/qaconv, "
             "--features=FILE or --scores=FILE."
         )
-    if given := [name for name in ("table", "metric") if getattr(args, name) is not None]:
+    if misplaced := [name for name in ("table", "metric") if getattr(args, name) is not None]:
         raise ValueError(
-            f"--{' and --'.join(given)} belong to a file: --features=FILE or --scores=FILE."
+            f"--{' and --'.join(misplaced)} belong to a file: --features=FILE or --scores=FILE."
         )
     for file in (args.save_features, args.save_scores):
         values.check_out(file, ".safetensors", ".npz")
@@ -161,17 +161,17 @@ def _stored(
 
     if args.features is not None and args.scores is not None:
         raise ValueError("--features and --scores are given; expected one of them.")
-    what = "features" if args.features is not None else "scores"
+    kind = "features" if args.features is not None else "scores"
     others = ("test", "dir", "prepared_dir", "save_features", "save_scores")
-    if given := [name.replace("_", "-") for name in others if getattr(args, name) is not None]:
+    if misplaced := [name.replace("_", "-") for name in others if getattr(args, name) is not None]:
         raise ValueError(
-            f"--{' and --'.join(given)} belong to images, and --{what} evaluates a file: give "
+            f"--{' and --'.join(misplaced)} belong to images, and --{kind} evaluates a file: give "
             "one of the two."
         )
-    if what == "scores" and args.model is not None:
+    if kind == "scores" and args.model is not None:
         raise ValueError(f"{args.model} is given, and scores need no model: leave it out.")
     verbs.prepare_devices()
     options |= {"table": args.table, "metric": args.metric, "workdir": args.out}
-    if what == "features":
+    if kind == "features":
         return jaxreid.evaluate_features(args.features, model=args.model, **options), args.out
     return jaxreid.evaluate_scores(args.scores, **options), args.out

@@ -33,7 +33,7 @@ def add_finetune(commands: Any) -> None:
         action="extend",
         nargs="+",
         metavar="DATASET",
-        help="data sets to measure what is forgotten (default: 20 drawn people)",
+        help="data sets to measure forgetting (default: 20 drawn people)",
     )
     verb.add_argument(
         "--epochs", type=values.count, help="number of epochs (default: about 300 updates)"

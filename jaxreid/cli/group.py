@@ -58,7 +58,7 @@ def add_group(commands: Any) -> None:
     verb.add_argument(
         "--labels",
         action="store_true",
-        help="compare the groups with the people that names or table say",
+        help="compare the groups with the people in the names or the table",
     )
     add_json(verb)
 
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     known = [photo.person for photo in photos]
     if args.labels and not any(known):
         raise ValueError(
-            f"{args.place} says nobody's name; expected people in sub-folders, in a pattern or in "
-            "the column person, to compare with (--labels)."
+            f"{args.place} names no people; expected people in sub-folders, in a pattern or in the "
+            "column person, to compare with (--labels)."
         )
     reid = load_model(args)
     groups = reid.group(
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sizes = np.bincount(groups.group)
     how = f"joined from a {groups.kind} of {groups.threshold}"
     if groups.threshold is None:
-        how = "as many as asked for"
+        how = "as many as requested"
     print(
         f"{len(photos)} images of {len(groups)} people ({how}), {(sizes == 1).sum()} of them on "
         f"one image; the largest on {sizes[0]}. Kept apart, of one camera at one moment: "
@@ -158,10 +158,11 @@ def _agreement(group: Any, known: list[str]) -> dict[str, float]:
 
     named = np.array([bool(name) for name in known])
     numbers = {name: i for i, name in enumerate(dict.fromkeys(known))}
-    found = agreement(group[named], np.array([numbers[name] for name in known])[named])
+    measures = agreement(group[named], np.array([numbers[name] for name in known])[named])
     print(
-        f"against {found['people']} known people on {named.sum()} images: ARI {found['ari']:.3f}, "
-        f"NMI {found['nmi']:.3f}; pairs: precision {found['precision']:.3f}, recall "
-        f"{found['recall']:.3f}, F1 {found['f1']:.3f}"
+        f"against {measures['people']} known people on {named.sum()} images: "
+        f"ARI {measures['ari']:.3f}, NMI {measures['nmi']:.3f}; pairs: "
+        f"precision {measures['precision']:.3f}, recall {measures['recall']:.3f}, "
+        f"F1 {measures['f1']:.3f}"
     )
-    return found
+    return measures

@@ -85,7 +85,7 @@ def add_index(commands: Any) -> None:
         remove,
         "remove images",
         "jaxreid index remove people.index --camera=door --before=2026-11-01 --erase",
-        "What fits all options is removed.",
+        "Images that match all options are removed.",
     )
     _add_place(action)
     action.add_argument("--id", action="append", help="an id; repeatable")
@@ -138,7 +138,7 @@ def add(args: argparse.Namespace) -> dict[str, Any]:
             rows[column] = [value] * len(rows["path"])
     new = index.add(rows["path"], {key: cells for key, cells in rows.items() if key != "path"})
     held, there = index.info(), len(rows["path"]) - new
-    print(f"{new} images added, {there} were there; {held['images']:,} in all")
+    print(f"{new} images added, {there} were in the index; {held['images']:,} in all")
     if index.about.recall:
         print(_recall_of(held))
     return {"added": new, "there": there, **held}
@@ -158,10 +158,10 @@ def query(args: argparse.Namespace) -> dict[str, Any]:
         hits.save(args.out)
         print(f"wrote {args.out}")
     names = ("score", "id", "path", "camera", "time", "person")
-    found = [{name: getattr(hit, name) for name in names} for hit in hits]
-    for cells in found:
+    results = [{name: getattr(hit, name) for name in names} for hit in hits]
+    for cells in results:
         cells["time"] = None if math.isnan(cells["time"]) else cells["time"]
-    return {"query": [str(image) for image in images], "hits": found}
+    return {"query": [str(image) for image in images], "hits": results}
 
 
 def remove(args: argparse.Namespace) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def optimize(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _described(index: Any) -> dict[str, Any]:
-    """Print what is in an index, and return it."""
+    """Print the description of an index, and return it."""
     held = index.info()
     shape = "x".join(map(str, held["features"]))
     each = f", {held['bytes_per_image']:,.0f} bytes each" if held["bytes_per_image"] else ""
@@ -264,7 +264,7 @@ def _open(args: argparse.Namespace) -> Any:
 
 
 def _rows(paths: Sequence[pathlib.Path]) -> dict[str, list]:
-    """Return the paths of images with what tables say of them."""
+    """Return the paths of images with their metadata from tables."""
     from jaxreid.data.sets import table
     from jaxreid.data.sets.photos import photos_at
 

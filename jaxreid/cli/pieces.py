@@ -1,4 +1,4 @@
-"""Pieces that the arguments of several verbs are made of."""
+"""Arguments that several verbs share."""
 
 import argparse
 from collections.abc import Callable
@@ -45,14 +45,14 @@ def add_model(
 def add_chosen_model(
     verb: argparse.ArgumentParser, default: str | None = BUNDLED, *, otherwise: str = BUNDLED
 ) -> None:
-    """Add the model that a verb uses, as an option; `otherwise` says what it is without one."""
+    """Add the model that a verb uses, as an option; `otherwise` describes the default."""
     verb.add_argument(
         "--model", default=default, metavar="RUN|FILE", help=f"{_MODEL} (default: {otherwise})"
     )
 
 
 def add_worth(verb: argparse.ArgumentParser) -> None:
-    """Add what turns scores into probabilities."""
+    """Add the options that turn scores into probabilities."""
     verb.add_argument(
         "--calibration",
         type=values.path,
@@ -79,7 +79,7 @@ def add_json(verb: argparse.ArgumentParser) -> None:
 
 
 def add_folders(verb: argparse.ArgumentParser) -> None:
-    """Add where data sets are, and their prepared copies."""
+    """Add the folders of data sets and of prepared copies."""
     verb.add_argument("--dir", help="source folder of a data set that is read from files")
     verb.add_argument(
         "--prepared-dir",
@@ -89,7 +89,7 @@ def add_folders(verb: argparse.ArgumentParser) -> None:
 
 
 def add_data(verb: argparse.ArgumentParser) -> None:
-    """Add where a data set is, and its options."""
+    """Add the folder of a data set, and its options."""
     add_folders(verb)
     verb.add_argument(
         "--option",

@@ -15,7 +15,7 @@ Values = dict[str, tuple[float, float]]
 
 
 class Training(NamedTuple):
-    """One training, and what was published of it.
+    """One training, with its published results.
 
     Attributes:
         train: training sets.
@@ -38,7 +38,7 @@ class Table(NamedTuple):
     Attributes:
         recipe: name of its recipe.
         source: where the values are from.
-        trainings: by a name that says what was trained on.
+        trainings: by a name for the data sets that were trained on.
     """
 
     recipe: str

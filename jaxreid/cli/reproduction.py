@@ -1,4 +1,4 @@
-"""Published tables beside what this library finds: cells, commands, and the runs of those here."""
+"""Published tables next to the results of this library: cells, commands and runs."""
 
 import importlib
 import json
@@ -15,13 +15,13 @@ from jaxreid.runs.log import table
 
 
 class Cell(NamedTuple):
-    """One training of a table, as far as its data are there.
+    """One training of a table, with the available ones of its data sets.
 
     Attributes:
         name: table and training, as in "qaconv_gs/M".
-        training: what was published.
+        training: published settings and results.
         argument: of the recipe.
-        missing: sentences about data sets that are not there.
+        missing: sentences about missing data sets.
         tests: test sets to evaluate.
     """
 
@@ -52,7 +52,7 @@ def cells_of(name: str, data: str | None, chosen: Sequence[str] = ()) -> list[Ce
 
     Args:
         name: of the table.
-        data: folder of the data sets, in their usual folders; None to leave it open what is there.
+        data: folder of the data sets, in their usual folders; None: do not look for them.
         chosen: names of trainings; () for all.
 
     Raises:
@@ -71,9 +71,9 @@ def cells_of(name: str, data: str | None, chosen: Sequence[str] = ()) -> list[Ce
 def run_cells(
     cells: Sequence[Cell], out: pathlib.Path, data: str, weights: str, rest: Sequence[str]
 ) -> Iterator[tuple[Cell, int]]:
-    """Train the cells whose data are there, one after the other; yield each with its exit status.
+    """Train the cells whose data exist, one after the other; yield each with its exit status.
 
-    A run that was stopped goes on, one that is finished ends at once.
+    A stopped run is resumed; a finished one ends at once.
     """
     for cell in cells:
         if cell.tests:
@@ -103,7 +103,7 @@ def found_in(cell: Cell, out: pathlib.Path) -> Mapping[str, tuple[float, float]]
 
 
 def text_of(cells: Sequence[Cell], out: pathlib.Path) -> str:
-    """Format published values beside those found, as a table with mAP / rank-1 in percent."""
+    """Format published values next to one's own, as a table with mAP / rank-1 in percent."""
     from jaxreid.evaluation.means import family
 
     rows = []
@@ -112,8 +112,8 @@ def text_of(cells: Sequence[Cell], out: pathlib.Path) -> str:
         for name, (precision, rank1) in cell.training.values.items():
             set_name = name.replace("split=0..9", "").rstrip("?")
             ours = found.get(family(set_name))
-            here = f"{ours[0]:.1f} / {ours[1]:.1f}" if ours else ""
-            rows.append((cell.name, set_name, f"{precision:.1f} / {rank1:.1f}", here))
+            cell_text = f"{ours[0]:.1f} / {ours[1]:.1f}" if ours else ""
+            rows.append((cell.name, set_name, f"{precision:.1f} / {rank1:.1f}", cell_text))
     return table(("training", "test set", "published", "found"), rows)
 
 
@@ -148,7 +148,7 @@ def _cell(name: str, recipe: str, training: Training, data: str | None) -> Cell:
 
 
 def _lack(name: str, data: str | None) -> str:
-    """Return why a data set cannot be read; "" if it can, or if nobody asks."""
+    """Return why a data set cannot be read; "" if it can, or without a folder of data sets."""
     if data is None:
         return ""
     from jaxreid.data import sets

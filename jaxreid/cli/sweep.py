@@ -19,7 +19,7 @@ def add_sweep(commands: Any) -> None:
         "train a recipe with several seeds and settings",
         "jaxreid sweep --config=qaconv --seeds=0-4 --set optim.lr=1e-3,3e-3 --workdir=runs/s",
         "Every combination is a run of its own, as if trained by hand, in DIR/lr=0.001,seed=0. "
-        "The same command goes on where it was stopped; finished runs are skipped. Further "
+        "The same command resumes where it was stopped; finished runs are skipped. Further "
         "--config.PATH=VALUE hold for all runs. Of several devices each trains a run of its own.",
     )
     verb.add_argument(
@@ -80,29 +80,29 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
 
     tried: dict[str, list[Any]] = {}
     for text in args.sets:
-        path, equals, given = text.partition("=")
-        if not (equals and given) or path in ("seed", *tried):
+        path, equals, listed = text.partition("=")
+        if not (equals and listed) or path in ("seed", *tried):
             raise ValueError(
                 f"--set {text}: expected PATH=VALUE,VALUE with each path once, as in "
                 "--set optim.lr=1e-3,3e-3; seeds are given by --seeds=0-4."
             )
         program.check_path(config, path)
-        tried[path] = parse_values(given)
+        tried[path] = parse_values(listed)
     runs = make_runs(config, args.seeds or [config["seed"]], tried)
     alone = args.worker or args.at_once == 1 or len(runs) == 1
     devices = [] if alone else _devices(args, len(runs))
     if len(devices) < 2:
         program.start_jax()
     if args.worker:
-        # What others print goes where messages go.
-        with os.fdopen(os.dup(1), "w") as said:
+        # The output of libraries goes to stderr, as messages do.
+        with os.fdopen(os.dup(1), "w") as answers:
             os.dup2(2, 1)
-            answer(runs, args.workdir, said)
+            answer(runs, args.workdir, answers)
         return {}
     if len(devices) < 2:
         ends = run_all(runs, args.workdir)
     else:
-        print(f"{len(runs)} runs on {len(devices)} devices; what they print is in {args.workdir}/")
+        print(f"{len(runs)} runs on {len(devices)} devices; their output is in {args.workdir}/")
         ends = run_all_at_once(runs, args.workdir, _worker(args), devices)
     state = {end.run.name: end for end in ends}
     rows = []
@@ -116,7 +116,7 @@ def sweep_recipe(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{end.run.name} failed: {end.error}")
     stopped = any(end.state == "stopped" for end in ends) or len(ends) < len(runs)
     if stopped:
-        print("stopped; the same command goes on")
+        print("stopped; the same command resumes")
     elif failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
     else:
@@ -145,7 +145,7 @@ def _devices(args: argparse.Namespace, runs: int) -> list[dict[str, str]]:
 
     backend, count = visible_devices()
     if not backend:
-        return []  # JAX says in this process what is wrong
+        return []  # JAX reports the reason in this process
     if args.at_once is not None and args.at_once > count:
         raise ValueError(
             f"--at-once={args.at_once}: expected at most the number of devices, which is {count}."
@@ -153,7 +153,7 @@ def _devices(args: argparse.Namespace, runs: int) -> list[dict[str, str]]:
     used = min(args.at_once or count, runs)
     if used > 1 and scheme_of(args.workdir) in STORES:
         raise ValueError(
-            f"--workdir={args.workdir}: what several processes print is written to a folder on "
+            f"--workdir={args.workdir}: the output of several processes is written to a folder on "
             "this machine. Use one, or --at-once=1, which trains each run on all devices."
         )
     return [environment_of(backend, device) for device in range(used)]

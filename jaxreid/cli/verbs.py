@@ -28,7 +28,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> dict[str, Any]:
-    """Compile a recipe for devices that are not there, and print what it costs on them."""
+    """Compile a recipe for devices that you do not have, and print what it costs on them."""
     from jaxreid import main as program
     from jaxreid.planning.chips import parse_topologies, prepare
 
@@ -136,14 +136,14 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def reproduce(args: argparse.Namespace) -> dict[str, Any]:
-    """List published results with their commands, and run those whose data are there."""
+    """List published results with their commands, and run those whose data sets are available."""
     from jaxreid.cli import reproduction
     from jaxreid.cli.published import TABLES
 
     if args.table is None:
         for name, held in TABLES.items():
             print(f"{name:<14}{len(held.trainings):>2} trainings   {held.source}")
-        print("\njaxreid reproduce TABLE lists them; with --data=DIR, which data sets are there.")
+        print("\njaxreid reproduce TABLE lists them; with --data=DIR, also the missing data sets.")
         return {name: held.source for name, held in TABLES.items()}
     if args.run_them and not (args.data and args.weights):
         raise ValueError(
@@ -164,7 +164,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
             print(f"{cell.name}: {'done' if status == 0 else f'ended with status {status}'}")
     print(f"{TABLES[args.table].source}\n\n{reproduction.text_of(cells, args.out)}\n")
     for sentence in dict.fromkeys(sentence for cell in cells for sentence in cell.missing):
-        print(f"not there: {sentence}")
+        print(f"missing: {sentence}")
     for cell in cells:
         if not args.run_them and (cell.tests or not args.data):
             print(shlex.join(cell.command(str(args.out), data, weights, args.rest)))

@@ -40,7 +40,7 @@ _FAILED = (
 
 
 class _Form(NamedTuple):
-    """What a pipeline makes of its files.
+    """Output format of a pipeline.
 
     Attributes:
         plain: the files are plain (`formats.is_plain`), not of any format.
@@ -230,7 +230,7 @@ class _Pipeline:
 
     Args:
         files: tf.string [N].
-        form: what it makes of them.
+        form: output format.
         batch_size: images per batch.
     """
 
@@ -274,7 +274,7 @@ _second = tf.autograph.experimental.do_not_convert(lambda _, second: second)
 
 
 def _stop(iterator: Iterator, queue: tf.queue.QueueBase, more: tf.Variable) -> None:
-    """End a pipeline after what is on its way; TensorFlow warns if it is still waiting."""
+    """End a pipeline after the batches in flight; TensorFlow warns if it is still waiting."""
     # Garbage is also collected while a function is traced. An operation would become part of the
     # function, which would then wait for this pipeline whenever it runs.
     with tf.init_scope():

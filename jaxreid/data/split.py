@@ -31,7 +31,7 @@ class Split:
 
     Attributes:
         image: N encoded images (a format of `images.formats`), the published bytes: a list, or
-            `ImageFiles`, which are read when they are asked for.
+            `ImageFiles`, which are read on demand.
         name: N unique file names.
         pid: [N] int32, published person ids; equal ids in two sources are two people.
         camid: [N] int32, cameras from 0, numbered per source.

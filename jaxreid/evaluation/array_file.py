@@ -18,7 +18,7 @@ from jaxreid.runs.files import replacing
 SUFFIXES = (".safetensors", ".npz")
 # Arrays that a file is about.
 KINDS = ("features", "scores")
-# Kinds of the numbers of each array beside them, and their type in the file.
+# Kinds of the numbers of each array besides them, and their type in the file.
 COLUMNS = {"pid": "<i8", "camid": "<i8", "time": "<f8", "digest": "<u8"}
 _TYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "<u8": "U64"}
 # Values looked at together: 64 MiB.
@@ -119,7 +119,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, Any]:
                 shape, _, dtype = header
                 elements = int(np.prod([int(length) for length in shape], dtype=object))
                 if dtype.hasobject or elements * dtype.itemsize != info.file_size - member.tell():
-                    raise ValueError(f"{name} is not as large as it says, or holds Python objects")
+                    raise ValueError(f"{name} has another size than declared, or Python objects")
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     if "about" in arrays:

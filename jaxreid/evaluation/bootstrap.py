@@ -1,4 +1,4 @@
-"""Bootstrap of means over people and over seeds: what another draw of both would give.
+"""Bootstrap of means over people and over seeds.
 
 Queries of a person are not independent, so people are drawn, with all of their queries. The groups
 that are compared see the same people in each draw: their difference is paired.

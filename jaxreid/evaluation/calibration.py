@@ -1,4 +1,4 @@
-"""Calibration: what a score is worth, as a probability and as a rate of false matches.
+"""Calibration: scores as probabilities and false-match rates.
 
     calibration = Calibration.read(path)
     calibration.probability(scores, prior=0.5)
@@ -66,7 +66,7 @@ class Calibration:
     """Probabilities and false-match rates of the scores of one model; sets count equally.
 
     Attributes:
-        sets: what it was fitted on.
+        sets: data sets that it was fitted on.
         model_digest: model whose scores these are.
         score: [K] ascending scores.
         log_ratio: [K] non-decreasing natural logarithms of the ratio of densities; linear in
@@ -171,7 +171,7 @@ class Calibration:
         return ", ".join(names[:3]) + more
 
     def sentence(self) -> str:
-        """Return what it was calibrated on, and the warning that goes with every number of it."""
+        """Return a sentence on its data, with the warning that goes with every number of it."""
         people = sum(held.people for held in self.sets)
         pairs = sum(held.positives + held.negatives for held in self.sets)
         return (
@@ -187,10 +187,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "the calibration") -> "Calibration":
-        """Return the calibration of plain data, from a file that anybody may have written.
+        """Return the calibration of plain data, from an untrusted file.
 
         Raises:
-            ValueError: it is anything else than `as_json` writes; the message says what.
+            ValueError: it is anything else than `as_json` writes; the message gives the reason.
         """
         fields = checked(data, where)
         sets = tuple(TestSet(**held) for held in fields.pop("sets"))

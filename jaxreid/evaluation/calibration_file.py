@@ -1,4 +1,4 @@
-"""File of a calibration, checked as what anybody may have written."""
+"""File of a calibration, checked as untrusted input."""
 
 import json
 import pathlib
@@ -38,7 +38,7 @@ def checked(data: Any, where: str) -> dict[str, Any]:
     """Return the fields of a calibration; its sets and thresholds are the fields of each.
 
     Raises:
-        ValueError: anything is amiss; the message names the place and says what.
+        ValueError: anything is amiss; the message names the place and the reason.
     """
     try:
         return _checked(data)
@@ -52,7 +52,7 @@ def checked(data: Any, where: str) -> dict[str, Any]:
 
 def _checked(data: Any) -> dict[str, Any]:
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-        raise ValueError("it does not say so")
+        raise ValueError("it does not declare this format")
     curves = {name: _numbers(data[name], name) for name in CURVES}
     for left, right in (("score", "log_ratio"), ("rate_score", "rate")):
         if len(curves[left]) != len(curves[right]):

@@ -1,4 +1,4 @@
-"""Comparison of runs: groups that differ by seed, their means, and what their differences show.
+"""Comparison of runs: groups that differ by seed, their means, and intervals of differences.
 
 It reads what runs have written: config.json, results.json and queries.jsonl.
 """
@@ -18,7 +18,7 @@ from jaxreid.runs.changes import trained_with
 from jaxreid.runs.record import trainings_of
 
 METRICS = {"rank1": "rank-1", "mAP": "mAP"}
-# What must be equal for numbers to be comparable, in the rows of results.json.
+# Fields that must be equal for numbers to be comparable, in the rows of results.json.
 PROTOCOL = {
     "fingerprint": "images",
     "junk": "rules of what a query must not match (junk)",
@@ -46,7 +46,7 @@ class SetResult:
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """What a run has written.
+    """Results of one run on disk.
 
     Attributes:
         path: work directory.
@@ -87,7 +87,7 @@ class Group:
     """Runs that differ by seed alone.
 
     Attributes:
-        name: what is different from other groups, such as "lr=0.001".
+        name: difference from other groups, such as "lr=0.001".
         runs: at least one.
     """
 
@@ -102,7 +102,7 @@ class Group:
         return np.array([[float(line["first_match"] == 1) for line in one] for one in lines])
 
     def compute(self) -> dict[str, Any]:
-        """Return what a run took, by name: medians over the seeds, None where one is not known."""
+        """Return the cost of a run by name: medians over the seeds, None where one is unknown."""
         whole, real = ("parameters", "images"), ("seconds", "cpu_seconds")
         held = {key: [getattr(run, key) for run in self.runs] for key in (*whole, *real)}
         median = dict.fromkeys(whole, statistics.median_low) | dict.fromkeys(
@@ -136,7 +136,7 @@ class Difference:
     precisions: np.ndarray
 
     def sentence(self) -> str:
-        """Say in words whether one group is better in mAP."""
+        """Describe in words whether one group is better in mAP."""
         mean, (low, high) = 100 * self.means["mAP"], self.intervals["mAP"]
         low, high = 100 * low, 100 * high
         first, second = self.names

@@ -1,4 +1,4 @@
-"""Page of a comparison of runs: means, what differences show, and who wins where."""
+"""Page of a comparison of runs: means, differences, and the better run for each query."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ def page_of(
     Args:
         groups: groups of runs.
         table: means over seeds (HTML).
-        note: what is in it.
+        note: explanation of the table.
         differences: `differences_of` the groups.
         images: splits "query" and "gallery" by test set, where they can be had.
         missing: why images are missing.

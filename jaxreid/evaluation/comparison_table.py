@@ -8,7 +8,7 @@ from jaxreid.pictures import tables
 
 # Marks a number whose difference from the first row is shown.
 MARK = "*"
-# Columns of what a run took.
+# Columns of the cost of a run.
 COMPUTE = ("parameters", "images seen", "minutes", "CPU minutes")
 
 
@@ -25,15 +25,16 @@ def written(suffix: str, result: Mapping[str, Any]) -> str:
         compute = {group["name"]: group["compute"] for group in result["groups"]}
         return tables.comma_separated([row | compute[row["runs"]] for row in result["results"]])
     header, rows = wide(result)
-    said = [difference["sentence"] for difference in result["differences"]]
+    sentences = [difference["sentence"] for difference in result["differences"]]
     if suffix == ".tex":
-        return tables.latex(header, rows) + "".join(f"% {line}\n" for line in [note(result), *said])
-    listed = "".join(f"- {sentence}\n" for sentence in said)
+        comments = "".join(f"% {line}\n" for line in [note(result), *sentences])
+        return tables.latex(header, rows) + comments
+    listed = "".join(f"- {sentence}\n" for sentence in sentences)
     return f"{tables.markdown(header, rows)}\n{note(result)}\n\n{listed}".rstrip() + "\n"
 
 
 def note(result: Mapping[str, Any]) -> str:
-    """Return what the mark in the table means, and of what its last columns are."""
+    """Explain the mark in the table, and what its last columns measure."""
     name, tried = result["groups"][0]["name"], len(METRICS) * len(result["differences"])
     shown = (
         f"{MARK}: the difference from {name} is shown (95% interval; of twenty comparisons without "
@@ -68,7 +69,7 @@ def wide(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def compute_cells(compute: Mapping[str, Any]) -> list[str]:
-    """Return the cells below `COMPUTE` of one group; "-" for what is not known."""
+    """Return the cells below `COMPUTE` of one group; "-" for unknown values."""
     whole = [compute[key] for key in ("parameters", "images")]
     times = [compute[key] for key in ("seconds", "cpu_seconds")]
     cells = ["-" if count is None else f"{count:,}" for count in whole]
@@ -77,8 +78,8 @@ def compute_cells(compute: Mapping[str, Any]) -> list[str]:
 
 def percent(row: Mapping[str, Any], metric: str) -> str:
     """Return mean and standard deviation of a metric in percent."""
-    spread = row[f"{metric}_std"]
-    return f"{100 * row[metric]:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    deviation = row[f"{metric}_std"]
+    return f"{100 * row[metric]:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def long(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""Features or scores of a test set in a file, with all that an evaluation needs beside a matcher.
+"""Features or scores of a test set in a file, with all that an evaluation needs besides a matcher.
 
     write_stored(path, stored)
     stored = read_stored(path, StoredFeatures)
@@ -52,7 +52,7 @@ class Stored:
         query: Q images. Those of a file are read by their paths; without paths, none can be.
         gallery: G images.
         card: model, as keywords of `make_model`; None if unknown.
-        model: what rows of results say of the model: "model_digest", "parameters".
+        model: entries on the model in rows of results: "model_digest", "parameters".
         step: number of updates of the model; None for a weights file, or if unknown.
         settings: settings of `eval` (`SETTINGS`) that they were computed with.
     """
@@ -162,7 +162,7 @@ def read_stored(path: pathlib.Path, kind: type[Kind]) -> Kind:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is something else, incomplete or damaged; the message says what.
+        ValueError: it is something else, incomplete or damaged; the message gives the reason.
     """
     arrays = read_arrays(path)
     try:
@@ -201,25 +201,25 @@ def check_scores(scores: np.ndarray, queries: int, images: int) -> None:
     _check_finite(scores, "scores")
 
 
-def _check_finite(values: np.ndarray, what: str) -> None:
+def _check_finite(values: np.ndarray, name: str) -> None:
     if values.dtype.kind != "f":
-        raise ValueError(f"{what} are {values.dtype}; expected floating-point numbers")
+        raise ValueError(f"{name} are {values.dtype}; expected floating-point numbers")
     for first, block in blocks_of(values):
         finite = np.isfinite(block.reshape(len(block), -1)).all(1)
         if not finite.all():
             row = first + int(np.flatnonzero(~finite)[0])
-            raise ValueError(f"the {what} of row {row} hold NaN or infinity")
+            raise ValueError(f"the {name} of row {row} hold NaN or infinity")
 
 
 def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> Kind:
-    """Check what a file holds."""
+    """Check the content of a file."""
     about = json.loads(arrays["about"])
-    found = about.get("format") if isinstance(about, dict) else None
-    if found != _format(kind.kind):
+    declared = about.get("format") if isinstance(about, dict) else None
+    if declared != _format(kind.kind):
         for other in KINDS:
-            if found == _format(other):
+            if declared == _format(other):
                 raise ValueError(f"it holds {other}: evaluate it with --{other}=FILE")
-        raise ValueError("it does not say so")
+        raise ValueError("it does not declare this format")
     names, paths, queries = about["names"], about["paths"], about["queries"]
     if not _texts(names) or not (paths is None or (_texts(paths) and len(paths) == len(names))):
         raise ValueError("names or paths are not a text for each image")
@@ -281,8 +281,8 @@ def splits_of(
 ) -> tuple[Split, Split]:
     """Return N images, the first `queries` of them queries, as two splits.
 
-    Images are read by `paths` when they are asked for; None if they are not known. The other
-    arguments are those of `Split`; `digest` is [N] uint64.
+    Images are read by `paths` on demand; None if they are not known. The other arguments are those
+    of `Split`; `digest` is [N] uint64.
 
     Raises:
         ValueError: a person or a camera is not a 32-bit integer.

@@ -64,7 +64,7 @@ def features_of_table(
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: it is not what was expected; the message says what.
+        ValueError: it has another content than expected; the message gives the reason.
     """
     images = read_images(table)
     values = _array(features, "features")
@@ -92,7 +92,7 @@ def scores_of_table(scores: pathlib.Path, table: pathlib.Path) -> tuple[StoredSc
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: it is not what was expected; the message says what.
+        ValueError: it has another content than expected; the message gives the reason.
     """
     images = read_images(table)
     values = _array(scores, "scores")
@@ -105,7 +105,7 @@ def scores_of_table(scores: pathlib.Path, table: pathlib.Path) -> tuple[StoredSc
         np.flatnonzero(np.isin(rows, images.queries)),
         np.flatnonzero(np.isin(columns, images.gallery)),
     )
-    # float64 stays: scores that differ by less than float32 can say have an order.
+    # float64 stays: scores that differ by less than float32 can resolve have an order.
     held = _rows(values, kept[0]).astype(np.result_type(values, np.float32), copy=False)
     held = held if len(kept[1]) == len(columns) else held[:, kept[1]]
     return StoredScores(scores=held, **_around(images, held)), images.messages
@@ -122,7 +122,7 @@ def read_images(table: pathlib.Path) -> Images:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what was expected; the message says what.
+        ValueError: it has another content than expected; the message gives the reason.
     """
     path, rows, messages = read_cells(table, ("person", "split"))
     photos = []

@@ -6,12 +6,12 @@ from jaxreid.evaluation.scoring import Bar, Scorer
 
 
 class GivenScores:
-    """What `retrieval.evaluate` asks of a scorer, for `StoredScores`.
+    """Scorer interface of `retrieval.evaluate`, for `StoredScores`.
 
     The feature of an image is its number: of a row for a query, of a column for a gallery image.
 
     Args:
-        scorer: whose matcher says what scores are worth, and whose tiles are used.
+        scorer: its matcher converts scores to distances and similarities; its tiles are used.
         scores: [Q, G] float; larger is more similar.
     """
 
@@ -26,9 +26,9 @@ class GivenScores:
 
     def scores(self, query: np.ndarray, gallery: np.ndarray, bar: Bar | None = None) -> np.ndarray:
         """Return the scores [q, g] of rows and columns, as wide as they were given."""
-        found = self._scores[query]
-        if len(gallery) < found.shape[1]:
-            found = found[:, gallery]
+        rows = self._scores[query]
+        if len(gallery) < rows.shape[1]:
+            rows = rows[:, gallery]
         if bar is not None:
-            bar.update(found.size)
-        return found
+            bar.update(rows.size)
+        return rows

@@ -17,7 +17,7 @@ LONG = 1024
 
 
 class Probabilities(Protocol):
-    """What makes probabilities of scores."""
+    """Converter from scores to probabilities."""
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Return the probabilities, of the shape of the scores, that both show one person."""

@@ -1,4 +1,4 @@
-"""Pages of ranked lists: what the model found for all queries of a test set, or for some."""
+"""Pages of ranked lists: the best matches of all queries of a test set, or of some."""
 
 import pathlib
 import re

@@ -24,7 +24,7 @@ BINS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Probabilities beside what they should be, on pairs that were not fitted, at even odds.
+    """Predicted probabilities and observed shares, on pairs outside of the fit, at even odds.
 
     Attributes:
         predicted: [BINS] mean probability in each bin; NaN without pairs.
@@ -46,8 +46,8 @@ def reliabilities(pairs: Mapping[str, Pairs]) -> dict[str, dict[str, Reliability
 
     Returns:
         By set: "other people", fitted on one half of its people and judged on the other, both ways;
-        and "other sets", fitted on all other sets, if there are any. What cannot be judged, with
-        too few people, is left out.
+        and "other sets", fitted on all other sets, if there are any. Sets with too few people are
+        left out.
     """
     judged: dict[str, dict[str, Reliability]] = {name: {} for name in pairs}
     for name, whole in pairs.items():

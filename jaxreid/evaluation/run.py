@@ -187,7 +187,7 @@ class Evaluation:
         # The files before the events, by which a later start knows that they are there.
         if jax.process_index() == 0:
             if not model:
-                # They add to the events what the other files say.
+                # They add the figures of the other files to the events.
                 digest = identity["model_digest"]
                 for message in calibrate(workdir, evaluated, events, model_digest=digest):
                     writer.say(message)
@@ -200,7 +200,9 @@ class Evaluation:
                 if stored is None or stored.pictured:
                     write_ranking(workdir / "ranking.png", tests, first, queries=self.pictures)
                 else:
-                    writer.say(f"{stored.name}: its images are not at hand: no ranking.png.")
+                    writer.say(
+                        f"{stored.name}: its images are not available; ranking.png is skipped."
+                    )
         for row in events:
             writer.append(row)
         return evaluated
@@ -338,7 +340,7 @@ def _check_embeddings(model: Model, variant: Variant) -> None:
 
 
 def keep_trace(workdir: pathlib.Path, images: Split) -> None:
-    """Write to a work directory what identifies its training images in later test sets."""
+    """Write the trace that identifies the training images of a run in later test sets."""
     if jax.process_index() == 0:
         file = io.BytesIO()
         np.savez_compressed(file, **trace(images).arrays())
@@ -373,7 +375,7 @@ def fingerprint(query: Split, gallery: Split) -> str:
 
 
 def described(variables: Any) -> dict[str, Any]:
-    """Return what rows of results say of a model: the digest and the number of its parameters."""
+    """Return the digest and the number of the parameters of a model, for rows of results."""
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"model_digest": digest_of(variables), "parameters": count}
 

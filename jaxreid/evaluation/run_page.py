@@ -1,4 +1,4 @@
-"""Page of a run: what its files say, as plots and tables."""
+"""Page of a run: its files as plots and tables."""
 
 import json
 import pathlib
@@ -50,7 +50,7 @@ def page_of(run: pathlib.Path) -> str:
         ]
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{run} is not a run: {error.filename} is not there. Expected a work directory."
+            f"{run} is not a run: {error.filename} is missing. Expected a work directory."
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"the files of {run} cannot be read ({error}).") from error

@@ -336,7 +336,7 @@ def _free(device: jax.Device) -> int:
 
 
 def _memory_of_machine() -> float:
-    """Return its bytes; infinity where the system does not say."""
+    """Return its bytes; infinity where the system does not report them."""
     if not hasattr(os, "sysconf"):
         return math.inf
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

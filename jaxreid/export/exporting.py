@@ -43,7 +43,7 @@ class Export:
         error: largest absolute difference from the library on the images of the check.
         largest: largest absolute result there.
         cosine: smallest cosine between features of int8 and float32; None without int8.
-        messages: what a user of the file should know.
+        messages: messages for users of the file.
     """
 
     path: pathlib.Path
@@ -138,7 +138,7 @@ def export_model(
 def _check_options(
     path: pathlib.Path, format: str, part: str, like: str, int8: bool, images: Sequence[Any]
 ) -> None:
-    """Raise ValueError or OSError for what cannot be, before any work is done."""
+    """Raise ValueError or OSError for impossible options, before any work is done."""
     suffixes = FORMATS[check_name(format, FORMATS, "format")]
     if path.suffix.lower() not in suffixes:
         wanted = " or ".join(suffixes) if suffixes[0] else "no suffix, because it is a folder"
@@ -155,8 +155,9 @@ def _check_options(
         raise ValueError(f"--int8 is for the encoder; {part} is exported in float32.")
     if int8 and len(images) < CALIBRATED:
         raise ValueError(
-            f"--int8 takes the ranges of all layers from images, and got {len(images)}; give at "
-            f"least {CALIBRATED} of the cameras that the model is for, better 200: --images DIR."
+            "--int8 needs images for the ranges of all layers; expected at least "
+            f"{CALIBRATED}, better 200, of the cameras that the model is for, got {len(images)}: "
+            "--images DIR."
         )
 
 

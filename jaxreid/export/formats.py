@@ -1,4 +1,4 @@
-"""Formats of an export, and what a file may hold; nothing here needs JAX."""
+"""Formats of an export, and the parts of a model that a file may hold; needs no JAX."""
 
 # Suffixes of each format, the usual one first; a SavedModel is a folder.
 FORMATS = {

@@ -8,7 +8,7 @@ from jaxreid.export.onnx_graph import Graph, Node
 
 
 def fold(graph: Graph) -> None:
-    """Put scales and shifts that follow a convolution or product into it; drop what is unused."""
+    """Fold scales and shifts that follow a convolution or product into it; drop unused tensors."""
     uses = collections.Counter(name for node in graph.nodes for name in node.input)
     made: dict[str, Node] = {}
     kept = []

@@ -79,7 +79,7 @@ class Graph:
         # Input and axis of every open dimension, and the tensors that hold their sizes.
         self._dimensions = {
             str(size): (name, axis)
-            for name, spec in reversed(inputs.items())
+            for name, spec in reversed(list(inputs.items()))
             for axis, size in enumerate(spec.shape)
             if not isinstance(size, int)
         }
@@ -157,16 +157,16 @@ class Graph:
 
     def whole(self, value: Value, axes: Sequence[int] | None = None) -> Value:
         """Return a value with all entries of its spread axes, or of some of them."""
-        axes = value.spread if axes is None else value.spread & set(axes)
-        if not axes:
+        spread = value.spread if axes is None else value.spread & set(axes)
+        if not spread:
             return value
-        kept = value.spread - axes
+        kept = value.spread - spread
         shape = [1 if axis in kept else value.shape[axis] for axis in value.order]
         if isinstance(value.held, np.ndarray) and all(isinstance(size, int) for size in shape):
             held: str | np.ndarray = np.broadcast_to(value.held, shape)
         else:
             # An axis that is not spread keeps its size.
-            target = [1 if axis not in axes else value.shape[axis] for axis in value.order]
+            target = [1 if axis not in spread else value.shape[axis] for axis in value.order]
             held = self.add("Expand", value.held, self.shape(target))
         return dataclasses.replace(value, held=held, spread=kept)
 

@@ -99,7 +99,7 @@ def _max(graph: Graph, inputs: Sequence[Value], params: Mapping[str, Any], out: 
 
 
 def _integer_pow(graph: Graph, x: Any, *, y: int, **_: Any) -> str:
-    return graph.add("Mul", x, x) if y == 2 else graph.add("Pow", x, np.float32(y))
+    return graph.add("Mul", x, x) if y == 2 else graph.add("Pow", x, np.array(y, np.float32))
 
 
 # Primitives that several operators compute, entry by entry, or one with its parameters.
@@ -115,6 +115,7 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
 
 def _broadcast(graph: Graph, inputs: Sequence[Value], params: Mapping[str, Any], out: Any) -> Value:
     (x, *_), axes = inputs, params["broadcast_dimensions"]
+    order: Axes
     new = [axis for axis in range(len(out.shape)) if axis not in axes]
     spread = {axes[i] for i in x.spread} | set(new)
     spread |= {axes[i] for i, size in enumerate(x.shape) if size != out.shape[axes[i]]}
@@ -188,11 +189,11 @@ def _transpose(graph: Graph, inputs: Sequence[Value], params: Mapping[str, Any],
 
 def _slice(graph: Graph, inputs: Sequence[Value], params: Mapping[str, Any], out: Any) -> Value:
     (x,), rank = inputs, len(out.shape)
-    cuts = zip(
+    every = zip(
         params["start_indices"], params["limit_indices"], params["strides"] or [1] * rank,
         range(rank), strict=True,
     )  # fmt: skip
-    cuts = [cut for cut in cuts if (cut[0], cut[1], cut[2]) != (0, x.shape[cut[3]], 1)]
+    cuts = [cut for cut in every if (cut[0], cut[1], cut[2]) != (0, x.shape[cut[3]], 1)]
     if not cuts:
         return x
     starts, ends, strides, axes = (list(column) for column in zip(*cuts, strict=True))

@@ -105,7 +105,7 @@ def _evaluated(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Val
     spread: frozenset[int] = frozenset()
     if name in ELEMENTWISE or name in EXPRESSIONS:
         aligned, order, spread = graph.aligned(inputs)
-        shape = np.broadcast_shapes(*(x.held.shape for x in aligned))
+        shape = np.broadcast_shapes(*(np.shape(x.held) for x in aligned))
         keep = [x.held if not x.shape else np.broadcast_to(x.held, shape) for x in aligned]
     elif all(isinstance(size, int) for array in [*inputs, *out] for size in array.shape):
         keep = [graph.plain(x).held for x in inputs]

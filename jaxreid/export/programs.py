@@ -1,4 +1,4 @@
-"""What is exported: a model's functions of arrays, with their weights, for any number of images."""
+"""Exported functions of a model: of arrays, with their weights, for any number of images."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +82,8 @@ def make_program(reid: ReID, part: str = "encoder", like: str = "") -> Program:
 
     def apply(method: Any, *arrays: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return model.apply(variables, *arrays, method=method).astype(jnp.float32)
+            result: Any = model.apply(variables, *arrays, method=method)
+            return result.astype(jnp.float32)
 
     def encode(image: jax.Array) -> jax.Array:
         return apply("encode", image)
@@ -101,6 +102,7 @@ def make_program(reid: ReID, part: str = "encoder", like: str = "") -> Program:
         return match(encode(query), encode(gallery))
 
     size = (model.height, model.width)
+    function: Callable[..., jax.Array]
     if part == "encoder":
         (count,) = symbolic_shape("batch")
         shape = (count, 3, *size) if like else (count, *size, 3)

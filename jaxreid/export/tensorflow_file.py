@@ -64,8 +64,8 @@ def run_saved_model(path: pathlib.Path, arrays: Sequence[np.ndarray], program: P
     tf = _tensorflow()
     signature = tf.saved_model.load(str(path)).signatures["serving_default"]
     names = program.inputs
-    given = {name: tf.constant(x) for name, x in zip(names, arrays, strict=True)}
-    return signature(**given)[program.output].numpy()
+    inputs = {name: tf.constant(x) for name, x in zip(names, arrays, strict=True)}
+    return signature(**inputs)[program.output].numpy()
 
 
 def run_tflite(content: bytes, arrays: Sequence[np.ndarray], program: Program) -> Any:

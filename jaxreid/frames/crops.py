@@ -1,4 +1,4 @@
-"""People cut out of frames into files, whose names and table say camera, frame and time.
+"""People cut out of frames into files, whose names and table hold camera, frame and time.
 
     door_t12.480_f000312_00.jpg     camera door, 12.48 s, frame 312, its first box
 
@@ -29,12 +29,12 @@ from jaxreid.runs.log import progress, write_json
 
 PATTERN = "{camid}_t{time}_f*"
 TABLE, RECORD = "crops.csv", "crops.json"
-# JPEG quality: above what decides between people, at a third of the bytes of PNG.
+# JPEG quality: high enough not to affect recognition, at a third of the bytes of PNG.
 _QUALITY = 95
 
 
 class Crops(NamedTuple):
-    """What was cut.
+    """Result of `crop`.
 
     Attributes:
         folder: holds the crops, their table and the record of how they were cut.
@@ -76,7 +76,7 @@ def cut_boxes(frame: np.ndarray, xyxy: Any) -> list[np.ndarray]:
 
     Args:
         frame: uint8 [h, w, 3].
-        xyxy: boxes, as for `detections.corners`; what reaches over the edge is clipped.
+        xyxy: boxes, as for `detections.corners`; they are clipped at the edges.
 
     Returns:
         N views of the frame, uint8 [., ., 3].
@@ -114,8 +114,8 @@ def crop(
 ) -> Crops:
     """Cut people out of the frames of a camera.
 
-    Each crop is written whole or not at all, and the table at the end. The same call again goes on
-    where an earlier one stopped. Several cameras share a folder by a call for each.
+    Each crop is written whole or not at all, and the table at the end. The same call resumes an
+    earlier one that was stopped. Several cameras share a folder, with one call for each.
 
     Args:
         frames: folder of images, or a video.
@@ -123,7 +123,7 @@ def crop(
         out: folder of the crops; created.
         camera: name of the camera; None: that of the folder or video.
         start: seconds on the clock of all cameras at the first frame.
-        fps: frames per second; None: as the video says, and 25 for images.
+        fps: frames per second; None: those of the video, and 25 for images.
         first: number of the first frame in the detections. None: 1 for text of MOTChallenge, and 0
             for others; images in a folder are counted by the numbers in their names.
         every: cut every n-th frame of those with boxes.
@@ -135,7 +135,7 @@ def crop(
             Each person then has a sub-folder.
 
     Raises:
-        FileNotFoundError: frames or detections are not there.
+        FileNotFoundError: frames or detections do not exist.
         ValueError: they cannot be read or do not belong together, an argument is out of its range,
             or `out` holds crops of the camera that were cut in another way.
         OSError: a file cannot be written.
@@ -205,7 +205,7 @@ def crop(
     notices = [opened.notice, *read.notices]
     if missing:
         absent = some(map(str, missing))
-        notices.append(f"frames with boxes that are not there: {len(missing)} ({absent}).")
+        notices.append(f"missing frames that have boxes: {len(missing)} ({absent}).")
     _write_table(folder, camera, rows, people)
     return Crops(folder, camera, files=files, left_out=dict(left_out), notices=notices, **counts)
 
@@ -340,8 +340,8 @@ def _write_table(
     path = folder / TABLE
     held = []
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            held = [row for row in csv.DictReader(file) if row.get("camera") != camera]
+        with path.open(newline="", encoding="utf-8") as table:
+            held = [row for row in csv.DictReader(table) if row.get("camera") != camera]
     columns = ["path", "person", "camera", "time", "frame", "track", "confidence"]
     columns += ["x", "y", "width", "height"]
     everything = [*held, *rows]

@@ -51,7 +51,7 @@ class Box(NamedTuple):
         xyxy: left, top, right and bottom edge in pixels; right and bottom are outside.
         track: the detector's or tracker's name of the person; "" without one.
         confidence: of the detector; NaN without one.
-        category: what the detector saw; "" without a category.
+        category: category of the object; "" without one.
         place: where the box is written, for messages.
     """
 
@@ -167,13 +167,13 @@ def _of_people(
             held = ", ".join(names.get(c, c) for c in known[:10])
             raise ValueError(
                 f"{where} holds boxes of several categories ({held}), and none is called person; "
-                "say which is, as in --category=1 (category= in Python)."
+                "choose one, as in --category=1 (category= in Python)."
             )
     kept = [box for box in boxes if not box.category or box.category in wanted]
-    others = Counter(names.get(b.category, b.category) for b in boxes) if wanted else Counter()
+    counts = Counter(names.get(b.category, b.category) for b in boxes) if wanted else Counter()
     others = {
         name: n
-        for name, n in others.items()
+        for name, n in counts.items()
         if name and name not in {names.get(c, c) for c in wanted}
     }
     counted = ", ".join(f"{count} of {name}" for name, count in sorted(others.items()))
@@ -193,13 +193,13 @@ def _from_objects(source: Any) -> list[Box]:
         }
         kinds = getattr(held, "class_id", None)
         words = (getattr(held, "data", None) or {}).get("class_name")
-        for i, box in enumerate(corners(held)):
+        for i, (left, top, right, bottom) in enumerate(corners(held).tolist()):
             track, confidence = (None if c is None else c[i] for c in columns.values())
             kind = words[i] if words is not None else None if kinds is None else kinds[i]
             boxes.append(
                 Box(
                     frame,
-                    tuple(map(float, box)),
+                    (left, top, right, bottom),
                     track="" if track is None else str(track),
                     confidence=math.nan if confidence is None else float(confidence),
                     category="" if kind is None else str(kind),

@@ -1,6 +1,7 @@
 """Frames of one camera: a folder of images, or a video, decoded by PyAV."""
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -16,7 +17,7 @@ from jaxreid.data.sets.division import natural
 from jaxreid.data.sets.files import list_images
 from jaxreid.places import expanded
 
-# Frames per second of a folder of images that does not say.
+# Frames per second of a folder of images, if not given.
 FPS = 25.0
 
 
@@ -43,8 +44,8 @@ class Frames:
 
     Attributes:
         path: folder or video.
-        name: name of the camera, if nobody gives it another: that of the folder or file.
-        numbers: range of their numbers; None if a video does not say how long it is.
+        name: default name of the camera: that of the folder or file.
+        numbers: range of their numbers; None if a video does not declare its length.
         notice: a sentence on how the frames are counted.
     """
 
@@ -67,10 +68,10 @@ def open_frames(
         place: folder of images, or a video.
         first: number of the first frame. None: 0 for a video; images have the number that ends
             their names (img_000123.jpg is frame 123), if all end in different ones.
-        fps: frames per second; None: as the video says, and `FPS` for images.
+        fps: frames per second; None: those of the video, and `FPS` for images.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: the path does not exist.
         ValueError: no images, not a video, or `fps` is not above 0.
         ModuleNotFoundError: PyAV, which decodes videos, is not installed.
     """
@@ -105,9 +106,8 @@ def _open_folder(path: pathlib.Path, first: int | None, fps: float) -> Frames:
 
     def frames() -> Iterator[Frame]:
         for number, name in order:
-            yield Frame(
-                number, name, (number - start) / fps, lambda name=name: read_image(path / name)
-            )
+            read = functools.partial(read_image, path / name)
+            yield Frame(number, name, (number - start) / fps, read)
 
     numbered = range(start, order[-1][0] + 1)
     notice = f"{path}: {len(order)} frames, counted {how}; {fps:g} frames per second."

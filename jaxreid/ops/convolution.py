@@ -236,9 +236,9 @@ def _kernel_gradient_over_rows(
         places = range(first, size, stride)
         part = columns[:, first::stride][:, : h + len(places) - 1]
         numbers = ("NHC", "HIO", "NHC")
-        found = jax.lax.conv_general_dilated(part, kernel, (1,), "VALID", dimension_numbers=numbers)
+        sums = jax.lax.conv_general_dilated(part, kernel, (1,), "VALID", dimension_numbers=numbers)
         for n, i in enumerate(places):
-            rows[i] = found[:, n].reshape(size, channels, -1)
+            rows[i] = sums[:, n].reshape(size, channels, -1)
     return jnp.stack(rows)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of activation maps: images, and beside each what lights up in it."""
+"""Pictures of activation maps, each beside its image."""
 
 from collections.abc import Sequence
 

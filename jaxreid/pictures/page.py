@@ -59,7 +59,7 @@ def search_page(
 
     Args:
         queries: photos of the person, with their names.
-        cards: what was found, best first.
+        cards: ranked images, best first.
         notes: sentences about the search.
         resolution: smallest false-match rate that can be seen.
     """
@@ -72,7 +72,7 @@ def search_page(
     )
     keys = "<kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>Enter</kbd> enlarges"
     keys += ", <kbd>M</kbd> matches" * lines
-    found = "".join(_card(rank, card, resolution) for rank, card in enumerate(cards, 1))
+    shown = "".join(_card(rank, card, resolution) for rank, card in enumerate(cards, 1))
     empty = "" if cards else '<p class="empty">No image of the gallery passes.</p>'
     items = "".join(f"<li>{escaped(note)}</li>" for note in notes)
     legend = (
@@ -92,7 +92,7 @@ def search_page(
 <div class="tools"><span class="keys">{keys}</span>
 <button type="button" id="theme" aria-label="light or dark">◐</button></div>
 </header>
-<div class="cards" id="cards">{found}</div>{empty}
+<div class="cards" id="cards">{shown}</div>{empty}
 <footer><ul>{items}</ul>
 <p>Scores order images for somebody who looks at them. They prove nothing about anybody.</p>
 </footer>

@@ -23,7 +23,7 @@ class Line:
     Attributes:
         name: for the legend; "" for none.
         x: [N], ascending.
-        y: [N]; what is not finite is left out.
+        y: [N]; values that are not finite are left out.
     """
 
     name: str
@@ -44,9 +44,9 @@ def plot(
     """Return a figure with lines over one axis, "" without a point.
 
     Args:
-        title: what is on the y axis.
-        lines: what to draw.
-        x_label: what is on the x axis.
+        title: label of the y axis.
+        lines: lines to draw.
+        x_label: label of the x axis.
         log_x: logarithmic x axis; x is above 0.
         y_range: ends of the y axis; None for those of the data.
         percent: write y in percent.
@@ -82,7 +82,7 @@ def plot(
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """Ends of both axes, and what is drawn of them."""
+    """Ends and grid of both axes."""
 
     across: tuple[float, float]
     up: tuple[float, float]

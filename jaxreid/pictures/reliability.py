@@ -49,8 +49,8 @@ def reliability_picture(panels: Sequence[Panel]) -> Image.Image:
     rows = -(-len(panels) // columns)
     size = MARGIN + columns * step[0] + MARGIN, MARGIN + HEADING + rows * step[1]
     canvas = Canvas(size, fineness=3)
-    canvas.text((MARGIN, MARGIN), "What a probability is worth", 17)
-    note = "across: probability said; up: share that shows the same person; at even odds"
+    canvas.text((MARGIN, MARGIN), "Calibration of the probabilities", 17)
+    note = "across: predicted probability; up: share that shows the same person; at even odds"
     canvas.text((MARGIN, MARGIN + 24), note, colour=LIGHT.faint, width=size[0] - 2 * MARGIN)
     corners = grid(len(panels), columns, step, (MARGIN + 36, MARGIN + HEADING + 20))
     for panel, corner in zip(panels, corners, strict=True):

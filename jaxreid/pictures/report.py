@@ -12,7 +12,7 @@ def document(title: str, about: str, sections: Sequence[tuple[str, str]]) -> str
     Args:
         title: any text.
         about: line below the title, any text.
-        sections: headings, any text, with their HTML; what is empty is left out.
+        sections: headings, any text, with their HTML; empty ones are left out.
     """
     parts = "".join(
         f"<h2>{escaped(name)}</h2>\n{part}\n" if name else part for name, part in sections if part
@@ -21,7 +21,7 @@ def document(title: str, about: str, sections: Sequence[tuple[str, str]]) -> str
 <h1>{escaped(title)}</h1>
 <p class="about">{escaped(about)}</p>
 {parts}
-<footer>Made by jaxreid from the files of the run; numbers in percent where they say so.</footer>
+<footer>Made by jaxreid from the files of the run; numbers in percent where marked.</footer>
 """
     return whole_page(title, body, style=assembled(FOLDER / "report.css"))
 

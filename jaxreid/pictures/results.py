@@ -1,6 +1,6 @@
 """Ranked lists on web pages: cards with their matches, for the page of a search and the service's.
 
-`results.css` is the look of both, `results.js` what hovering, clicking and keys do, `colours.css`
+`results.css` is the look of both, `results.js` their hovering, clicks and keys, `colours.css`
 the colours of every page. Each page holds them where a comment of its style or script names them.
 """
 

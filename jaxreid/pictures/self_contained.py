@@ -68,7 +68,7 @@ def csp_digest(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape text for HTML; what UTF-8 or HTML cannot hold is replaced."""
+    """Escape text for HTML; characters that UTF-8 or HTML cannot hold are replaced."""
     clean = "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)
     return html.escape(clean.encode("utf-8", "replace").decode(), quote=True)
 

@@ -1,1 +1,1 @@
-"""Planning: the compiled programs of a recipe for devices that are not there."""
+"""Planning: the compiled programs of a recipe for devices that you do not have."""

@@ -238,7 +238,7 @@ class Program:
     def _read(
         self, number: int, array: Array, inside: Computation, root: Instruction | None
     ) -> int:
-        """Return what a fusion reads of an operand."""
+        """Return the bytes that a fusion reads of an operand."""
         if array.on_chip:
             return 0
         names = [

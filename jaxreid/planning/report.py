@@ -88,8 +88,8 @@ def plan_text(recipe: str, plans: Sequence[Plan]) -> str:
         ]
         if "arrays_of_the_whole_memory" in plan:
             whole = plan["arrays_of_the_whole_memory"]
-            found = f"{len(whole)}, such as {whole[0]}" if whole else "none"
-            lines.append(f"{where}: arrays of the size of the whole class memory: {found}")
+            listed = f"{len(whole)}, such as {whole[0]}" if whole else "none"
+            lines.append(f"{where}: arrays of the size of the whole class memory: {listed}")
     last = plans[-1]
     for name, held in last.get("arguments", {}).items():
         if held["leaves"] and last["devices"] > 1:

@@ -1,4 +1,4 @@
-"""Evaluation of a loaded model: its test sets, and what is written of the results."""
+"""Evaluation of a loaded model: its test sets, and the files of its results."""
 
 import os
 import pathlib
@@ -140,7 +140,7 @@ def check_ranked(
         raise ValueError("pictures of queries need a folder: expected workdir (--out=DIR).")
     if stored is not None and not stored.pictured:
         raise ValueError(
-            f"the images of {stored.name} are not at hand: expected their files where the "
+            f"the images of {stored.name} are not available: expected their files where the "
             "file or the table names them, to draw pictures of queries."
         )
 
@@ -167,9 +167,9 @@ def evaluate_and_save(
             f"features and scores would both be written to {files[0]}; expected two files."
         )
     if len(tests) != 1:
-        what = " and ".join(w for w, f in zip(("features", "scores"), files, strict=True) if f)
+        kinds = " and ".join(k for k, f in zip(("features", "scores"), files, strict=True) if f)
         raise ValueError(
-            f"{what} of {len(tests)} test sets ({', '.join(tests)}) cannot be written to one "
+            f"{kinds} of {len(tests)} test sets ({', '.join(tests)}) cannot be written to one "
             "file; name one of them, as in --test market1501."
         )
     stored = _encoded(reid, tests, settings)

@@ -1,4 +1,4 @@
-"""Galleries: images that are searched, with their cameras and times, and what scores them.
+"""Galleries: images to search, with their cameras and times.
 
 A search asks a gallery for its best candidates alone, so that an index can answer without looking
 at all of its entries; `Images` scores every one.
@@ -79,7 +79,7 @@ class Candidates:
 
 
 class Gallery(Protocol):
-    """What `ReID.search` searches."""
+    """Interface of the galleries that `ReID.search` searches."""
 
     @property
     def cameras(self) -> Sequence[str]:
@@ -114,7 +114,7 @@ class Images:
     Args:
         entries: at least one.
         features: [N, ...], if they are known; else they are computed when they are needed.
-        notices: what was left out where the entries come from.
+        notices: sentences about files that were left out.
     """
 
     def __init__(
@@ -210,9 +210,9 @@ def _below(root: pathlib.Path, recursive: bool) -> Images:
         inside, sentence = list_images(root)
         paths, left_out = [root / entry.name for entry in inside], [sentence]
     if not paths:
+        advice = " ".join([*filter(None, left_out), "Search its subfolders with --recursive."])
         raise ValueError(
-            f"{root} contains no images (.jpg, .png, ...); expected image files. "
-            f"{' '.join(left_out)} Search its subfolders with --recursive."
+            f"{root} contains no images (.jpg, .png, ...); expected image files. {advice}"
         )
     entries = [Entry(path, path.relative_to(root).as_posix()) for path in paths]
     return Images(entries, notices=[sentence for sentence in left_out if sentence])

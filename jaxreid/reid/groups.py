@@ -37,7 +37,7 @@ class Groups:
         group: [N] int64, the group of each, from 0.
         camera: names of their cameras, "" where unknown.
         time: [N] float64, seconds; NaN where unknown.
-        kind: what the similarities are, "probability" or "score".
+        kind: "probability" or "score", of the similarities.
         threshold: similarity from which groups were joined; None for a given number of groups.
         fit: [N] float32, mean similarity to the others of its group; NaN for one alone.
         near: the most similar other group of each, as (index, similarity), or None.
@@ -113,7 +113,7 @@ class Groups:
             }
             for i, (photo, g) in enumerate(zip(photos, self.group, strict=True))
         ]
-        how = "as many as were asked for"
+        how = "as many as requested"
         if self.threshold is not None:
             how = f"joined from a {self.kind} of {self.threshold:g}"
         return groups_page(self.images, people, rows, how=how)
@@ -243,13 +243,13 @@ def _beside(
 
 
 def _no_threshold(scores: np.ndarray, pairs: np.ndarray) -> str:
-    """Return what to type where nothing says from which score on images show one person."""
+    """Return the message for a missing threshold, with the scores of all pairs."""
     upper = scores[np.triu_indices(len(scores), 1)]
     most = "".join(f", {np.quantile(upper, q):.4g} of {1 - q:.0%}" for q in (0.9, 0.95, 0.99))
     text = (
-        "the model has no calibration, so a threshold is needed: groups are joined from this score "
-        f"on, as in --threshold={np.quantile(upper, 0.97):.3g}. Scores of all pairs here are at "
-        f"least {most[2:]} of them"
+        "the model has no calibration; expected a threshold, the score from which groups are "
+        f"joined, as in --threshold={np.quantile(upper, 0.97):.3g}. Scores of all pairs here are "
+        f"at least {most[2:]} of them"
     )
     if len(pairs) >= 10:
         other = scores[pairs[:, 0], pairs[:, 1]]

@@ -53,7 +53,7 @@ class Hit:
         return self.name or name_of(self.image, self.index)
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data; null for what is unknown."""
+        """Return plain data; null for unknown values."""
         return {
             "image": self.title,
             "path": os.fspath(self.image) if isinstance(self.image, str | os.PathLike) else None,
@@ -136,8 +136,8 @@ class Hits(Sequence[Hit]):
         if self._explain is not None:
             for photo in sorted({hit.photo for hit in self}):
                 places = [place for place, hit in enumerate(self) if hit.photo == photo]
-                found = self._explain(photo, [self[place].image for place in places])
-                pairs.update(zip(places, found, strict=True))
+                explained = self._explain(photo, [self[place].image for place in places])
+                pairs.update(zip(places, explained, strict=True))
         cards = [
             Card(
                 image=hit.image,

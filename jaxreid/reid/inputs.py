@@ -1,4 +1,4 @@
-"""What a model is given: people cut out of a frame, whole frames that are noticed, features."""
+"""Model inputs: people cut out of a frame, warnings about whole frames, features."""
 
 import logging
 from collections.abc import Sequence

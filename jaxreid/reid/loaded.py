@@ -166,7 +166,7 @@ class ReID:
 
     @functools.cached_property
     def calibration(self) -> Calibration | None:
-        """What scores are worth, by the run or the weights file; None without. May be replaced.
+        """Calibration of the run or weights file; None without. May be replaced.
 
         Raises:
             ValueError, OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Search: photos of one person against a gallery, with what each score is worth; ranking."""
+"""Search: photos of one person against a gallery, with probabilities; ranking."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -56,14 +56,14 @@ def find(
             dropped.append(entry.name)
         return same
 
-    found = gallery.candidates(model, model.embed(photos), where, left_out)
-    if not found.searched:
+    candidates = gallery.candidates(model, model.embed(photos), where, left_out)
+    if not candidates.searched:
         raise ValueError(
             "nothing to search: no image of the gallery passes --camera, --after and --before; "
             "images without a camera or time do not."
         )
-    prior = prior or 1 / (found.searched + 1)
-    hits, notes = _hits(found, model.calibration, top, threshold, prior, fusion)
+    prior = prior or 1 / (candidates.searched + 1)
+    hits, notes = _hits(candidates, model.calibration, top, threshold, prior, fusion)
     if dropped:
         notes.append(f"Left out, being the query itself: {', '.join(dropped[:3])}.")
     if model.calibration is None:
@@ -72,18 +72,18 @@ def find(
 
 
 def _hits(
-    found: Candidates,
+    candidates: Candidates,
     calibration: Calibration | None,
     top: int,
     threshold: float | str | None,
     prior: float,
     fusion: str,
 ) -> tuple[list[Hit], list[str]]:
-    scores = FUSIONS[fusion](found.scores)
+    scores = FUSIONS[fusion](candidates.scores)
     order = np.argsort(-scores, kind="stable")[:top]
-    count = len(found.scores)
+    count = len(candidates.scores)
     notes = [
-        f"{found.searched:,} images searched"
+        f"{candidates.searched:,} images searched"
         + (f", {count} photos of one person together ({fusion} of their scores)." * (count > 1))
         + "." * (count == 1)
     ]
@@ -99,14 +99,14 @@ def _hits(
         rate = calibration.false_match_rate(scores[order]).tolist()
         sentence = calibration.sentence()
         notes.append(f"Probabilities assume a prior of {prior_text(prior)}; {sentence}.")
-    best = found.scores.argmax(0)
+    best = candidates.scores.argmax(0)
     hits = []
     for place, g in enumerate(order):
-        entry = found.entries[g]
+        entry = candidates.entries[g]
         hits.append(
             Hit(
                 image=entry.image,
-                index=int(found.index[g]),
+                index=int(candidates.index[g]),
                 score=float(scores[g]),
                 name=entry.name,
                 camera=entry.camera,
@@ -125,7 +125,7 @@ def score_of(
     """Return the score that a threshold stands for: a number, or `THRESHOLDS`.
 
     Raises:
-        ValueError: it is none, or needs a calibration that is not there or too coarse.
+        ValueError: it is invalid, or needs a calibration that is missing or too coarse.
     """
     kind, value = _check_threshold(threshold, calibration)
     if kind == "score":

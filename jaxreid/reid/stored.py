@@ -14,7 +14,7 @@ from jaxreid.reid.evaluating import check_ranked, evaluate_model
 from jaxreid.reid.loaded import ReID
 from jaxreid.reid.loading import load
 
-# What a model needs beside its matcher; nothing of it is computed.
+# Parts of a model besides its matcher; none of them is computed.
 _AROUND = {"backbone": {"name": "resnet18"}, "neck": {"name": "pooled"}, "height": 64, "width": 32}
 _NOTHING: dict[str, Any] = {"params": {}, "batch_stats": {}}
 # Settings of `eval` that compare images which no score of a query and the gallery compares.
@@ -79,7 +79,7 @@ def evaluate_scores(
             elsewhere (.npy, or `scores` of .npz and .safetensors): a row for each query of the
             table and a column for each image of its gallery, in their order there.
         table: table of the images, as for `evaluate_features`.
-        metric: what scores from elsewhere are, for TLift: "cosine", or "euclidean" for the squared
+        metric: of scores from elsewhere, for TLift: "cosine", or "euclidean" for the squared
             distance with a minus.
         workdir: folder to which the results are also written, as those of a run.
         ranked: pages of ranked lists in `workdir`, as for `ReID.evaluate`.
@@ -99,7 +99,7 @@ def evaluate_scores(
             "evaluate features (jaxreid evaluate --features=FILE)."
         )
     if table is None and metric is not None:
-        raise ValueError("a file of jaxreid says what its scores are; expected no metric.")
+        raise ValueError("a file of jaxreid records the metric of its scores; expected no metric.")
     messages: list[str] = []
     if table is None:
         stored = read_stored(place(scores), StoredScores)
@@ -107,7 +107,7 @@ def evaluate_scores(
         stored, messages = scores_of_table(place(scores), place(table))
     if settings.get("tlift") and stored.card is None and metric is None:
         raise ValueError(
-            "TLift takes similarities, and nothing says what these scores are: expected "
+            "TLift takes similarities, and the metric of these scores is not known: expected "
             "--metric=cosine, or --metric=euclidean for squared distances with a minus."
         )
     check_ranked(ranked, workdir, stored)
@@ -119,11 +119,11 @@ def evaluate_scores(
     return _evaluated(reid, stored, messages, workdir, ranked, settings)
 
 
-def _check_computed(settings: Mapping[str, Any], what: str) -> None:
+def _check_computed(settings: Mapping[str, Any], kind: str) -> None:
     if computed := [name for name in ("flip", "dtype") if settings.get(name)]:
         raise ValueError(
-            f"{' and '.join(computed)} cannot be set for {what} that are computed already: set "
-            f"it where they are computed (jaxreid evaluate RUN --save-{what}=FILE)."
+            f"{' and '.join(computed)} cannot be set for {kind} that are computed already: set "
+            f"it where they are computed (jaxreid evaluate RUN --save-{kind}=FILE)."
         )
 
 

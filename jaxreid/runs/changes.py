@@ -58,7 +58,7 @@ def trained_with(config: dict[str, Any]) -> dict[str, Any]:
 def without_places(names: str | Sequence[str] | None) -> str | list[str] | None:
     """Return names of data sets without their places: "market1501" for "market1501:/data/market".
 
-    What is read there is compared by its digest.
+    Their content is compared by its digest.
     """
     if names is None or isinstance(names, str):
         return names and re.sub(r"^([^:?]*):[^?]*", r"\1", names)
@@ -75,11 +75,11 @@ def cures(change: Change) -> bool:
 def differences(old: Any, new: Any, key: str = "") -> list[Change]:
     """Return the settings in which two configurations differ, below `key`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        changes = []
         for name in sorted(old.keys() | new.keys()):
             inner = f"{key}.{name}" if key else name
-            found += differences(old.get(name), new.get(name), inner)
-        return found
+            changes += differences(old.get(name), new.get(name), inner)
+        return changes
     return [] if old == new else [(key, old, new)]
 
 
@@ -89,9 +89,9 @@ def refusal(path: pathlib.Path, changes: Sequence[Change]) -> str:
     advice = "Use the same configuration to resume it, or another --workdir."
     if any(key == "epochs" for key, *_ in changes):
         advice = (
-            "The learning rate of a run follows from its number of epochs, so a run has no more "
-            "of them. Use the same configuration to resume it. To train on from its weights, "
-            f"start another run: --workdir=ANOTHER --config.init_from={path}"
+            "The learning rate depends on the number of epochs, so a run cannot be extended. Use "
+            "the same configuration to resume it. To train on from its weights, start another "
+            f"run: --workdir=ANOTHER --config.init_from={path}"
         )
     title = f"work directory {path} holds a run with another configuration:"
     return "\n".join([title, *lines, advice])

@@ -1,4 +1,4 @@
-"""Writes that are whole or not there; errors name the file."""
+"""Atomic writes; errors name the file."""
 
 import contextlib
 import errno

@@ -16,7 +16,8 @@ from jaxreid.mesh import to_host
 from jaxreid.runs.files import append, replace_file
 from jaxreid.runs.tensorboard import Board
 
-Batch, Result = TypeVar("Batch"), TypeVar("Result")
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -15,7 +15,7 @@ SKIPPED = 10
 class Profile:
     """Trace of `steps` training steps of this process, written to `workdir`/profile.
 
-    A training that ends within them writes what there is.
+    A training that ends within them writes a shorter trace.
 
     Args:
         workdir: work directory.

@@ -1,4 +1,4 @@
-"""Rules for values of settings: what is valid, and how a message says it."""
+"""Rules for values of settings: valid values, and their description in messages."""
 
 import math
 from typing import Any, NamedTuple

@@ -26,7 +26,7 @@ class StopRequest:
         # Python delivers signals to the main thread only; in other threads the caller handles them.
         if threading.current_thread() is not threading.main_thread():
             return self
-        # Whoever asks for the number of processes takes the devices.
+        # Asking for the number of processes takes the devices.
         if jax.distributed.is_initialized() and jax.process_count() > 1:
             # All processes must stop at the same step: jax.distributed handles SIGTERM and notifies
             # the others.

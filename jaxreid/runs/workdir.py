@@ -1,4 +1,4 @@
-"""The work directory: who may write there, and which run it holds."""
+"""The work directory: write access and identity of its run."""
 
 import contextlib
 import json
@@ -131,13 +131,13 @@ def _storable(workdir: str) -> pathlib.Path:
         return path
     whole = path.resolve().as_posix()
     # Orbax and TensorStore read these as patterns, separators and addresses.
-    found = {*re.findall(r"[\[*?\\]|(?:gs|s3):(?=/|$)|\.__lock(?=/|$)", whole)}
-    found |= {ascii(c)[1:-1] for c in whole if "\ud800" <= c <= "\udfff"}
-    if found:
+    reserved = {*re.findall(r"[\[*?\\]|(?:gs|s3):(?=/|$)|\.__lock(?=/|$)", whole)}
+    reserved |= {ascii(c)[1:-1] for c in whole if "\ud800" <= c <= "\udfff"}
+    if reserved:
         raise ValueError(
             f"work directory {ascii(whole) if not whole.isprintable() else whole}: checkpoints "
-            f"cannot be stored below a path with {' or '.join(sorted(found))}; expected letters, "
-            "digits, spaces, '-', '_' and '.'. Name another --workdir."
+            f"cannot be stored below a path with {' or '.join(sorted(reserved))}; expected "
+            "letters, digits, spaces, '-', '_' and '.'. Name another --workdir."
         )
     if (size := len(os.fsencode(whole))) > LONGEST:
         raise ValueError(

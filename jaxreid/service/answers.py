@@ -1,4 +1,4 @@
-"""What the service answers, as it stands in the OpenAPI document."""
+"""Response models of the service in OpenAPI."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ Match = Annotated[tuple[float, float, float, float, float], Field(description="x
 class Problem(BaseModel):
     """Request that was refused."""
 
-    detail: str = Field(description="what was expected and what was found")
+    detail: str = Field(description="expected and actual values")
 
 
 class Health(BaseModel):
@@ -57,7 +57,7 @@ class Features(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Score of a pair, and what it is worth."""
+    """Score of a pair, with its probability and false-match rate."""
 
     score: float = Field(description="larger is more similar; not comparable between models")
     probability: float | None = Field(description="of the same person; null if not calibrated")

@@ -138,7 +138,7 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
             return Response(file.getvalue(), media_type="application/octet-stream")
         return await engine.run(_features, photos, features)
 
-    @app.post("/compare", summary="Score of a pair, and what it is worth")
+    @app.post("/compare", summary="Score, probability and false-match rate of a pair")
     async def compare(
         a: Annotated[UploadFile, File(description="image file")],
         b: Annotated[UploadFile, File(description="image file")],
@@ -178,11 +178,11 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         if gallery and (camera or after or before):
             raise Refused(422, "camera, after and before are of the index; omit them.")
         asked, held = await read(query, gallery)
-        how: dict[str, Any] = {"top": top, "prior": prior, "matches": matches}
+        options: dict[str, Any] = {"top": top, "prior": prior, "matches": matches}
         if held:
-            return answers.Found(**await engine.search(asked, held, **how))
-        found = await engine.search_index(asked, **how, camera=camera or None, **moments)
-        return answers.Found(**found)
+            return answers.Found(**await engine.search(asked, held, **options))
+        ranked = await engine.search_index(asked, **options, camera=camera or None, **moments)
+        return answers.Found(**ranked)
 
     @app.get("/index", summary="Describe the index", responses=_NOT_FOUND)
     async def index_info() -> answers.IndexInfo:
@@ -200,13 +200,15 @@ def make_app(engine: Engine, *, token: str | None = None) -> Any:
         for name, text in (("camera", camera), ("person", person)):
             if text and not text.isprintable():
                 raise Refused(422, f"{name}: expected one line of printable text.")
-        said = {"camera": camera, "time": moment_of(time, "time"), "person": person}
+        metadata = {"camera": camera, "time": moment_of(time, "time"), "person": person}
         (photos,) = await read(images)
-        return answers.Added(**await engine.add(photos, said))
+        return answers.Added(**await engine.add(photos, metadata))
 
     @app.delete("/index/{id}", summary="Remove an image from the index", responses=_NOT_FOUND)
     async def index_remove(
-        id: Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as /index and /search say")],
+        id: Annotated[
+            str, Path(pattern="^[0-9a-f]{32}$", description="as returned by /index and /search")
+        ],
     ) -> answers.Removed:
         index_needed(change=True)
         removed = answers.Removed(**await engine.remove(id))

@@ -1,6 +1,6 @@
 """Batches of concurrent requests: images that arrive within some milliseconds are embedded at once.
 
-A compiled program has a fixed number of images, and one of a few is hardly dearer than one of a
+A compiled program has a fixed number of images, and one of a few is hardly slower than one of a
 single image. One thread embeds; requests wait for their part.
 """
 
@@ -19,7 +19,7 @@ FEW, MANY = 8, 64
 
 
 class Full(Exception):
-    """More images would wait than may."""
+    """Too many images wait already."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,7 +29,7 @@ class _Job:
 
 
 class Batcher:
-    """Thread that embeds what is submitted, joined into batches.
+    """Thread that embeds submitted images in batches.
 
     Args:
         embed: [h, w, 3] images -> features [N, ...].
@@ -68,7 +68,7 @@ class Batcher:
         return job.result
 
     def close(self) -> None:
-        """Embed what waits, and end the thread."""
+        """Embed the waiting images, and end the thread."""
         with self._lock:
             self._closed = True
         self._queue.put(None)
@@ -80,7 +80,7 @@ class Batcher:
             until = time.monotonic() + self._wait
             while count < MANY:
                 try:
-                    # What came while the last batch was embedded is taken in any case.
+                    # Images that arrived while the last batch was embedded are always taken.
                     job = self._queue.get(timeout=max(0.0, until - time.monotonic()))
                 except queue.Empty:
                     break
@@ -95,7 +95,7 @@ class Batcher:
     def _answer(self, jobs: Sequence[_Job]) -> None:
         with self._lock:
             self.waiting -= sum(len(job.images) for job in jobs)
-        # Who has given up is left out.
+        # Requests that have given up are left out.
         jobs = [job for job in jobs if job.result.set_running_or_notify_cancel()]
         if not jobs:
             return

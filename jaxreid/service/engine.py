@@ -1,4 +1,4 @@
-"""What the service does with a model: features, scores, probabilities, matches, an index."""
+"""Operations of the service: features, scores, probabilities, matches, an index."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ from jaxreid.service.limits import Limits, Refused
 from jaxreid.service.metrics import Metrics
 from jaxreid.service.photos import Photo, clean_name, decode, photo_of, read_photo
 
-# Threads that decode, score and search beside the one that embeds.
+# Threads that decode, score and search besides the one that embeds.
 _THREADS = 4
 # Largest width and height in pixels of a thumbnail.
 _THUMBNAIL = 256, 256
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def calibrated_on(self) -> str | None:
-        """Sentence about what probabilities were calibrated on; None without."""
+        """Sentence about the data of the calibration; None without."""
         return None if self.calibration is None else self.calibration.sentence()
 
     def compile(self) -> None:
@@ -91,7 +91,7 @@ class Engine:
                 bar.update(1)
 
     def close(self) -> None:
-        """Finish what waits."""
+        """Embed the waiting images, and stop."""
         self._batcher.close()
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -131,18 +131,18 @@ class Engine:
         return await asyncio.wrap_future(future)
 
     async def compare(self, a: Photo, b: Photo, prior: float, matches: int) -> dict[str, Any]:
-        """Return the score of a pair, and what it is worth."""
+        """Return the score of a pair, with its probability and false-match rate."""
         features = await self.features([a, b])
 
         def compared() -> dict[str, Any]:
             query, gallery = features[:1], features[1:]
             score = self._scores(query, gallery)[0]
-            found = self._matches(query, gallery, matches) if matches else [None]
+            lines = self._matches(query, gallery, matches)[0] if matches else None
             return {
                 **self._worth(score, prior)[0],
                 "prior": prior,
                 "calibrated_on": self.calibrated_on,
-                "matches": found[0],
+                "matches": lines,
                 "notes": notes_of([a, b]),
             }
 
@@ -167,7 +167,7 @@ class Engine:
             mean = scores.mean(0)
             order = np.argsort(-mean, kind="stable")[:top]
             photos = scores.argmax(0)[order]
-            found = self._best_matches(asked, held[order], photos, matches)
+            pairs = self._best_matches(asked, held[order], photos, matches)
             return [
                 {
                     "rank": rank,
@@ -179,7 +179,7 @@ class Engine:
                     **worth,
                 }
                 for rank, (g, photo, pair, worth) in enumerate(
-                    zip(order, photos, found, self._worth(mean[order], prior), strict=True), 1
+                    zip(order, photos, pairs, self._worth(mean[order], prior), strict=True), 1
                 )
             ]
 
@@ -201,10 +201,10 @@ class Engine:
         asked = await self.features(query)
 
         def searched() -> tuple[list[Any], int, list[tuple[Photo, str] | None]]:
-            found = self.index.search(asked, top=top, camera=camera, after=after, before=before)
-            return list(found), len(self.index), [self._image_of(hit) for hit in found]
+            ranked = self.index.search(asked, top=top, camera=camera, after=after, before=before)
+            return list(ranked), len(self.index), [self._image_of(hit) for hit in ranked]
 
-        found, count, images = await self.run(searched)
+        ranked, count, images = await self.run(searched)
         prior = prior or 1 / (count + 1)
         shown = [place for place, image in enumerate(images) if image is not None][:matches]
         links: dict[int, Any] = {}
@@ -217,9 +217,9 @@ class Engine:
                 return list(zip(photos.tolist(), pairs, strict=True))
 
             links = dict(zip(shown, await self.run(explained), strict=True))
-        scores = np.array([hit.score for hit in found], np.float32)
+        scores = np.array([hit.score for hit in ranked], np.float32)
         hits = []
-        for place, (hit, worth) in enumerate(zip(found, self._worth(scores, prior), strict=True)):
+        for place, (hit, worth) in enumerate(zip(ranked, self._worth(scores, prior), strict=True)):
             photo, pair = links.get(place, (None, None))
             image = images[place]
             hits.append(
@@ -239,14 +239,14 @@ class Engine:
             )
         return self._found(hits, count, prior, notes_of(query))
 
-    async def add(self, photos: Sequence[Photo], said: Mapping[str, Any]) -> dict[str, Any]:
-        """Add images to the index, with what is said of them (camera, time, person)."""
+    async def add(self, photos: Sequence[Photo], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Add images to the index, with their metadata (camera, time, person)."""
         features = await self.features(photos)
         ids = [photo.digest for photo in photos]
 
         def added() -> dict[str, Any]:
             with self._adding:
-                new = self.index.add((features, {"id": ids, **said}))
+                new = self.index.add((features, {"id": ids, **metadata}))
                 return {"added": new, "there": len(ids) - new, "images": len(self.index)}
 
         return {**await self.run(added), "ids": ids}
@@ -287,13 +287,13 @@ class Engine:
         self, query: np.ndarray, gallery: np.ndarray, photos: np.ndarray, count: int
     ) -> list[Any]:
         """Return the matches of the first `count` gallery images, each with one query photo."""
-        found: list[Any] = [None] * len(gallery)
+        matches: list[Any] = [None] * len(gallery)
         for photo in np.unique(photos[:count]):
             places = np.flatnonzero(photos[:count] == photo)
             pairs = self._matches(query[photo : photo + 1], gallery[places], self.limits.matches)
             for place, pair in zip(places, pairs, strict=True):
-                found[place] = pair
-        return found
+                matches[place] = pair
+        return matches
 
     def _matches(
         self, query: np.ndarray, gallery: np.ndarray, count: int
@@ -306,7 +306,7 @@ class Engine:
             return [None] * len(gallery)
         part = next(iter(self.reid.check_explains()), None)
         blank = np.zeros((1, 1, 3), np.uint8)
-        found: list[list[Line] | None] = []
+        matches: list[list[Line] | None] = []
         for first in range(0, len(gallery), FEW):
             chunk = gallery[first : first + FEW]
             size = 1 if len(gallery) == 1 else FEW
@@ -319,8 +319,8 @@ class Engine:
                 right=None,
                 reference=None,
             )
-            found += [lines_of(pair, count) for pair in pairs[: len(chunk)]]
-        return found
+            matches += [lines_of(pair, count) for pair in pairs[: len(chunk)]]
+        return matches
 
     def _image_of(self, hit: Any) -> tuple[Photo, str] | None:
         """Return the image of an index, if its file still is what was indexed, and its thumbnail.
@@ -356,13 +356,13 @@ class Engine:
 
 
 def filled(features: np.ndarray, size: int) -> np.ndarray:
-    """Return at least `size` features: the last one again and again behind the others."""
+    """Pad features to at least `size` by repeating the last one."""
     missing = max(0, size - len(features))
     return np.concatenate([features, features[-1:].repeat(missing, 0)]) if missing else features
 
 
 def notes_of(photos: Sequence[Photo]) -> list[str]:
-    """Return sentences about images that are hardly a person cut out of a frame."""
+    """Return warnings about images that are probably whole frames."""
     wide = [photo.name for photo in photos if photo.size[1] > photo.size[0]]
     if not wide:
         return []

@@ -1,4 +1,4 @@
-"""What every request passes: access, limits of body and time, metrics, headers of the answer."""
+"""Middleware of every request: access, limits of body and time, metrics, response headers."""
 
 import asyncio
 import hmac
@@ -98,8 +98,8 @@ class Guard:
                     403, f"the host {host[:80]!r} is not this machine; start with a token for it."
                 )
         elif scope["path"] not in OPEN:
-            given = headers.get(b"authorization", b"")
-            scheme, _, token = given.partition(b" ")
+            authorization = headers.get(b"authorization", b"")
+            scheme, _, token = authorization.partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
                 raise Refused(
                     401,

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many at once.
+    """Limits of one request, and of the number of concurrent ones.
 
     Attributes:
         body: bytes of a request.

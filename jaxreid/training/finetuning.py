@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreid.configs import finetuning as values
+from jaxreid.configs import finetuning as values  # type: ignore[attr-defined]
 from jaxreid.data import sets
 from jaxreid.data.sets.division import FEWEST
 from jaxreid.data.sets.resolving import OWN, named_set
@@ -22,7 +22,7 @@ from jaxreid.runs.settings import check_tensorflow, resolved
 from jaxreid.training.loop import train
 from jaxreid.weights.source import open_weights
 
-# People who are not one's own, to see what is forgotten: small, and drawn wherever this runs.
+# Other people, to measure forgetting: a small set that is drawn on any machine.
 KEPT = ("synthetic_people/plaza?train_ids=2&test_ids=20&distractors=0",)
 
 
@@ -44,7 +44,7 @@ def finetune(
             not say how they are divided are divided by `split=learn`: the model is measured on
             people, or with less than 20 people on images, that it does not learn from.
         workdir: work directory of the run; created.
-        keep: data sets to measure what is forgotten.
+        keep: data sets to measure forgetting.
         epochs: number of epochs; None: about `configs.finetuning.STEPS` updates.
         rate: factor of the learning rates of `configs.finetuning`.
         seed: run seed.
@@ -137,16 +137,16 @@ def check_people(name: str, splits: Mapping[str, Split]) -> int:
 def compared(workdir: pathlib.Path, *, own: Sequence[str]) -> list[dict[str, Any]]:
     """Return the results of a run before and after, by test set; see `finetune`."""
     rows = json.loads((workdir / "results.json").read_text())["results"]
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     titles = {named_set(name).key for name in own}
     for row in rows:
         if row.get("variant", "plain") != "plain":
             continue
         name = row["set"]
-        entry = found.setdefault(name, {"set": name, "own": name in titles})
+        entry = results.setdefault(name, {"set": name, "own": name in titles})
         when = "after" if row["model"] == "trained" else "before"
         entry[when] = {"rank1": row["rank1"], "mAP": row["mAP"]}
-    return list(found.values())
+    return list(results.values())
 
 
 @contextlib.contextmanager

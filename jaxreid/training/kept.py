@@ -68,7 +68,7 @@ class Best:
 
     @property
     def warning(self) -> str:
-        """What a choice by a test set means, for the log."""
+        """Warning about selection on a test set, for the log."""
         return (
             f"WARNING: {BEST} is chosen by {self._metric} of {self._set}: that is selection on the "
             "target, and results of these weights on this set are optimistic. Report those of "
@@ -78,8 +78,8 @@ class Best:
     def keep(self, variables: Mapping[str, Any], writer: Writer, *, step: int, model: str) -> None:
         """Write the weights if their evaluation is better than that of the file.
 
-        The file is replaced as a whole. It says by what it was chosen; a file that another choice
-        left is replaced.
+        The file is replaced as a whole. It records the test that chose it; a file that another
+        choice left is replaced.
 
         Args:
             variables: {"params", "batch_stats"}.

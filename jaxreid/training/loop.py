@@ -140,6 +140,8 @@ def fit(
     choice = (checkpoint := dict(checkpoint)).pop("best")
     meter = Meter(lr=optim["lr"], **log)
     images, tests = load_sets(**data)
+    # None is for runs without training.
+    assert images is not None
     evaluation.check(tests)
     size = {"batch_size": batch_size, **scorer.model.image_format}
     feed = Feed(images, sampler=sampler, augment=augment, seed=seed, **size)
@@ -158,7 +160,7 @@ def fit(
         optim=optim,
         schedule=schedule,
     )
-    model, schedule = task.card, task.schedule
+    model = task.card
     best = None
     if choice:
         best = Best(workdir, model, choice, tests, every_epochs=evaluation.every_epochs)
@@ -192,10 +194,12 @@ def fit(
                 # Before the events, by which a later start knows that it is there.
                 if name:
                     save_average(workdir, variables, model, step=step)
-                bound, at = scorer.bind(variables), {"step": step, "model": name}
-                evaluation.run(bound, tests, writer, workdir, initial=initial, **at)
+                bound = scorer.bind(variables)
+                evaluation.run(
+                    bound, tests, writer, workdir, initial=initial, step=step, model=name
+                )
                 if best is not None:
-                    best.keep(variables, writer, **at)
+                    best.keep(variables, writer, step=step, model=name)
 
         with _remedied(workdir, checkpoints, optim):
             writer.say(
@@ -210,7 +214,7 @@ def fit(
                 writer.say(best.warning)
             keep_trace(workdir, images)
             epoch, first = divmod(step, steps_per_epoch)
-            while epoch < (last := schedule.last_epoch(epoch, to_host(state.history.loss))):
+            while epoch < (last := task.schedule.last_epoch(epoch, to_host(state.history.loss))):
                 record(workdir, writer, state.params, step=step, steps_per_epoch=steps_per_epoch)
                 scorer = scorer.bind(variables_of(state))
                 if first == 0 and evaluation.due(epoch):
@@ -228,15 +232,18 @@ def fit(
                 accuracy = to_host(state.history.accuracy)
                 batches = feed.batches(epoch, start=first, accuracy=accuracy, neighbours=neighbours)
                 meter.start()
-                sizes = {"total": steps_per_epoch * batch_size, "initial": first * batch_size}
+                sizes: dict[str, Any] = {
+                    "total": steps_per_epoch * batch_size,
+                    "initial": first * batch_size,
+                }
                 with (
                     progress(f"epoch {epoch + 1}/{last}", **sizes) as bar,
                     contextlib.closing(sent_ahead(mesh, batches)) as sent,
                 ):
                     for batch in meter.waits(sent):
                         state, metrics = meter.call(update_of(epoch), state, batch, seed)
-                        if message := profile.after(metrics):
-                            writer.say(message)
+                        if traced_message := profile.after(metrics):
+                            writer.say(traced_message)
                         step += 1
                         meter.add(metrics, batch_size)
                         bar.update(batch_size)
@@ -263,8 +270,14 @@ def fit(
                             return False
                 epoch, first = epoch + 1, 0
             checkpoints.check_saved()
-            table = {"step": step, "steps_per_epoch": steps_per_epoch, "tell": True}
-            record(workdir, writer, state.params, **table)
+            record(
+                workdir,
+                writer,
+                state.params,
+                step=step,
+                steps_per_epoch=steps_per_epoch,
+                print_table=True,
+            )
             evaluate(state)
             report(writer, workdir, initial=initial)
     return True
@@ -272,7 +285,7 @@ def fit(
 
 @contextlib.contextmanager
 def _remedied(workdir: pathlib.Path, checkpoints: Checkpoints, optim: Section) -> Iterator[None]:
-    """Add to a FloatingPointError what to type, and let the same command do it."""
+    """Add a remedy to a FloatingPointError, and allow the same run to apply it."""
     try:
         yield
     except FloatingPointError as error:

@@ -46,7 +46,7 @@ def record(
     *,
     step: int,
     steps_per_epoch: int,
-    tell: bool = False,
+    print_table: bool = False,
 ) -> None:
     """Save the state of a search at the end of an epoch; does nothing for other backbones.
 
@@ -60,7 +60,7 @@ def record(
         params: parameters of a `Model`.
         step: updates so far.
         steps_per_epoch: updates per epoch; within an epoch, nothing is saved.
-        tell: also print a table.
+        print_table: also print a table.
     """
     epoch, rest = divmod(step, steps_per_epoch)
     if rest or not is_search(params["backbone"]):
@@ -74,7 +74,7 @@ def record(
             for place, share in zip(PLACES, row, strict=True)
         }
         writer.write("search", step, {"epoch": epoch} | values)
-    if tell:
+    if print_table:
         writer.say(f"candidates of each block, in percent, after epoch {epoch}; * is the best:")
         writer.say(architecture_table(shares))
         writer.say(

@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         name: of its work directory, such as "lr=0.001,seed=0".
-        settings: value by path of what the sweep sets, the seed last.
+        settings: values by path that the sweep sets, the seed last.
         config: resolved configuration.
     """
 
@@ -41,7 +41,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """How a run of a sweep ended.
+    """Outcome of a run of a sweep.
 
     Attributes:
         run: the run.
@@ -85,7 +85,7 @@ def make_runs(
         runs.append(Run(_safe(",".join(parts)), settings, resolved(changed)))
     twice = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} runs are asked for twice, such as {twice[0]}.")
+        raise ValueError(f"{len(twice)} runs are requested twice, such as {twice[0]}.")
     return runs
 
 
@@ -98,15 +98,15 @@ def parse_values(text: str) -> list[Any]:
 def run_all(runs: Sequence[Run], folder: str | os.PathLike) -> list[End]:
     """Train runs in work directories below a folder, in this process; programs are shared.
 
-    A finished run is skipped, one that was stopped goes on, and one that fails does not stop the
-    others. After a signal the runs that are left are not started.
+    A finished run is skipped, a stopped one is resumed, and one that fails does not stop the
+    others. After a signal the remaining runs are not started.
 
     Args:
-        runs: what to train.
+        runs: runs to train.
         folder: of the work directories; created if it does not exist.
 
     Returns:
-        How each run ended, as far as it was started.
+        Outcomes of the runs that were started.
     """
     ends: list[End] = []
     with sharing():
@@ -134,7 +134,7 @@ def end_of(run: Run, folder: str | os.PathLike) -> End:
     except Exception as error:
         sentence = str(error)
         if not isinstance(error, ValueError | OSError | FloatingPointError):
-            # Not the user's: it is shown where it came from, and the other runs go on.
+            # A bug, not the user's error: show its stack trace, and go on with the other runs.
             traceback.print_exc()
             sentence = f"{type(error).__name__}: {sentence.partition(chr(10))[0]}"
         return End(run, "failed", time.perf_counter() - start, sentence)
@@ -168,7 +168,7 @@ def _literal(text: str) -> Any:
 
 
 def _safe(name: str) -> str:
-    """Return a name for a folder; what is replaced or cut off is in a digest."""
+    """Return a name for a folder; a digest stands for replaced and cut characters."""
     safe = re.sub(r"[^\w.,=+-]", "_", name, flags=re.ASCII)
     if safe == name and len(name) <= LONGEST:
         return name

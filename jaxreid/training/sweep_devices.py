@@ -25,7 +25,7 @@ from jaxreid.training.sweep import End, Run, end_of, remaining, say
 # Sees what JAX would, and leaves the devices free.
 _ASK = "import jax; print(jax.default_backend(), jax.local_device_count())"
 _ONE_CHIP = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-# Variables that say which devices are seen, by backend; the first that is set counts.
+# Variables that select the visible devices, by backend; the first that is set counts.
 _VISIBLE = {
     "gpu": ("JAX_CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
     "tpu": ("TPU_VISIBLE_CHIPS",),
@@ -34,7 +34,7 @@ _VIRTUAL = "--xla_force_host_platform_device_count"
 
 
 def visible_devices() -> tuple[str, int]:
-    """Return the backend and the number of devices of this host, asked of another process.
+    """Return the backend and the number of devices of this host, as another process sees them.
 
     Without an answer the backend is "".
     """
@@ -73,17 +73,17 @@ def run_all_at_once(
 ) -> list[End]:
     """Train runs in work directories below a folder, in as many processes as environments.
 
-    What `run_all` says of runs that are finished, stopped or fail holds here, too. A process that
-    ends by itself fails its run and is started again for the next one.
+    Finished, stopped and failed runs are handled as in `run_all`. A process that ends by itself
+    fails its run and is started again for the next one.
 
     Args:
-        runs: what to train.
-        folder: of the work directories, and of what the processes print, in device0.log.
+        runs: runs to train.
+        folder: of the work directories, and of the processes' output, in device0.log.
         command: that starts a process, which calls `answer`.
         environments: of the processes.
 
     Returns:
-        How each run ended, as far as it was started, in the order of their ends.
+        Outcomes of the runs that were started, in the order in which they ended.
 
     Raises:
         OSError: the folder cannot be created.
@@ -138,15 +138,15 @@ def run_all_at_once(
     return ends
 
 
-def answer(runs: Sequence[Run], folder: str | os.PathLike, said: IO[str]) -> None:
-    """Train the runs whose names come as lines of the input; answer how each ended, in JSON.
+def answer(runs: Sequence[Run], folder: str | os.PathLike, output: IO[str]) -> None:
+    """Train the runs whose names come as lines of the input; answer their outcomes in JSON.
 
-    The end of the input, when whoever asks has died, stops a run like a signal.
+    The end of the input, when the parent process has died, stops a run like a signal.
 
     Args:
         runs: of the sweep.
         folder: of the work directories.
-        said: where answers go.
+        output: stream of the answers.
     """
     by_name = {run.name: run for run in runs}
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -167,7 +167,7 @@ def answer(runs: Sequence[Run], folder: str | os.PathLike, said: IO[str]) -> Non
             training.clear()
             answered = {"state": end.state, "seconds": end.seconds, "error": end.error}
             with contextlib.suppress(BrokenPipeError):
-                print(json.dumps(answered), file=said, flush=True)
+                print(json.dumps(answered), file=output, flush=True)
 
 
 class _Worker:
@@ -180,7 +180,7 @@ class _Worker:
         self._process: subprocess.Popen[str] | None = None
 
     def train(self, run: Run, stop: StopRequest) -> End:
-        """Train a run and return how it ended; the process is started if there is none."""
+        """Train a run and return its outcome; start the process if there is none."""
         start = time.perf_counter()
         process = self._start()
         if stop.name:
@@ -200,8 +200,8 @@ class _Worker:
         seconds = time.perf_counter() - start
         if stop.name:
             return End(run, "stopped", seconds)
-        why = f"its process ended with exit status {process.returncode}; {self._log} holds what "
-        return End(run, "failed", seconds, f"{why}it printed")
+        status = f"its process ended with exit status {process.returncode}"
+        return End(run, "failed", seconds, f"{status}; its output is in {self._log}")
 
     def stop(self) -> None:
         """Ask the process to save what it trains and to end."""

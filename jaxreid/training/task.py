@@ -20,7 +20,7 @@ from jaxreid.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a recipe trains, with any seed.
+    """Trainable parts of a recipe, with any seed.
 
     Attributes:
         mesh: devices.

@@ -15,7 +15,7 @@ def located(path: str | os.PathLike) -> pathlib.Path:
 
     A file or folder of that name in the current folder goes first.
     """
-    found = place(path)
-    if str(path) in NAMES and not found.exists():
+    location = place(path)
+    if str(path) in NAMES and not location.exists():
         return FOLDER / f"{path}.safetensors"
-    return found
+    return location

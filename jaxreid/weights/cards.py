@@ -1,4 +1,4 @@
-"""Cards of files: what they may name, and how they differ from that of a run, in words."""
+"""Cards of files: checked names, and a description of their differences from the card of a run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def model_of(card: Any, source: Any) -> Model:
     """Build the model of a card that was read from a file.
 
     Args:
-        card: what the file holds as its card, of any form.
+        card: unchecked card of the file, of any type.
         source: the file, for messages.
 
     Raises:
@@ -34,7 +34,7 @@ def model_of(card: Any, source: Any) -> Model:
 
 
 def difference(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say how the card of a checkpoint differs from that of the run that wants to resume it.
+    """Describe how the card of a checkpoint differs from that of the run that would resume it.
 
     Checkpoints of older versions do not record the content of their training data; it is then not
     compared.
@@ -50,7 +50,7 @@ def difference(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if "content" not in data:
         new_data.pop("content", None)
     parts = []
-    # By content: the name says where they were.
+    # By content: the name is only their former place.
     if {**data, "name": None} != {**new_data, "name": None}:
         old, new = _size(data), _size(new_data)
         if old == new:

@@ -85,7 +85,7 @@ def convert_file(
     Raises:
         FileNotFoundError, ValueError, ModuleNotFoundError: as for `read_checkpoint`, or `out`
             cannot be written.
-        Misfit: the checkpoint does not fit the architecture; the message says what it fits.
+        Misfit: the checkpoint does not fit the architecture; the message names what it fits.
     """
     checkpoint, out = pathlib.Path(checkpoint), pathlib.Path(out)
     if out.suffix != ".safetensors":
@@ -105,9 +105,9 @@ def convert_file(
     )
     card, report = converted.card, converted.report
     if not report.complete:
-        said = f" ({'; '.join(messages)})" if messages else ""
+        notes = f" ({'; '.join(messages)})" if messages else ""
         raise Misfit(
-            f"{checkpoint} is not a {arch} at {card['height']}x{card['width']}{said}; nothing was "
+            f"{checkpoint} is not a {arch} at {card['height']}x{card['width']}{notes}; nothing was "
             f"written. {advice(tensors, arch, report, **options)}",
             report,
         )
@@ -149,7 +149,7 @@ def advice(
     input_size: tuple[int, int] | None,
     skip: Sequence[str],
 ) -> str:
-    """Say which architecture or size a checkpoint fits instead of the requested one.
+    """Suggest the architecture or size that a checkpoint fits instead of the requested one.
 
     `report` is that of the failed conversion; the other arguments are those of `convert_file`.
     """

@@ -69,7 +69,7 @@ def save_weights(
         variables: {"params", "batch_stats"}, and optionally {"memory"}; NumPy arrays.
         card: keywords of `make_model`.
         source: origin of the weights, as a sentence for people.
-        calibration: what scores of the model are worth, plain data (`evaluation.calibration`).
+        calibration: calibration of the model's scores, plain data (`evaluation.calibration`).
         selection: the test by which the weights were chosen, if they were.
 
     Raises:
@@ -132,7 +132,7 @@ def read_calibration(path: str | pathlib.Path) -> str | None:
 
 
 def read_selection(path: str | pathlib.Path) -> Selection | None:
-    """Read the test by which the weights of a file were chosen; None if nothing says so.
+    """Read the test by which the weights of a file were chosen; None if it is not recorded.
 
     Raises:
         FileNotFoundError, ValueError: as `read_card`.
@@ -220,7 +220,7 @@ def card_in(file: Any, path: str | pathlib.Path) -> dict[str, Any]:
         problem = (
             f"is a safetensors file in the format {declared!r}"
             if declared
-            else "is a safetensors file that does not say what model it holds"
+            else "is a safetensors file without a description of its model"
         )
         raise ValueError(
             f"{path} {problem}; expected the format {FORMAT!r}, which `jaxreid convert {path} "
@@ -243,7 +243,7 @@ def selection_in(file: Any) -> Selection | None:
         return Selection(
             str(held["set"]), str(held["metric"]), float(held["value"]), int(held["step"])
         )
-    # A note for people: a file that says nothing sensible is read as one that says nothing.
+    # A note for people: an unreadable one is taken for a missing one.
     except (LookupError, ValueError, TypeError, OverflowError, RecursionError):
         return None
 

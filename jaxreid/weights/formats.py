@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes instead of its suffix."""
+"""File type of weights by the first bytes instead of the suffix."""
 
 import pathlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Weights of a file in a model: what fits is loaded, what does not is said or refused."""
+"""Weights of a file in a model: what fits is loaded, the rest is reported or refused."""
 
 import json
 import pathlib

@@ -20,7 +20,7 @@ def read_onnx(
         arch: one of `osnet.FAMILY` or `resnet.FAMILY`.
 
     Returns:
-        Arrays by name; messages; (height, width) of the images, if the file says it.
+        Arrays by name; messages; (height, width) of the images, if the file declares it.
 
     Raises:
         ValueError: the file is damaged, keeps weights elsewhere, claims more numbers than it has
@@ -34,8 +34,8 @@ def read_onnx(
         )
     graph = read_graph(path)
     family = osnet.FAMILY if arch in osnet.FAMILY else resnet.FAMILY
-    found = (osnet_tensors if family is osnet.FAMILY else resnet_tensors)(graph, arch)
-    if found is None:
+    result = (osnet_tensors if family is osnet.FAMILY else resnet_tensors)(graph, arch)
+    if result is None:
         raise ValueError(
             f"{path} has {len(graph.layers)} layers and {len(graph.instance_norms)} instance norms "
             f"that are not those of {arch}, in order and shape; name another --arch "
@@ -46,5 +46,5 @@ def read_onnx(
         "identity, which is equal in inference. To train on, convert a checkpoint with its "
         "statistics"
     ]
-    tensors, left_out = found
+    tensors, left_out = result
     return tensors, messages + [left_out] * bool(left_out), graph.size

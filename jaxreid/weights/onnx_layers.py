@@ -56,14 +56,14 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """What a file holds.
+    """Contents of an ONNX file.
 
     Attributes:
         layers: in the order of the graph.
         instance_norms: scale and bias of each, in that order.
         constants: arrays by name.
         nodes: operations in their order.
-        size: (height, width) of the images, if the file says it.
+        size: (height, width) of the images, if the file declares it.
     """
 
     layers: list[Layer]
@@ -89,8 +89,8 @@ def read_graph(path: pathlib.Path) -> Graph:
 
 def attribute(node: Any, name: str) -> Any:
     """Return an attribute of a node: numbers, or a list of them; None if it has none."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return None if found is None else (list(found.ints) or found.i)
+    value = next((a for a in node.attribute if a.name == name), None)
+    return None if value is None else (list(value.ints) or value.i)
 
 
 def epsilon_of(node: Any) -> float:
@@ -164,8 +164,8 @@ def _layers(
             weight = np.asarray(constants[1], np.float32)
             if node.op_type == "MatMul" or node.op_type == "Gemm" and not attribute(node, "transB"):
                 weight = weight.T
-            given = constants[2] if len(constants) > 2 else None
-            bias = np.zeros(len(weight), np.float32) if given is None else given
+            bias = constants[2] if len(constants) > 2 else None
+            bias = np.zeros(len(weight), np.float32) if bias is None else bias
             stride = (attribute(node, "strides") or [1])[0]
             bias = np.asarray(bias, np.float32).reshape(-1)
             layer = Layer(weight, bias, node.input[1], stride)
@@ -208,9 +208,9 @@ def assigned(
         # Linear layers are 1x1 convolutions, or the other way round.
         if layer.weight.size != math.prod(shape) or len(layer.weight) != shape[0]:
             return None
-        found = {f"{place.name}.weight": layer.weight.reshape(shape)}
+        layer_tensors = {f"{place.name}.weight": layer.weight.reshape(shape)}
         if f"{place.name}.bias" in shapes:
-            found[f"{place.name}.bias"] = layer.bias
+            layer_tensors[f"{place.name}.bias"] = layer.bias
         elif not place.norm and layer.bias.any():
             return None
         if place.norm:
@@ -222,8 +222,8 @@ def assigned(
                 return None
             leaves = ("weight", "bias", "running_mean", "running_var")
             for leaf, x in zip(leaves, layer.norm or same, strict=True):
-                found[f"{place.norm}.{leaf}"] = np.asarray(x, np.float32)
-        for name, x in found.items():
+                layer_tensors[f"{place.norm}.{leaf}"] = np.asarray(x, np.float32)
+        for name, x in layer_tensors.items():
             # A block uses its gate four times.
             if name in tensors and not np.array_equal(tensors[name], x):
                 return None
@@ -234,7 +234,7 @@ def assigned(
 
 
 def _size(graph: Any) -> tuple[int, int] | None:
-    """Return height and width of the images, if the first input says them."""
+    """Return height and width of the images, if the first input declares them."""
     for value in graph.input:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         if len(sizes) == 4 and 3 in (sizes[1], sizes[3]):

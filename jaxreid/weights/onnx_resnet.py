@@ -17,9 +17,9 @@ from jaxreid.weights.layouts.resnet import IMAGENET_RESNET
 from jaxreid.weights.onnx_layers import Graph, Layer, Place, assigned, attribute, epsilon_of
 from jaxreid.weights.pytorch import published_network
 
-# What names begin with in files.
+# Prefixes of names in files.
 _OUTER = re.compile(r"^(?:(?:module|model|backbone|base)\.)+")
-# Convolutions that compute side by side, so that their order says nothing.
+# Convolutions that compute side by side, so that their order carries no information.
 _ATTENTION = re.compile(r"(NL_\d\.\d+)\.(g|theta|phi)\.weight$")
 # Constants that are not of layers.
 _AROUND = re.compile(r"heads\.pool_layer\.p$|pixel_(mean|std)$")
@@ -29,10 +29,10 @@ _LEAVES = ("weight", "bias", "running_mean", "running_var")
 def resnet_tensors(graph: Graph, arch: str) -> tuple[dict[str, np.ndarray], str] | None:
     """Return the tensors of a ResNet and its neck by official name; None if it is not one.
 
-    A message beside them says what was left out; "" for nothing.
+    The message with them lists what was left out; "" for nothing.
 
     Raises:
-        ValueError: it is one whose network the names in the file do not say.
+        ValueError: it is a ResNet whose network does not match the names in the file.
     """
     shapes = IMAGENET_RESNET.shapes(published_network(arch), arch)
     named = _named(graph)
@@ -63,15 +63,15 @@ def _named(graph: Graph) -> dict[str, np.ndarray]:
     Raises:
         ValueError: an instance norm has another epsilon than this package's.
     """
-    found = {
+    named = {
         official: value
         for name, value in graph.constants.items()
         if _AROUND.match(official := _official(name))
     }
     for layer in graph.layers:
         if match := _ATTENTION.match(_official(layer.name)):
-            found[match[0]] = layer.weight
-            found[match[0].replace("weight", "bias")] = layer.bias
+            named[match[0]] = layer.weight
+            named[match[0].replace("weight", "bias")] = layer.bias
     for node in graph.nodes:
         if node.op_type not in ("BatchNormalization", "InstanceNormalization"):
             continue
@@ -85,8 +85,8 @@ def _named(graph: Graph) -> dict[str, np.ndarray]:
             official = _official(name)
             if official.rpartition(".")[2] == leaf and name in graph.constants:
                 value = graph.constants[name]
-                found[official] = value + more if leaf == "running_var" else value
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+                named[official] = value + more if leaf == "running_var" else value
+    return {name: np.asarray(value, np.float32) for name, value in named.items()}
 
 
 def _shapes_around(
@@ -151,7 +151,7 @@ def _convs(arch: str) -> int:
 def _check(
     graph: Graph, layers: Mapping[str, Layer], tensors: Mapping[str, np.ndarray], arch: str
 ) -> None:
-    """Raise ValueError if the graph computes something else than its names say."""
+    """Raise ValueError if the graph does not match the architecture of its names."""
     layout = layout_of(tensors, arch)
     card = layout.card(tensors, arch)
     expected = {"stem": "padded", "last_stride": 2} | card["backbone"]
@@ -169,14 +169,14 @@ def _check(
         pool = "largest"
     elif "Pow" in operations:
         pool = "gem"
-    found = {
+    actual = {
         "stem": stem if layers["conv1"].activated else "linear",
         "last_stride": last.pop() if len(last) == 1 else "of two kinds",
         "pool": pool,
     }
     words = [
         f"{k} {value} instead of {expected[k]}"
-        for k, value in found.items()
+        for k, value in actual.items()
         if value != expected[k]
     ]
     words += [

@@ -1,4 +1,4 @@
-"""The state dict of a network in a checkpoint: its section, and what precedes official names."""
+"""The state dict of a network in a checkpoint: its section, and prefixes of official names."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,8 +112,8 @@ def unwrapped(
         ValueError: several networks, or two tensors of one name; the message begins with a verb.
     """
     clean = _renamed(checkpoint, without_wrappers, skip)
-    found = sorted({word for name in checkpoint for word in name.split(".") if word in WRAPPERS})
-    messages = [f"names have the prefix '{word}.' of a wrapper; read without it" for word in found]
+    used = sorted({word for name in checkpoint for word in name.split(".") if word in WRAPPERS})
+    messages = [f"names have the prefix '{word}.' of a wrapper; read without it" for word in used]
     networks = owners(clean, skip)
     if len(networks) > 1 and "" not in networks:
         raise ValueError(
@@ -153,6 +153,6 @@ def foreign(names: Iterable[str], skip: Sequence[str] = ()) -> list[str]:
     """List the first words of names that no supported network has."""
     rest = [name for name in names if not name.startswith(tuple(skip))]
     families = {"base.": _RESNET | _QACONV, ANCHORS[0]: _RESNET, ANCHORS[2]: _VIT}
-    found = (words for start, words in families.items() if any(n.startswith(start) for n in rest))
-    like = next(found, _OSNET | {"conv1", "fc"})
+    fitting = (words for start, words in families.items() if any(n.startswith(start) for n in rest))
+    like = next(fitting, _OSNET | {"conv1", "fc"})
     return [word for word in dict.fromkeys(n.split(".")[0] for n in rest) if word not in like]

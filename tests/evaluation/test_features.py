@@ -186,7 +186,7 @@ def test_scores_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_path
     for ours, theirs in zip(found.values(), results.values(), strict=True):
         assert ours == pytest.approx(theirs.metrics)
     cases = [
-        (["--tlift"], "nothing says what these scores are"),
+        (["--tlift"], "the metric of these scores is not known"),
         (["--rerank"], "rerank cannot be computed from scores"),
         (["--multi-query=mean", "--expand=3"], "expand and multi_query cannot be computed from"),
         (["--flip"], "flip cannot be set for scores that are computed"),
@@ -212,7 +212,7 @@ def test_scores_from_elsewhere_give_the_numbers_of_a_run(place, models, tmp_path
         tmp_path / "close.npy", table=tmp_path / "close.csv"
     ).values()
     assert result.metrics["rank1"] == 1
-    with pytest.raises(ValueError, match="says what its scores are; expected no metric"):
+    with pytest.raises(ValueError, match="records the metric of its scores; expected no metric"):
         jaxreid.evaluate_scores(tmp_path / "s.npz", metric="cosine")
 
 
@@ -232,7 +232,7 @@ def test_what_a_file_of_features_lacks_is_said(place, models, saved, tmp_path):
     with np.load(saved) as arrays:
         held = dict(arrays)
     cases = [
-        ({"about": np.array("{}")}, "it does not say so"),
+        ({"about": np.array("{}")}, "it does not declare this format"),
         ({"features": held["features"][:-1]}, "expected one row for each"),
         ({"features": np.where(held["features"] > 0, np.nan, 1.0)}, "row 0 hold NaN"),
         ({"pid": held["pid"] + 1}, "damaged, or was changed"),
@@ -283,7 +283,7 @@ def test_no_more_memory_is_taken_than_a_file_is_large(tmp_path):
         claimed((-4, -4)),
         claimed((8,), "|O"),
     ):
-        with pytest.raises(ValueError, match="is not as large as it says, or holds Python objects"):
+        with pytest.raises(ValueError, match="has another size than declared, or Python objects"):
             read_arrays(path)
     path = claimed((4, 4), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="features is compressed; expected it as numpy.savez"):

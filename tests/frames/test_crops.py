@@ -131,7 +131,7 @@ def test_objects_with_xyxy_are_read_as_supervision_makes_them():
         ("a.json", '{"annotations": [{"image_id": 9}]}', "the image_id of one of its images"),
         ("a.csv", "frame,x1,y1,x2,y2\n1,2,x,4,5\n", "row 1: 'x' is not a number"),
         ("a.csv", "frame,x1,y1,x2,y2\n1.5,2,3,4,5\n", "expected a whole number"),
-        ("a.csv", "frame,class,x,y,w,h\n1,0,2,3,4,5\n1,7,2,3,4,5\n", "say which is, as in --cat"),
+        ("a.csv", "frame,class,x,y,w,h\n1,0,2,3,4,5\n1,7,2,3,4,5\n", "choose one, as in --cat"),
         ("a.txt", "1,2,3\n", "line 1: 3 numbers; expected at least six"),
         ("a.txt", "frame,id\n", "expected numbers"),
         ("a.xml", "", "expected boxes in a file that ends in"),
@@ -193,7 +193,7 @@ def test_boxes_that_cannot_be_cut_are_counted_with_the_reason(frames, tmp_path):
         "lower than 32 or narrower than 16 pixels": 1,
     }
     assert "frame 1, box 1" in cut.left_out["empty, or outside of the frame"]
-    assert "not there: 1 (9)" in cut.notices[-1]
+    assert "missing frames that have boxes: 1 (9)" in cut.notices[-1]
 
 
 def test_a_call_that_was_stopped_is_continued(frames, tmp_path, monkeypatch):

@@ -330,7 +330,7 @@ def test_the_command_goes_from_photographs_to_a_ranked_list(place, photos, tmp_p
     assert "recall@10 1.000" in said("optimize", index).out
     assert "36 images, " in said("info", index).out
     assert "6 images removed; 30 left" in said("remove", index, "--camera=door").out
-    assert "nothing says what to remove" in said("remove", index, status=1).err
+    assert "nothing selects what to remove" in said("remove", index, status=1).err
 
 
 def damaged(index, tmp_path, name):
@@ -352,7 +352,7 @@ def test_a_damaged_index_is_refused_in_words(made, reid, photos, tmp_path, name)
     ("change", "message"),
     [
         ({"format": "jaxreid index 9"}, "has the format 'jaxreid index 9'; expected"),
-        ({"shape": [1 << 40, 8, 64]}, "does not say what it is about"),
+        ({"shape": [1 << 40, 8, 64]}, "has an unreadable description"),
         ({"shape": [8, 4, 8]}, "does not hold features of .8, 4, 8."),
         ({"shortlist": -3}, "shortlist -3"),
         ({"dtype": "pickle"}, "dtype 'pickle'"),
@@ -388,7 +388,7 @@ def test_mistakes_are_answered_in_words(made, copied, reid, embeddings, place, t
         (lambda: copied.search(maps, top=0), "top is 0"),
         (lambda: copied.search(maps, after=float("nan")), "a finite number"),
         (lambda: copied.search(maps, camera=[]), "no camera given"),
-        (lambda: copied.remove(), "nothing says what to remove"),
+        (lambda: copied.remove(), "nothing selects what to remove"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             call()

@@ -1,4 +1,4 @@
-"""Recipes compiled for devices that are not there."""
+"""Recipes compiled for devices that you do not have."""
 
 import copy
 import json

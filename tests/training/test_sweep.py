@@ -139,7 +139,7 @@ def test_a_signal_ends_the_sweep_and_an_error_does_not(place, capsys, monkeypatc
         ("not started", ""),
     ]
     assert "Traceback" in output.err
-    assert "stopped; the same command goes on" in output.err
+    assert "stopped; the same command resumes" in output.err
 
 
 def test_runs_are_all_combinations_with_safe_names(place):
@@ -204,7 +204,7 @@ def test_the_command_divides_its_runs_among_the_devices(place, capsys, monkeypat
     assert "at most the number of devices, which is 4" in capsys.readouterr().err
     in_a_store = [word for word in asked if "--workdir" not in word] + ["--workdir=gs://a/b"]
     assert said(in_a_store) == 1
-    assert "what several processes print is written to a folder" in capsys.readouterr().err
+    assert "the output of several processes is written to a folder" in capsys.readouterr().err
     assert [devices for _, devices in given] == [list("0123"), list("01")]
     # As many as there are runs, and a signal that came while the last ones ended.
     enough[0] = 2

@@ -70,7 +70,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
     ends = ends_of(tmp_path, "killed", "finished", devices=1)
     assert [end.state for end in ends] == ["failed", "finished"]
     log = tmp_path / "device0.log"
-    assert ends[0].error == f"its process ended with exit status -9; {log} holds what it printed"
+    assert ends[0].error == f"its process ended with exit status -9; its output is in {log}"
     assert log.read_text().count("started") == 2
 
 

@@ -54,10 +54,10 @@ def open_image(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
     except UnidentifiedImageError as error:
-        found = content_of(data[:HEAD], len(data))
-        if not found or found.endswith(" image"):
+        content = content_of(data[:HEAD], len(data))
+        if not content or content.endswith(" image"):
             raise ValueError("not an image, or an unknown format") from error
-        raise ValueError(f"not an image: the file is {found}") from error
+        raise ValueError(f"not an image: the file is {content}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"more than {2 * MAX_PIXELS:,} pixels; expected at most {MAX_PIXELS:,}"
@@ -111,7 +111,7 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 
 def peculiarity(image: Image.Image, data: bytes) -> str:
-    """Return what TensorFlow does not decode in the same way; "" for a plain file.
+    """Describe what TensorFlow decodes differently; "" for a plain file.
 
     Args:
         image: result of `open_image`, not decoded yet.

@@ -1,4 +1,4 @@
-"""Images in files that are read when they are asked for."""
+"""Images in files that are read on demand."""
 
 from collections.abc import Iterable, Sequence
 

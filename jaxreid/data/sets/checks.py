@@ -4,7 +4,6 @@ import collections
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -46,20 +45,20 @@ class ImageCheck:
         self._small: list[str] = []
 
     def examine(
-        self, paths: Sequence[pathlib.Path], names: Sequence[str], each: Callable[[], Any]
+        self, paths: Sequence[bytes | str | pathlib.Path], names: Sequence[str], each: Callable
     ) -> Iterator[tuple[str, int, int] | None]:
         """Yield how an image file is not plain, its height and width; None if it is broken.
 
         `each` is called after every file.
         """
 
-        def look(part: Sequence[pathlib.Path]) -> list:
+        def look(part: Sequence[bytes | str | pathlib.Path]) -> list:
             return [self._decoded(path, "") for path in part]
 
-        for found, name in zip(in_threads(look, paths, _TASK), names, strict=True):
+        for result, name in zip(in_threads(look, paths, _TASK), names, strict=True):
             each()
-            if self._noted(found, name):
-                _, kind, (height, width) = found
+            if self._noted(result, name):
+                _, kind, (height, width) = result
                 yield kind, height, width
             else:
                 yield None
@@ -108,8 +107,9 @@ class ImageCheck:
             )
 
     def _checked(self, image, name: str, shown: str) -> bytes | None:
-        found = self._decoded(image, shown, keep=True)
-        return found[0] if self._noted(found, name) else None
+        result = self._decoded(image, shown, keep=True)
+        noted = self._noted(result, name)
+        return result[0] if noted and not isinstance(result, ValueError) else None
 
     def _decoded(self, image, shown: str, keep: bool = False) -> tuple | ValueError:
         try:
@@ -118,13 +118,13 @@ class ImageCheck:
             return error
         return data if keep else None, kind, size
 
-    def _noted(self, found: tuple | ValueError, name: str) -> bool:
-        """Note what was found of an image; return whether it is whole."""
+    def _noted(self, result: tuple | ValueError, name: str) -> bool:
+        """Note the properties of an image; return whether it is whole."""
         self._count += 1
-        if isinstance(found, ValueError):
-            self._problems.append(str(found))
+        if isinstance(result, ValueError):
+            self._problems.append(str(result))
             return False
-        _, kind, size = found
+        _, kind, size = result
         if kind:
             self._kinds[kind].append(name)
         if min(size) < _LEAST_SIDE:

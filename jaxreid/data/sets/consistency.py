@@ -1,4 +1,4 @@
-"""What the sets of a run must hold together: people to learn from, and matches to find."""
+"""Checks across the sets of a run: people to learn from, and matches to find."""
 
 import itertools
 import logging
@@ -62,6 +62,7 @@ def _check_doubles(parts: Mapping[str, Split]) -> None:
 
 def _report_contradictions(images: Split) -> None:
     """Log images that are in one training set under several people."""
+    assert images.source is not None
     order = np.lexsort((images.people, images.source, images.digests))
     digests, people, source = (x[order] for x in (images.digests, images.people, images.source))
     clash = (

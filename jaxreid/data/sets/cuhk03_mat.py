@@ -18,7 +18,7 @@ from jaxreid.data.sets.files import UNPACK_AGAIN
 from jaxreid.data.sets.source import Record
 from jaxreid.places import expanded
 
-# What reading a damaged file can raise.
+# Errors of reading a damaged file.
 DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 # Values of a dataset; the largest of CUHK03 is an image.
 _LARGEST = 10_000_000
@@ -46,8 +46,7 @@ def import_h5py():
         import h5py
     except ImportError as error:
         raise ImportError(
-            "cuhk-03.mat is read with h5py, which is not installed; expected it here: "
-            "pip install h5py."
+            "cuhk-03.mat is read with h5py, which is not installed: pip install h5py."
         ) from error
     return h5py
 
@@ -56,7 +55,7 @@ def whole(dataset) -> np.ndarray:
     """Return all of a dataset of HDF5.
 
     Raises:
-        ValueError: it is larger than any of CUHK03; a small file can say so.
+        ValueError: it is larger than any of CUHK03; a small file can declare such a size.
     """
     if dataset.size > _LARGEST:
         raise ValueError(f"{dataset.name} holds {dataset.size:,} values")

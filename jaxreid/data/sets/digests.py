@@ -1,4 +1,4 @@
-"""What is known of files, remembered as long as they do not change.
+"""Cache of file digests, valid while files do not change.
 
 A start reads every image of a folder once; later starts compare size, times and inode.
 """
@@ -19,7 +19,7 @@ _SETTLED = 3.0
 _THREADS = 16
 # Files per task of a thread; one by one, handing them out takes longer than asking for their times.
 _TASK = 500
-# Seconds for what is known of a file, on a local disk.
+# Seconds to look up the times of a file on a local disk.
 _QUICK = 5e-5
 
 
@@ -31,11 +31,12 @@ class Memory:
 
     Args:
         kind: of the values, a folder.
-        about: what they are about, such as the path of a folder.
+        about: their subject, such as the path of a folder.
     """
 
     def __init__(self, kind: str, about: str) -> None:
         name = blake2b(os.fsencode(about), digest_size=8).hexdigest()
+        self._file: pathlib.Path | None
         try:
             self._file = user_cache() / kind / f"{name}.json"
         except ValueError:  # no home
@@ -43,7 +44,7 @@ class Memory:
         self.known = self._read()
 
     def keep(self, values: dict[str, list]) -> None:
-        """Replace what is known, if it differs."""
+        """Replace the stored values, if they differ."""
         if self._file is None or values == self.known:
             return
         try:
@@ -62,7 +63,7 @@ class Memory:
             return {}
 
 
-def digests_of(paths: Sequence[pathlib.Path], root: pathlib.Path) -> list[str]:
+def digests_of(paths: Sequence[str | pathlib.Path], root: pathlib.Path) -> list[str]:
     """Return 16 hexadecimal digits for each file that change with any of its bytes.
 
     Digests are kept by the path of `root` (`Memory`).

@@ -1,6 +1,6 @@
 """A user's own images: numbers for the names of people and cameras, and the division into splits.
 
-`folder` and `table` find out who is on an image, and share everything after that.
+`folder` and `table` read the person of each image, and share everything after that.
 """
 
 import math
@@ -25,7 +25,7 @@ SPLITS = {
     "bounding_box_test": "gallery",
     "test": "test",
 }
-# A published way to say that a box shows nobody, left out as in Market-1501.
+# A published label of boxes that show nobody, left out as in Market-1501.
 JUNK = "-1"
 # Fewest people with two images to fine-tune on, and how many are enough to leave some out.
 FEWEST, _MANY = 5, 20
@@ -243,7 +243,7 @@ def _to_learn(where: str, photos: Sequence[Photo], seed: int) -> tuple[dict[str,
         of = {person: [p._replace(camera="") for p in held] for person, held in of.items()}
         able = learnable
         about = (
-            " Nobody is known to be seen by two cameras, so cameras are ignored: the figures say "
+            " Nobody is known to be seen by two cameras, so cameras are ignored: the figures show "
             "how well images of one camera are matched, which is much easier."
         )
     elif alone:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def folder_source(
         combine_all: train on the images of all splits, as the papers do that name a data set
             "(all)"; names in the training split then begin with the name of their split.
         distractors: person ids that are nobody to learn.
-        test_pids_from: what to add to the person ids of the other splits, if they start anew.
+        test_pids_from: offset of the person ids of the other splits, if they start anew.
         notices: further warnings.
         description: paragraph for the prepared copy.
         citation: BibTeX for the prepared copy.
@@ -59,7 +60,8 @@ def folder_source(
         OSError: a file cannot be read.
     """
     options = dict(options or {})
-    paths = [record.image for records in splits.values() for record in records]
+    images = [record.image for records in splits.values() for record in records]
+    paths = cast("list[str | pathlib.Path]", images)
     digests = dict(zip(paths, digests_of(paths, root), strict=True))
     # `relative_to` would take longer than all else, with many files.
     start = len(os.path.join(root, ""))
@@ -116,7 +118,7 @@ def find_root(
 
 
 def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
-    """List the image files of a folder, and say what else is in it.
+    """List the image files of a folder, and describe what else is in it.
 
     Returns:
         Files by suffix (`formats.SUFFIXES`), sorted by code point, independent of locale and file
@@ -152,14 +154,14 @@ def list_images(folder: pathlib.Path) -> tuple[list[os.DirEntry], str]:
 def read_names(
     root: pathlib.Path, parts: Mapping[str, str], pattern: re.Pattern, title: str, example: str
 ) -> tuple[dict[str, list[tuple[os.DirEntry, re.Match]]], list[str]]:
-    """List the images in the folders of a data set, with what their names say.
+    """List the images in the folders of a data set, and parse their names.
 
     Args:
         root: folder of the data set.
         parts: folder below `root` of each split.
-        pattern: what a whole name must match, with a group "pid"; -1 is junk and left out.
+        pattern: pattern of whole names, with a group "pid"; -1 is junk and left out.
         title: of the data set, for messages.
-        example: a name, and what it says: "0001_c1.jpg (pid, camera from 1)".
+        example: a name with its fields: "0001_c1.jpg (pid, camera from 1)".
 
     Returns:
         Images by split, and sentences about what else is in the folders.
@@ -222,10 +224,12 @@ def check_image(
             raise ValueError("damaged, so that decoders differ")
         return data, kind, pixels.shape[:2]
     except OSError as error:
-        raise ValueError(f"{name or image}: cannot be read ({error.strerror})") from error
+        shown = name or str(image)
+        raise ValueError(f"{shown}: cannot be read ({error.strerror})") from error
     except ValueError as error:
+        shown = name or str(image)
         raise ValueError(
-            f"{name or image}: broken image ({error}). Unpack the data set's archive again, "
+            f"{shown}: broken image ({error}). Unpack the data set's archive again, "
             "download it again if the image is broken in it, or remove the file."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Your own images in folders: one sub-folder per person, or names that say who is on an image.
+"""Your own images in folders: one sub-folder per person, or names that identify the person.
 
     alice/0001.jpg              a person's folder
     alice/cam1/0001.jpg         with a folder per camera
@@ -32,8 +32,8 @@ _PLACEHOLDERS = {
 }
 _FORMS = (
     "Expected a sub-folder per person, as in alice/0001.jpg, or alice/cam1/0001.jpg with cameras; "
-    "or say how the names are built, as in folder:DIR?pattern={pid}_c{camid}_*. Images of people "
-    "who are not known are read with split=none."
+    "or a pattern of the names, as in folder:DIR?pattern={pid}_c{camid}_*. Images of people who "
+    "are not known are read with split=none."
 )
 
 
@@ -64,7 +64,7 @@ def find(
             "none": all images are in the gallery, and people may be unknown (pid -1), also where a
             pattern does not name them and sub-folders are missing. "learn": for fine-tuning, a
             quarter of the people is tested, or with less than 20 people two images of each, and the
-            others train; as the sub-folders say, if they do. None: as they say, or else "people".
+            others train; sub-folders of splits take precedence. None: these, else "people".
         seed: which people and queries are drawn.
         fps: frames per second, for {frame}.
         combine_all: train on the people of all splits.
@@ -96,7 +96,7 @@ def find(
 def read_photos(
     folder: str | os.PathLike, *, pattern: str = "", split: str | None = None, fps: float = 25
 ) -> tuple[pathlib.Path, list[Photo], list[str]]:
-    """Find the images in a folder, and who is on them by their names; arguments as for `find`.
+    """Find the images in a folder, with the people in their names; arguments as for `find`.
 
     Returns:
         The folder, one photo or more, and notices.
@@ -130,7 +130,7 @@ def read_photos(
     if left_out[1:]:
         notices[0] += f" The same in {len(left_out) - 1} other folders."
     if wrong:
-        about = f"unlike the pattern {pattern}" if pattern else "in the folder of no person"
+        about = f"unlike the pattern {pattern}" if pattern else "not in a person's folder"
         if pattern.lower().endswith(SUFFIXES):
             about += " (write it without the suffix)"
         raise ValueError(
@@ -147,7 +147,7 @@ def read_photos(
     )
     if beside := _beside(root, parts):
         notices.append(
-            f"{root}: read are {', '.join(path.name for path in parts)} alone, and not the images "
+            f"{root}: only {', '.join(path.name for path in parts)} are read, not the images "
             f"beside them: {len(beside)} ({some(beside)})."
         )
     return root, photos, notices
@@ -194,7 +194,7 @@ def _compiled(pattern: str) -> re.Pattern:
             names.append(name)
             if names.count(name) > 1 or {"time", "frame"} <= set(names):
                 raise ValueError(
-                    f"pattern {pattern!r} says {name} twice; expected each of "
+                    f"pattern {pattern!r} has {name} twice; expected each of "
                     "{pid}, {camid}, and {time} or {frame}, once at most."
                 )
             expression += f"(?P<{name}>{_PLACEHOLDERS[name]})"

@@ -8,6 +8,7 @@ torchreid leaves beside a data set.
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
+from typing import cast
 
 from jaxreid.data.sets.draws import shuffled
 from jaxreid.data.sets.files import some
@@ -122,7 +123,7 @@ def listed_split(file: str | os.PathLike, split: int | str, records: Sequence[Re
     depth = 1 + records[0].name.count("/")
     ends = {
         part: ["/".join(image.split("/")[-depth:]) for image in images]
-        for part, images in listed[split].items()
+        for part, images in listed[cast("int", split)].items()
     }
     if missing := [end for part in _PARTS for end in ends[part] if end not in known]:
         raise ValueError(

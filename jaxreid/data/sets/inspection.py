@@ -69,7 +69,7 @@ class Finding:
     """Images or people with something in common that deserves a look.
 
     Attributes:
-        title: what they have in common.
+        title: their common property.
         names: all of them.
         problem: whether results are wrong or a run fails because of them.
     """
@@ -88,12 +88,12 @@ class Report:
     """Result of `inspect`.
 
     Attributes:
-        path: what was inspected.
+        path: inspected folder or table.
         layout: name of the data set that reads it; "" if none does.
-        fixes: without a layout, what the nearest one lacks.
+        fixes: without a layout, errors of the nearest ones.
         splits: sizes by split.
         notices: warnings of the data set.
-        findings: what deserves a look, problems first.
+        findings: images and people that deserve a look, problems first.
     """
 
     path: str
@@ -139,7 +139,7 @@ def inspect(path: str | os.PathLike) -> Report:
         people.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: the place does not exist.
         ValueError: an option of a named data set is unknown.
     """
     named = named_set(os.fspath(path))
@@ -182,7 +182,7 @@ class _Entry(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """What is seen of one image; `broken` is the reason, or ""."""
+    """Properties of one image; `broken` is the reason, or ""."""
 
     digest: bytes = b""
     height: int = 0
@@ -194,11 +194,11 @@ class _Look(NamedTuple):
 def _layout(
     place: pathlib.Path, names: Iterable[str], options: Mapping[str, Any]
 ) -> tuple[str, Source | None, tuple[str, ...]]:
-    """Return the data set that reads a place, and its source; or what the nearest ones lack."""
+    """Return the data set that reads a place, and its source; else errors of the nearest ones."""
     results = {name: _attempt(name, place, options) for name in names}
     sources = {name: result for name, result in results.items() if isinstance(result, Source)}
     if sources:
-        # Notices say what differs from the published data set.
+        # Notices list the differences from the published data set.
         best = min(sources, key=lambda name: (name in _OWN, len(sources[name].notices)))
         return best, sources[best], ()
     errors = {name: result for name, result in results.items() if isinstance(result, Exception)}
@@ -208,16 +208,16 @@ def _layout(
 
 
 def _attempt(name: str, place: pathlib.Path, options: Mapping[str, Any]) -> Any:
-    """Return what the function of a data set returns, or its error."""
+    """Return the result of a data set's function, or its error."""
     function, implied = SETS.find(name)
     try:
-        return function(folder=place, **implied | options)
+        return function(folder=place, **{**implied, **options})
     except (ValueError, OSError, ImportError) as error:
         return error
 
 
 def _nearest(place: pathlib.Path, errors: Mapping[str, Exception]) -> str | None:
-    """Return the published data set that lacks least to read a folder; None if all lack all."""
+    """Return the published data set whose layout is nearest to a folder; None if none is near."""
 
     def lack(folder: pathlib.Path, error: Exception) -> str:
         return str(error).partition("it holds")[0].replace(str(folder), "")
@@ -271,11 +271,12 @@ def _look(entry: _Entry) -> _Look:
     except ValueError as error:
         return _Look(broken=str(error))
     digest = blake2b(data, digest_size=16).digest()
-    return _Look(digest, *pixels.shape[:2], difference_hash(pixels))
+    height, width = pixels.shape[:2]
+    return _Look(digest, height, width, difference_hash(pixels))
 
 
 def _of_images(entries: Sequence[_Entry]) -> list[Finding]:
-    """Decode all images; return what is wrong with them, or the same."""
+    """Decode all images; return broken, duplicate and oddly shaped ones."""
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         bar = {"desc": "inspecting", "unit": "img", "disable": None, "leave": False}
         looks = list(tqdm(pool.map(_look, entries), total=len(entries), **bar))

@@ -41,9 +41,9 @@ def camera_records(
     Args:
         root: folder of the data set.
         folders: of the cameras, below `root`; `camid` is the place in this list.
-        pattern: what a whole name must match, with a group "pid".
+        pattern: pattern of whole names, with a group "pid".
         title: of the data set, for messages.
-        example: a name, and what it says.
+        example: a name with its fields.
 
     Returns:
         Records named by folder and file ("cam_a/000_45.bmp"), with unknown times; and sentences

@@ -30,7 +30,7 @@ _FOLDERS = (
 # Unpacked distractors_500k.zip, beside the others.
 _DISTRACTORS = "images"
 _FPS = 25
-# Above, float64 does not tell one frame from the next.
+# Above, float64 does not distinguish one frame from the next.
 _LAST_FRAME = 2**53
 _PUBLISHED = {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}
 _PUBLISHED_500K = _PUBLISHED | {"gallery": (751, 515_913)}

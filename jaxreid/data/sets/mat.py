@@ -67,7 +67,7 @@ def read_mat(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
                 continue
             parts = _elements(data, order)
             flags = _integers(parts, order)
-            # Objects of newer classes have no shape, and are nobody's data.
+            # Objects of newer classes have no shape, and hold no data of any data set.
             if flags and flags[0] & 0xFF not in _CLASSES:
                 continue
             shape, name = (_integers(parts, order) for _ in range(2))
@@ -98,7 +98,7 @@ def _elements(data: memoryview, order: _Order) -> Iterator[tuple[int, memoryview
         if size == 0:
             size, start = int.from_bytes(data[at + 4 : at + 8], order), at + 8
         if size > len(data) - start:
-            raise ValueError(f"{size:,} bytes are expected, where {len(data) - start:,} are left")
+            raise ValueError(f"expected {size:,} bytes, got {len(data) - start:,}")
         yield kind & 0xFFFF, data[start : start + size]
         at = start + size
         if kind != _COMPRESSED:
@@ -114,14 +114,14 @@ def _next(parts: _Parts) -> tuple[int, memoryview]:
 def _numbers(parts: _Parts, order: _Order) -> np.ndarray:
     kind, data = _next(parts)
     if kind not in _TYPES:
-        raise ValueError(f"numbers of type {kind}, which there is not")
+        raise ValueError(f"unknown number type {kind}")
     return np.frombuffer(data, np.dtype(_TYPES[kind]).newbyteorder(order))
 
 
 def _integers(parts: _Parts, order: _Order) -> list[int]:
     numbers = _numbers(parts, order)
     if numbers.dtype.kind == "f" or (numbers < 0).any():
-        raise ValueError("whole numbers are expected, where others are")
+        raise ValueError("expected whole numbers, got others")
     return numbers.tolist()
 
 
@@ -130,7 +130,7 @@ def _text(letters: Sequence[int]) -> str:
 
 
 def _value(flags: Sequence[int], shape: Sequence[int], parts: _Parts, order: _Order) -> Any:
-    """Return what an array holds; `parts` are its elements after flags, shape and name."""
+    """Return the content of an array; `parts` are its elements after flags, shape and name."""
     kind, is_complex = (flags[0] & 0xFF, flags[0] & 0x800) if flags else (0, 0)
     if kind == _TEXT:
         return _text(_integers(parts, order))
@@ -158,7 +158,7 @@ def _value(flags: Sequence[int], shape: Sequence[int], parts: _Parts, order: _Or
 def _inner(parts: _Parts, order: _Order) -> Any:
     kind, data = _next(parts)
     if kind != _MATRIX:
-        raise ValueError(f"type {kind} is found where an array is expected")
+        raise ValueError(f"expected an array, got type {kind}")
     if not data:
         return np.zeros((0, 0))
     parts = _elements(data, order)

@@ -18,7 +18,7 @@ _MOST = 1000
 _SPELLED = {"true": True, "True": True, "false": False, "False": False, "None": None}
 
 
-# Declared beside words: a path may be a word.
+# Declared besides words: a path may be a word.
 _LOOSE = (type(None), os.PathLike)
 
 
@@ -27,7 +27,7 @@ class Named(NamedTuple):
 
     Attributes:
         base: name in the table of data sets, or `package.module:function`.
-        domain: what follows a slash, or None.
+        domain: name of the domain after a slash, or None.
         place: folder or file, "" if none is named.
         options: pairs of an option and its value.
     """

@@ -1,4 +1,4 @@
-"""Images that look the same: 64-bit difference hashes, and groups of those with few other bits."""
+"""Images that look the same: 64-bit difference hashes, grouped where few bits differ."""
 
 from collections import defaultdict
 
@@ -13,7 +13,7 @@ _BANDS = ((0, 22), (22, 21), (43, 21))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
-    """Return 64 bits that say where an image, uint8 [h, w, 3], becomes brighter to the right.
+    """Return 64 bits that mark where an image, uint8 [h, w, 3], becomes brighter to the right.
 
     Source: dHash, N. Krawetz, "Kind of Like That", 2013.
     """
@@ -30,7 +30,7 @@ def alike(hashes: np.ndarray) -> list[list[int]]:
 
     Returns:
         Indices of each group, in order. An image is in one group at most; two images of a group
-        are linked by images with at most `DISTANCE` other bits from one to the next.
+        are linked by images with at most `DISTANCE` differing bits from one to the next.
     """
     unique, place = np.unique(hashes, return_inverse=True)
     parent = list(range(len(unique)))
@@ -49,8 +49,8 @@ def alike(hashes: np.ndarray) -> list[list[int]]:
 
 
 def _near_pairs(hashes: np.ndarray) -> list[tuple[int, int]]:
-    """Return the pairs of different hashes, [N] uint64, with at most `DISTANCE` other bits."""
-    pairs = []
+    """Return the pairs of different hashes, [N] uint64, with at most `DISTANCE` differing bits."""
+    pairs: list[tuple[int, int]] = []
     for first_bit, bits in _BANDS:
         band = (hashes >> np.uint64(first_bit)) & np.uint64(2**bits - 1)
         order = np.argsort(band, kind="stable")

@@ -167,7 +167,10 @@ def _lock_of(copy: pathlib.Path) -> pathlib.Path:
 def _builder_class(tfds: types.ModuleType) -> type:
     """Return the TFDS builder class of all data sets; defined late as TFDS is imported late."""
 
-    class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Prepared(  # type: ignore[call-arg]
+        tfds.core.GeneratorBasedBuilder,  # type: ignore[name-defined]
+        skip_registration=True,
+    ):
         VERSION = tfds.core.Version("1.0.0")
 
         def __init__(self, source: Source, root: pathlib.Path, check: ImageCheck) -> None:
@@ -218,7 +221,7 @@ def _example(record: Record, data: bytes) -> dict:
 
 @contextlib.contextmanager
 def _explained(root: pathlib.Path, tf: types.ModuleType) -> Iterator[None]:
-    """Say where prepared copies are kept, and how to keep them elsewhere, if that fails."""
+    """Add the folder of prepared copies, and how to choose another one, to errors of its files."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -252,10 +255,10 @@ def _is_prepared(builder) -> bool:
     return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
-def _prepare(builder, tf, tfds, what: str) -> None:
+def _prepare(builder, tf, tfds, title: str) -> None:
     """Prepare a copy, or wait for another process that does."""
     final = pathlib.Path(builder.data_dir)
-    with hold(_lock_of(final), f"the prepared copy of {what}", wait=True):
+    with hold(_lock_of(final), f"the prepared copy of {title}", wait=True):
         if _is_prepared(builder):
             return
         # Left by a process that did not finish. Holding the lock means that none is still writing.
@@ -263,7 +266,7 @@ def _prepare(builder, tf, tfds, what: str) -> None:
             if left_over.exists():
                 print(f"removing an unfinished copy: {left_over}", file=sys.stderr)
                 shutil.rmtree(left_over)
-        print(f"preparing {what} into {final}", file=sys.stderr, flush=True)
+        print(f"preparing {title} into {final}", file=sys.stderr, flush=True)
         with (
             # TFDS requires a download folder, which stays empty.
             tempfile.TemporaryDirectory() as downloads,
@@ -276,7 +279,7 @@ def _prepare(builder, tf, tfds, what: str) -> None:
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
             except (RuntimeError, OSError) as error:
-                # TFDS wraps what TensorFlow or the system says about a write.
+                # TFDS wraps the error of TensorFlow or the system about a write.
                 cause = _first_cause(error)
                 if isinstance(cause, OSError | tf.errors.OpError):
                     raise cause from None
@@ -315,8 +318,8 @@ def _read(builder, split: str, tf) -> Split:
     )
 
 
-def _damaged(builder, what: str) -> OSError:
+def _damaged(builder, reason: str) -> OSError:
     return OSError(
-        f"the prepared copy in {builder.data_dir} is damaged ({what}). Delete that folder and "
+        f"the prepared copy in {builder.data_dir} is damaged ({reason}). Delete that folder and "
         "start again to prepare it anew."
     )

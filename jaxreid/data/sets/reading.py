@@ -43,9 +43,9 @@ class Found:
         if isinstance(self.content, Source):
             splits, fingerprint = self._read_source(self.content), self.content.fingerprint
         else:
-            splits, fingerprint = self.content, _fingerprint(self.content)
+            fingerprint = _fingerprint(self.content)
             check = ImageCheck(self.title, skip=self.skip_broken)
-            splits = {name: split.take(check.look(split)) for name, split in splits.items()}
+            splits = {name: split.take(check.look(split)) for name, split in self.content.items()}
             check.finish()
         origin = Origin(self.title, fingerprint, self.place)
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
@@ -72,9 +72,9 @@ class Found:
         if new:
             check = ImageCheck(self.title, _agrees() if least else None, self.skip_broken)
             with self._progress("checking", len(new)) as bar:
-                found = check.examine(list(new), list(new.values()), bar.update)
+                examined = check.examine(list(new), list(new.values()), bar.update)
                 try:
-                    for path, facts in zip(new, found, strict=True):
+                    for path, facts in zip(new, examined, strict=True):
                         if facts is not None:
                             known[digests[path]] = [*facts, least or int(bool(facts[0]))]
                 finally:
@@ -94,8 +94,8 @@ class Found:
     def _progress(self, verb: str, total: int) -> tqdm:
         if not sys.stderr.isatty():
             print(f"{verb} {self.title} ({total:,} images)", file=sys.stderr, flush=True)
-        what = {"desc": f"{verb} {self.title}", "total": total, "unit": "img"}
-        return tqdm(**what, disable=None, leave=False)
+        options = {"desc": f"{verb} {self.title}", "total": total, "unit": "img"}
+        return tqdm(**options, disable=None, leave=False)
 
 
 def _has_tensorflow() -> bool:
@@ -116,7 +116,7 @@ def _split_of_files(
     digest = [digests[record.image] for record in records]
     known = [facts[value] for value in digest]
     files = ImageFiles(
-        [os.fspath(record.image) for record in records],
+        [os.fsdecode(record.image) for record in records],
         # As `Split.digests` computes them.
         np.frombuffer(bytes.fromhex("".join(digest)), "<u8"),
         np.array([not kind for kind, *_ in known], bool),

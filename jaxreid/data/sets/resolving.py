@@ -64,8 +64,7 @@ def resolve(
             f"for images of your own or market1501:{text}."
         )
     function, implied = _function(named.base)
-    given = implied | dict(named.options) | dict(options)
-    arguments = _arguments(named, function, folder, given)
+    arguments = _arguments(named, function, folder, implied | dict(named.options) | dict(options))
     copies = folder_of_copies(prepared_dir)
     content = function(**arguments)
     if not isinstance(content, Source) and not _is_splits(content):

@@ -105,7 +105,7 @@ def split_of(records: Iterable[tuple[Record, bytes]]) -> Split:
 
 
 def columns_of(images: Sequence[bytes], records: Sequence[Record]) -> Split:
-    """Return images, and what their records say of them, as a split."""
+    """Return images with the labels of their records as a split."""
     return Split(
         image=images,
         name=[r.name for r in records],

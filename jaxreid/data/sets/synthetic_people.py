@@ -10,7 +10,7 @@ students with backpacks, low resolution). They differ in clothing, places, light
 so a model loses accuracy from one domain to another.
 
 Splits follow Market-1501: `train` (100 identities), and 50 other identities with one image per
-camera in `query` and the others in `gallery`, beside distractors (pid 0: other people and false
+camera in `query` and the others in `gallery`, besides distractors (pid 0: other people and false
 alarms of a detector). There are about 12 images of 128 x 64 pixels per identity. `time` is in
 seconds on a clock shared by the cameras of a domain. Options set other sizes, up to thousands of
 identities; the same options give the same bytes on every machine.

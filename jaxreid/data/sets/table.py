@@ -105,11 +105,11 @@ def read_photos(
 def read_cells(
     table: str | os.PathLike, needed: Sequence[str]
 ) -> tuple[pathlib.Path, list[dict[str, Any]], list[str]]:
-    """Read the cells of a table by what they say: path, person, camera, time, split.
+    """Read the cells of a table by kind: path, person, camera, time, split.
 
     Args:
         table: the file.
-        needed: what there must be a column of.
+        needed: kinds that must have a column.
 
     Returns:
         The file, its rows, one or more, and notices.
@@ -131,7 +131,7 @@ def read_cells(
 
 
 def photo_of(cells: Mapping[str, Any], image: pathlib.Path, name: str, where: str) -> Photo:
-    """Return what the cells of a row say of an image; `where` is the row, for messages.
+    """Return the photo that the cells of a row describe; `where` is the row, for messages.
 
     Raises:
         ValueError: a cell cannot be read.

@@ -7,12 +7,13 @@ authors and unpack the archive.
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 
 from jaxreid.data.sets.files import find_root, folder_source, read_names
 from jaxreid.data.sets.halves import ALL, check_split, half_split
 from jaxreid.data.sets.layouts import camera_records
 from jaxreid.data.sets.records import named_records
-from jaxreid.data.sets.source import Source
+from jaxreid.data.sets.source import Record, Source
 
 _FOLDERS = (".", "VIPeR", "viper", "viper/VIPeR")
 _CAMERAS = ("cam_a", "cam_b")
@@ -68,6 +69,7 @@ def find(
 
     Source: Gray and Tao, ECCV 2008 (the data set); Choi et al., CVPR 2021 (MetaBIN's folders).
     """
+    divided: Mapping[str, Sequence[Record]]
     if splits is None and _FORMS.fullmatch(str(split)):
         parts = {part: f"split_{split}/{part}" for part in ("train", "query", "gallery")}
         root = find_root(folder, "VIPeR", _FOLDERS, parts.values())

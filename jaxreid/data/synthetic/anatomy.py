@@ -268,7 +268,7 @@ def _carried(p: Person, tex: dict) -> list[Part]:
 
 
 def _held(p: Person, pose: Pose, tex: dict) -> list[Part]:
-    """Return what people of drawn domains hold."""
+    """Return the objects that people of drawn domains hold."""
     d = p.details
     side = -p.bag_side
     if d is None or d.holds == "none":

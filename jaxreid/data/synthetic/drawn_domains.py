@@ -1,7 +1,7 @@
 """Domains drawn at random: a domain is a number, from which its cameras and wardrobe follow.
 
 Numbers below the four named domains' count are their tables. Higher ones are drawn: positions,
-light, colours, resolution and defects of six cameras, and what people wear there, between summer
+light, colours, resolution and defects of six cameras, and the clothes of people, between summer
 and winter. Long tails are meant: dark and pale clothes are frequent, vivid ones rare.
 """
 
@@ -43,7 +43,7 @@ def cameras_of(domain: int) -> tuple[Camera, ...]:
 
 @functools.lru_cache(maxsize=64)
 def wardrobe_of(domain: int) -> Wardrobe:
-    """Return what people wear in a domain, given by number."""
+    """Return the wardrobe of a domain, given by number."""
     return WARDROBES[domain] if domain < len(WARDROBES) else _wardrobe(Stream(domain, 42))
 
 

@@ -14,7 +14,7 @@ from jaxreid.data.synthetic.workers import render_all
 from jaxreid.names import check_name
 
 TRAIN_IDS, TEST_IDS, IMAGES_PER_ID, DISTRACTORS = 100, 50, 12, 200
-# Name of the domains that are drawn themselves, and people in each of them if not said otherwise.
+# Name of the domains that are drawn themselves, and the default number of people in each of them.
 RANDOM, PEOPLE_PER_DOMAIN = "random", 25
 # Fewer pictures are drawn faster than another process starts.
 _WORTHWHILE = 200

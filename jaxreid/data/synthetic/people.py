@@ -63,7 +63,7 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What people of drawn domains have beside."""
+    """Additional attributes of people in drawn domains."""
 
     print: tuple[int, int] = (0, 0)  # kind and seed of a printed cloth
     third: Colour = (0, 0, 0)  # third colour of a print

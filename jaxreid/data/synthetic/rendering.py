@@ -155,7 +155,7 @@ def render(
 
     Args:
         seed: that of the plan.
-        plan: who is seen, where, when and from which side.
+        plan: the person, with place, time and viewing side.
         look: appearance of the person; by default the one that follows from the plan.
         camera: camera that takes the picture; by default that of the plan. Pose, place, light and
             noise stay those of the plan, so that pictures with another look or camera differ in

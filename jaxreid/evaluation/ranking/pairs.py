@@ -1,4 +1,4 @@
-"""Scores of all pairs of a test set, by person, and their distributions: what calibrations need.
+"""Scores of all pairs of a test set, by person, and their distributions, for calibrations.
 
 Two pairs that share a person are not independent, so an error that counted pairs would be too
 small. Errors are taken over people, and what is measured on other people than it was fitted on is

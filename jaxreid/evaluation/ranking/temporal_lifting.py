@@ -198,17 +198,17 @@ def _kth_largest(values: np.ndarray, k: int) -> np.ndarray:
     return np.partition(values, place)[..., place]
 
 
-def _nearness(found: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype) -> np.ndarray:
-    """Return [q, g]: mean over the pivots counted in `found` of exp(-(seconds apart / sigma)^2)."""
+def _nearness(count: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype) -> np.ndarray:
+    """Return [q, g]: mean over the pivots counted in `count` of exp(-(seconds apart / sigma)^2)."""
     # Queries share pivots, so the exponential is computed once for each image that is a pivot.
-    used = np.flatnonzero(found.max(axis=0))
-    found = found[:, used]
-    total = found.sum(axis=1)
+    used = np.flatnonzero(count.max(axis=0))
+    count = count[:, used]
+    total = count.sum(axis=1)
     # A matrix product bounds the time for many pivots. Few pivots are added one by one in a fixed
     # order, so that neither the other queries nor the width of a tile change a bit.
     many = np.flatnonzero(total > _FEW)
-    weight = found[many].astype(dtype)
-    few = {i: np.repeat(np.arange(used.size), found[i]) for i in np.flatnonzero(total <= _FEW)}
+    weight = count[many].astype(dtype)
+    few = {i: np.repeat(np.arange(used.size), count[i]) for i in np.flatnonzero(total <= _FEW)}
     nearness = np.empty((total.size, time.size), dtype)
     width = max(1, _TILE // used.size)
     for left in range(0, time.size, width):
@@ -228,22 +228,22 @@ def _nearness(found: np.ndarray, time: np.ndarray, sigma: float, dtype: np.dtype
     return nearness
 
 
-def _sightings(what: str, camid: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return checked cameras [N] and times [N] float64; `what` is "query" or "gallery"."""
+def _sightings(split: str, camid: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return checked cameras [N] and times [N] float64; `split` is "query" or "gallery"."""
     camid, time = np.asarray(camid), np.asarray(time, np.float64)
     if camid.ndim != 1 or camid.shape != time.shape:
         raise ValueError(
-            f"shapes do not match: {what}_camid {camid.shape}, {what}_time {time.shape}; expected "
-            "a camera and a time for each image."
+            f"shapes do not match: {split}_camid {camid.shape}, {split}_time {time.shape}; "
+            "expected a camera and a time for each image."
         )
     if (camid < 0).any():
         without = (camid < 0).sum()
-        raise ValueError(f"no camera is known for {without} of {camid.size} {what} images.")
+        raise ValueError(f"no camera is known for {without} of {camid.size} {split} images.")
     unknown = ~np.isfinite(time)
     if unknown.any():
         raise ValueError(
-            f"no time is known for {unknown.sum()} of {time.size} {what} images; TLift needs that "
-            "of every image. Times are known for market1501, dukemtmc, randperson and "
-            "synthetic_people, not for msmt17 or cuhk03: switch TLift off there."
+            f"no time is known for {unknown.sum()} of {time.size} {split} images; TLift needs the "
+            "time of every image. Times are known for market1501, dukemtmcreid, clonedperson, "
+            "randperson and synthetic_people, not for msmt17 or cuhk03: switch TLift off there."
         )
     return camid, time

@@ -22,7 +22,7 @@ OUTPUTS = ("patches", "class")
 
 
 class Kind(NamedTuple):
-    """What differs between published networks.
+    """Options that differ between published networks.
 
     Attributes:
         layer_scale: each branch of a block has a learned scale per channel.
@@ -102,7 +102,7 @@ class ViT(Backbone):
             12 of TransReID.
         output: "patches", a map of local features; or "class", a map of one position with the
             class token, from which neck "pooled" makes an embedding.
-        registers: tokens beside class token and patches, without a position (DINOv2 with
+        registers: tokens besides class token and patches, without a position (DINOv2 with
             registers).
         kind: one of `KINDS`.
         dtype: dtype of the products.

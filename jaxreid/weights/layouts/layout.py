@@ -36,13 +36,13 @@ class Layout:
         rules: called with the backbone's name and the names of the neck's parts, returns the
             substitutions that make an official name of a path whose leaf is already official, such
             as "backbone.layer1_0.conv1.weight".
-        outer: what names of the backbone begin with in files, if `state_dict.unwrapped` removes it.
+        outer: prefix of the backbone's names in files, if `state_dict.unwrapped` removes it.
         sign: pattern of a name that only checkpoints of this code have; "" for any checkpoint.
         unused: pattern of names that the model does not need.
         zeros: pattern of names of tensors that the model lacks because they are all 0.
         adapted: called with tensors and card, returns the tensors of a model of that size.
         rest: called with the backbone's name and the tensors of a model, returns the tensors that
-            a published file has beside them; None if models are not written in this layout.
+            a published file has besides them; None if models are not written in this layout.
     """
 
     title: str

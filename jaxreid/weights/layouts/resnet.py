@@ -30,7 +30,7 @@ def rules_of(prefix: str, *others: tuple[str, str]) -> Callable[[str, Sequence[s
 
 
 def whole(prefix: str = "") -> Callable[[str, Tensors], dict[str, np.ndarray]]:
-    """Return `Layout.rest` of a ResNet: what a whole one has that the model never uses.
+    """Return `Layout.rest` of a ResNet: variables of a whole one that the model never uses.
 
     All are 0 but the variances, which are 1.
     """

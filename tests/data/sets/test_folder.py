@@ -82,8 +82,8 @@ def test_a_pattern_is_an_option_in_a_name():
     ("options", "message"),
     [
         ({"pattern": "{person}_*"}, "unknown placeholder 'person'; valid: .*pid"),
-        ({"pattern": "{pid}_{pid}"}, "says pid twice"),
-        ({"pattern": "{pid}_{time}_{frame}"}, "says frame twice"),
+        ({"pattern": "{pid}_{pid}"}, "has pid twice"),
+        ({"pattern": "{pid}_{time}_{frame}"}, "has frame twice"),
         ({"pattern": "{camid}/*"}, "has a slash; expected {pid} in it"),
         ({"pattern": "{pid}_{frame}", "fps": 0}, "fps is 0; expected frames per second"),
         ({"pattern": "{pid}_{frame}", "fps": "many"}, "fps is 'many'"),
@@ -156,8 +156,8 @@ def test_images_of_nobody_known_are_a_gallery(tmp_path):
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (["a.jpg", "b/c.jpg"], {}, "in the folder of no person: 1 of 2 .a.jpg.*sub-folder per"),
-        (["a/b/c/d.jpg"], {}, "in the folder of no person: 1 of 1 .a/b/c/d.jpg"),
+        (["a.jpg", "b/c.jpg"], {}, "not in a person's folder: 1 of 2 .a.jpg.*sub-folder per"),
+        (["a/b/c/d.jpg"], {}, "not in a person's folder: 1 of 1 .a/b/c/d.jpg"),
         (["a/x.txt"], {}, "holds no images .*sub-folder per person"),
         (["a/x.heic", "b/c/y.heic"], {}, "holds no images .*The same in 1 other folders"),
         (["a/x.heic"], {}, "holds no images .*convert images to JPEG or PNG: 1 .x.heic"),
