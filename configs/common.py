@@ -133,7 +133,7 @@ def base(dataset: str) -> ConfigDict:
     config.epochs = 60  # maximum; the "adaptive" schedule may end earlier
     config.freeze_epochs = 0  # initial epochs that train only the classifier
 
-    # initial weights: a run or a weight file (.safetensors); None: random
+    # initial weights: a run or a weights file (.safetensors); None: random
     config.init_from = placeholder(str)
     config.init_skip = ()  # parts of init_from to skip: "neck", "matcher", "classifier", "memory"
     # weights the published recipe starts from ("ImageNet"); a run without them warns; "": none

@@ -6,7 +6,7 @@ python -m jaxreid.main --config=qaconv --workdir=runs/qaconv
 argument that selects data set and options (qaconv:market1501,debug). Override any setting by its
 path (--config.optim.lr=0.01); --print_config lists them. Repeat the command to resume an
 interrupted run. --mode=evaluate evaluates the newest checkpoint in the work directory, with the
-settings of the run if --config is omitted. Without a checkpoint it evaluates the weight file
+settings of the run if --config is omitted. Without a checkpoint it evaluates the weights file
 --config.init_from. To train on from the weights of a run, give another --workdir and
 --config.init_from=RUN; `jaxreid weights RUN FILE.safetensors` exports them.
 """

@@ -78,7 +78,7 @@ def tool(monkeypatch):
 def test_generated_text_is_what_the_tool_writes(path, tool):
     text = path.read_text()
     assert tool.generate(text) == text, f"run: python tools/make_docs.py {path.stem}"
-    generated = "settings", "speed", "distributed", "drawn", "results"
+    generated = "settings", "speed", "distributed", "drawn", "results", "testing"
     assert bool(tool.BLOCK.search(text)) == (path.stem in generated)
 
 

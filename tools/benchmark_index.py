@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?", help="run or weight file")
+    parser.add_argument("model", nargs="?", help="run or weights file")
     parser.add_argument("features", nargs="?", help="file of jaxreid embed")
     parser.add_argument("--images", type=int, nargs="+", default=[100_000])
     parser.add_argument("--queries", type=int, default=100, help="for latency (default: 100)")

@@ -103,7 +103,7 @@ MUTATIONS = (
     ),
     Mutation(
         "reranking",
-        "re-ranking exchanges the weights of its two distances",
+        "re-ranking gives both distances the same weight",
         f"{_RANKING}/k_reciprocal.py",
         "row += (1 - self.weight) * self._jaccard(code, postings, query)",
         "row += self.weight * self._jaccard(code, postings, query)",
@@ -143,21 +143,37 @@ def mutated(mutation: Mutation, text: str) -> str:
 
 
 def is_noticed(mutation: Mutation, copy: pathlib.Path) -> bool:
-    """Return whether the test fails in a copy of the repository; the copy is restored."""
+    """Return whether the test fails in a copy of the repository; the copy is restored.
+
+    Raises:
+        ValueError: the test fails without the mutation, too, or does not run.
+    """
     file = copy / mutation.file
     text = file.read_text()
+    if fails(mutation.test, copy):
+        raise ValueError(f"{mutation.test} fails without the mutation; expected it to pass.")
     file.write_text(mutated(mutation, text))
-    words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutation.test]
-    paths = [str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        ended = subprocess.run(
-            [sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True
-        )
+        return fails(mutation.test, copy)
     finally:
         file.write_text(text)
+
+
+def fails(test: str, copy: pathlib.Path) -> bool:
+    """Return whether a test of a copy of the repository fails.
+
+    Raises:
+        ValueError: it does not run.
+    """
+    words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    paths = [str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # A changed file of the same size and second would not be compiled again.
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(
+        [sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True
+    )
     if ended.returncode not in (0, 1):
-        raise ValueError(f"{mutation.test} did not run:\n{ended.stdout}{ended.stderr}")
+        raise ValueError(f"{test} did not run:\n{ended.stdout}{ended.stderr}")
     return ended.returncode == 1
 
 
@@ -182,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     survived = []
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "copy"
-        out = shutil.ignore_patterns(".git", ".venv", "*cache*", "runs", "site")
+        out = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis")
         try:
             for name in chosen:
                 check_name(name, names, "mutation")
@@ -190,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for one in MUTATIONS:
                 if one.name in chosen:
                     noticed = is_noticed(one, copy)
-                    print(f"{one.name}: {'noticed' if noticed else 'SURVIVED'} by {one.test}")
+                    print(f"{one.name}: {'noticed by' if noticed else 'SURVIVED'} {one.test}")
                     survived += [] if noticed else [one.name]
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)

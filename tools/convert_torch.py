@@ -1,4 +1,4 @@
-"""Convert a PyTorch checkpoint to a weight file for training and evaluation.
+"""Convert a PyTorch checkpoint to a weights file for training and evaluation.
 
 python tools/convert_torch.py resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=ibn_b.safetensors
 

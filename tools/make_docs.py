@@ -1,4 +1,4 @@
-"""Generate documentation: docs/settings.md, and tables of docs/speed.md and docs/distributed.md.
+"""Generate documentation: docs/settings.md, and tables of other documents.
 
     python tools/make_docs.py
     python tools/make_docs.py settings

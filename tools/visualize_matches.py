@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--workdir", type=pathlib.Path, help="work directory of a run")
     model.add_argument(
         "--weights", type=pathlib.Path, metavar="FILE.safetensors",
-        help="weight file from tools/convert_torch.py",
+        help="weights file from tools/convert_torch.py",
     )  # fmt: skip
     parser.add_argument(
         "--images", nargs=2, type=pathlib.Path, metavar=("A", "B"), help="two JPEG or PNG files"
@@ -82,7 +82,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.images and (args.dataset or args.query):
         parser.error("--images draws two files; omit --dataset and --query.")
     if args.weights and not (args.images or args.dataset):
-        parser.error("a weight file names no data set: give --dataset or --images.")
+        parser.error("a weights file names no data set: give --dataset or --images.")
     return args
 
 

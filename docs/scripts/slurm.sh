@@ -1,5 +1,5 @@
 #!/bin/bash
-# Train on a Slurm cluster: one task for each GPU; a job that is stopped goes on in another.
+# Train on a Slurm cluster: one task for each GPU; a job that is stopped resumes in another.
 #
 #     sbatch --nodes=2 docs/scripts/slurm.sh qaconv:market1501 --workdir=/shared/runs/market \
 #         --config.data.dir=/shared/data

@@ -165,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "weights",
         verbs.weights,
-        "export a model to a single weight file",
+        "export a model to a single weights file",
         "jaxreid weights runs/qaconv qaconv.safetensors",
     )
     add_model(verb)
@@ -178,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "convert",
         verbs.convert,
-        "convert a PyTorch checkpoint or an ONNX file to a weight file",
+        "convert a PyTorch checkpoint or an ONNX file to a weights file",
         "jaxreid convert resnet50_ibn_b.pth --arch=resnet50_ibn_b --out=resnet50_ibn_b.safetensors",
         "Reads .pth, .pth.tar, .pt and .safetensors files with the original parameter names: "
         "ImageNet weights of torchvision and IBN-Net, torchreid's OSNet, models of QAConv 1.0 to "
@@ -201,12 +201,12 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "reproduce",
         verbs.reproduce,
-        "list published results next to your own, and train them",
+        "list published results next to your own, and run their trainings",
         "jaxreid reproduce qaconv_gs --data=/data --weights=resnet50_ibn_b.safetensors --run",
         "Lists the trainings of a published table, mAP / rank-1, and the command of each. With "
-        "--data, it reports which data sets are available; with --run, it trains on those, one "
-        "after the other, and resumes where it was stopped. Further --config. settings are passed "
-        "on.",
+        "--data, it reports which data sets are missing; with --run, it runs the trainings whose "
+        "data sets are there, one after the other, and resumes where it was stopped. Further "
+        "--config. settings are passed on.",
     )
     verb.add_argument("table", nargs="?", help="table (default: list all)")
     verb.add_argument("cells", nargs="*", metavar="TRAINING", help="trainings (default: all)")

@@ -31,7 +31,7 @@ def add_calibrate(commands: Any) -> None:
         "--out",
         type=values.path,
         metavar="FILE",
-        help="calibration (.json), or weight file that carries it (.safetensors) (default: "
+        help="calibration (.json), or weights file that carries it (.safetensors) (default: "
         "calibration.json in the run)",
     )
     add_folders(verb)
@@ -53,7 +53,7 @@ def calibrate_model(args: argparse.Namespace) -> dict[str, Any]:
     reid = load_model(args)
     if args.out is None and reid.step is None:
         raise ValueError(
-            f"{args.model} is a weight file, which is not changed: name another with "
+            f"{args.model} is a weights file, which is not changed: name another with "
             "--out=FILE.safetensors, or --out=FILE.json for --calibration=FILE.json of the verbs."
         )
     example = "--data market1501:FOLDER or --data folder:FOLDER?pattern={pid}_c{camid}_*"

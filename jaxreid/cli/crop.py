@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     crops = crop(args.frames, args.detections, args.out, first=args.first_frame, **options)
     for notice in crops.notices:
         print(notice)
-    there = f" ({crops.there} of them existed)" if crops.there else ""
+    there = f" ({crops.there} of them existed already)" if crops.there else ""
     print(
         f"{len(crops.files)} crops of {crops.frames} frames of camera {crops.camera} in "
         f"{crops.folder}{there}; {crops.clipped} boxes reached over the edge and were clipped."

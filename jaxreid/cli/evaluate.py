@@ -104,7 +104,7 @@ def add_evaluate(commands: Any) -> None:
         "--metric",
         choices=("cosine", "euclidean"),
         help="compare embeddings in a file by this (default: the matcher of their model, or "
-        "cosine); the metric that computed the scores",
+        "cosine); for --scores, the metric that computed them",
     )
     add_folders(verb)
     add_json(verb)

@@ -33,7 +33,7 @@ def add_finetune(commands: Any) -> None:
         action="extend",
         nargs="+",
         metavar="DATASET",
-        help="data sets to measure forgetting (default: 20 drawn people)",
+        help="data sets on which forgetting is measured (default: 20 drawn people)",
     )
     verb.add_argument(
         "--epochs", type=values.count, help="number of epochs (default: about 300 updates)"
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"workdir": args.workdir, "results": None}
     print(f"\n{'rank-1 / mAP in percent':<44} {'before':>13} {'after':>13} {'change':>13}")
     for row in rows:
-        title = "own people, kept back" if row["own"] else row["set"]
+        title = "own people, held out" if row["own"] else row["set"]
         cells = [(row[when]["rank1"], row[when]["mAP"]) for when in ("before", "after")]
         change = [after - before for before, after in zip(*cells, strict=True)]
         shown = [f"{100 * a:5.1f} / {100 * b:5.1f}" for a, b in cells]

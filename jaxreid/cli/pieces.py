@@ -26,7 +26,7 @@ def add_verb(
 # The bundled model, which verbs use that need none of one's own.
 BUNDLED = "drawn"
 _MODEL = (
-    "work directory of a run, one of its steps (RUN/checkpoints/500), a weight file "
+    "work directory of a run, one of its steps (RUN/checkpoints/500), a weights file "
     f"(.safetensors), or the bundled model {BUNDLED}"
 )
 

@@ -103,7 +103,7 @@ def explain(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def weights(args: argparse.Namespace) -> dict[str, Any]:
-    """Export a model to a weight file."""
+    """Export a model to a weights file."""
     out = place(args.out)
     check_out(out, ".safetensors")
     reid = load_model(args)

@@ -119,7 +119,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, Any]:
                 shape, _, dtype = header
                 elements = int(np.prod([int(length) for length in shape], dtype=object))
                 if dtype.hasobject or elements * dtype.itemsize != info.file_size - member.tell():
-                    raise ValueError(f"{name} has another size than declared, or Python objects")
+                    raise ValueError(
+                        f"{name} has another size than declared, or holds Python objects"
+                    )
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     if "about" in arrays:

@@ -65,7 +65,7 @@ def _gains(difference: Difference) -> str:
         Line(f"{difference.names[0]} better", share, np.maximum(gain, 0)),
         Line(f"{difference.names[1]} better", share, np.minimum(gain, 0)),
     ]
-    title = "who wins where: difference of average precision, query by query"
+    title = "difference of average precision, query by query"
     return plot(title, lines, x_label="share of queries", percent=True, filled=True)
 
 

@@ -195,7 +195,7 @@ class Index:
             id=id, camera=camera, person=person, path=path, after=after, before=before
         )
         if not where:
-            raise ValueError("nothing selects what to remove; give ids, paths, cameras or times.")
+            raise ValueError("no images selected; expected ids, paths, cameras or times.")
         with self._store.writing():
             if count := self._store.count(where):
                 self._store.remove(where)

@@ -44,7 +44,7 @@ def finetune(
             not say how they are divided are divided by `split=learn`: the model is measured on
             people, or with less than 20 people on images, that it does not learn from.
         workdir: work directory of the run; created.
-        keep: data sets to measure forgetting.
+        keep: data sets on which forgetting is measured.
         epochs: number of epochs; None: about `configs.finetuning.STEPS` updates.
         rate: factor of the learning rates of `configs.finetuning`.
         seed: run seed.
@@ -124,7 +124,7 @@ def check_people(name: str, splits: Mapping[str, Split]) -> int:
             )
     pids, counts = np.unique(splits["train"].pid, return_counts=True)
     several, others = int((counts > 1).sum()), set(splits["query"].pid.tolist()) - {*pids.tolist()}
-    # Of the fewest, some may be kept back.
+    # Of the fewest, some may be held out.
     if several < FEWEST - 2 or several + len(others) < FEWEST:
         raise ValueError(
             f"{name}: {len(pids)} people to learn from, {several} of them on two images or more; "

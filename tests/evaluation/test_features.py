@@ -283,7 +283,9 @@ def test_no_more_memory_is_taken_than_a_file_is_large(tmp_path):
         claimed((-4, -4)),
         claimed((8,), "|O"),
     ):
-        with pytest.raises(ValueError, match="has another size than declared, or Python objects"):
+        with pytest.raises(
+            ValueError, match="has another size than declared, or holds Python objects"
+        ):
             read_arrays(path)
     path = claimed((4, 4), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="features is compressed; expected it as numpy.savez"):

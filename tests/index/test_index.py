@@ -330,7 +330,7 @@ def test_the_command_goes_from_photographs_to_a_ranked_list(place, photos, tmp_p
     assert "recall@10 1.000" in said("optimize", index).out
     assert "36 images, " in said("info", index).out
     assert "6 images removed; 30 left" in said("remove", index, "--camera=door").out
-    assert "nothing selects what to remove" in said("remove", index, status=1).err
+    assert "no images selected" in said("remove", index, status=1).err
 
 
 def damaged(index, tmp_path, name):
@@ -388,7 +388,7 @@ def test_mistakes_are_answered_in_words(made, copied, reid, embeddings, place, t
         (lambda: copied.search(maps, top=0), "top is 0"),
         (lambda: copied.search(maps, after=float("nan")), "a finite number"),
         (lambda: copied.search(maps, camera=[]), "no camera given"),
-        (lambda: copied.remove(), "nothing selects what to remove"),
+        (lambda: copied.remove(), "no images selected"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             call()

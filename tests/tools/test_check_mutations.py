@@ -33,8 +33,11 @@ def test_a_mutation_that_no_test_notices_is_an_error(tmp_path, monkeypatch, caps
     right = make("minus", "", "sum.py", "a + b", "a - b", "test_sum.py::test_total")
     blind = make("times", "", "sum.py", "a + b", "a * b", "test_sum.py::test_total")
     gone = make("gone", "", "sum.py", "a % b", "a - b", "test_sum.py::test_total")
+    failing = "from sum import total\n\n\ndef test_three():\n    assert total(2, 2) == 3\n"
+    (tmp_path / "test_three.py").write_text(failing)
+    broken = make("broken", "", "sum.py", "a + b", "a - b", "test_three.py::test_three")
     monkeypatch.setattr(check_mutations, "ROOT", tmp_path)
-    monkeypatch.setattr(check_mutations, "MUTATIONS", (right, blind, gone))
+    monkeypatch.setattr(check_mutations, "MUTATIONS", (right, blind, gone, broken))
     assert check_mutations.main(["minus", "times"]) == 1
     printed = capsys.readouterr().out
     assert "minus: noticed" in printed
@@ -42,5 +45,7 @@ def test_a_mutation_that_no_test_notices_is_an_error(tmp_path, monkeypatch, caps
     assert "1 of 2" in printed
     assert check_mutations.main(["gone"]) == 2
     assert "holds 'a % b' 0 times" in capsys.readouterr().err
+    assert check_mutations.main(["broken"]) == 2
+    assert "fails without the mutation" in capsys.readouterr().err
     assert check_mutations.main(["divided"]) == 2
     assert (tmp_path / "sum.py").read_text().endswith("a + b\n")

@@ -1,9 +1,11 @@
 """The scaling study: levels are different trainings; what is finished makes a table and a plot."""
 
+import importlib
 import json
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
@@ -12,6 +14,15 @@ TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 @pytest.fixture(autouse=True)
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
+
+
+def flat(config, path=""):
+    """The settings of a configuration by path."""
+    leaves = {}
+    for name, value in config.items():
+        inner = value if isinstance(value, ConfigDict) else None
+        leaves |= flat(inner, f"{path}{name}.") if inner else {f"{path}{name}": value}
+    return leaves
 
 
 def finished(path, level, score):
@@ -48,6 +59,20 @@ def test_levels_of_one_name_are_one_training():
             assert trained.setdefault(level.place, words) == words
     assert len({tuple(words) for words in trained.values()}) == len(trained)
     assert all("/" not in place for place in trained)
+
+
+def test_recipes_have_the_settings_of_their_levels():
+    from study_scaling import AXES, BASE
+
+    for axis in AXES:
+        for level in axis.levels:
+            config = importlib.import_module(f"jaxreid.configs.{level.recipe}").get_config()
+            config = config.copy_and_resolve_references()
+            changes = {k: v for k, v in (BASE | dict(level.changes)).items() if v is not None}
+            config.update_from_flattened_dict(changes)
+            assert {k: v for k, v in flat(config).items() if k in changes} == changes
+            # A quota has a number for each training set.
+            assert len(config.sampler.quota) in (0, len(config.data.train))
 
 
 def test_what_is_finished_makes_a_table_and_a_plot(tmp_path, capsys):

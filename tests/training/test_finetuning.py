@@ -104,7 +104,7 @@ def test_a_model_is_fine_tuned_measured_before_and_after_and_resumed(place, caps
         assert cli.main(command) == 75
     assert cli.main(command) == 0
     said = capsys.readouterr().out
-    assert "own people, kept back" in said
+    assert "own people, held out" in said
     assert "market1501 " in said
     # A finished run is not trained again.
     assert cli.main([*command, "--json"]) == 0

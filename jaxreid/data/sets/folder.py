@@ -77,7 +77,7 @@ def find(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: an image is in the folder of no person or unlike the pattern, the images cannot
+        ValueError: an image is not in a person's folder or unlike the pattern, the images cannot
             be divided, or an option is wrong.
     """
     root, photos, notices = read_photos(folder, pattern=pattern, split=split, fps=fps)
