@@ -24,8 +24,9 @@ ROWS, ABOUT = "entries", "about"
 _LOCK = "lock"
 # Rows from which vectors are put into cells; with fewer, all of them are compared.
 LARGE = 20_000
-# Bytes of LanceDB's caches, for cells and for the layout of files: a query stays small.
-_CACHES = {"index_cache_size_bytes": 1 << 28, "metadata_cache_size_bytes": 1 << 26}
+# Bytes of LanceDB's caches, for cells and for the layout of files. With four times the first, the
+# queries of a million embeddings took 0.89 instead of 0.64 GB and 6 to 20 % less processor time.
+_CACHES = {"index_cache_size_bytes": 1 << 26, "metadata_cache_size_bytes": 1 << 26}
 # Files of versions that were replaced less long ago are kept for those who still read them.
 _GRACE = datetime.timedelta(minutes=10)
 # Without a warning that is for those who do not know what it does.

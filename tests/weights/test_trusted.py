@@ -79,7 +79,7 @@ READERS = {
 def test_no_module_that_a_file_names_is_imported(harmful, reader, part):
     message = (
         rf"names the {part} 'harmful_matcher:Thing'.* set the environment variable "
-        "JAXREID_ALLOW=harmful_matcher, or import harmful_matcher before"
+        "JAXREID_ALLOW=harmful_matcher, or import harmful_matcher first"
     )
     with pytest.raises(ValueError, match=message):
         READERS[reader](harmful, part)
