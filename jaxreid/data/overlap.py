@@ -131,7 +131,7 @@ def _overlap(known: Trace, test: Mapping[str, Split]) -> Overlap:
         matches = np.isin(pid, ids)
         if origin.fingerprint and other.fingerprint == origin.fingerprint:
             trained |= matches
-        else:
+        elif not origin.numbered_anew:
             same_id |= matches
     # In Market-1501's protocol, pid 0 (distractors) and -1 (junk) are not people; where a query has
     # pid 0, it is a person.

@@ -18,11 +18,13 @@ class Origin:
         name: data set and domain, without options.
         fingerprint: short digest of files and options; "" if unknown.
         place: folder or file that they were read from; "" for none. Not compared.
+        numbered_anew: with other options, equal ids are other people. Not compared.
     """
 
     name: str
     fingerprint: str = ""
     place: str = dataclasses.field(default="", compare=False)
+    numbered_anew: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -236,8 +236,7 @@ def _stored(arrays: Mapping[str, Any], path: pathlib.Path, kind: type[Kind]) -> 
     columns = {name: arrays[name] for name in COLUMNS}
     if about["sha256"] != digest_of({kind.kind: values} | columns):
         raise ValueError("it is damaged, or was changed after it was written (sha256)")
-    origin = about["origin"]
-    origins = (Origin(*origin),) if _texts(origin) and len(origin) == 3 else ()
+    origins = _origins(about["origin"])
     query, gallery = splits_of(names, paths, queries, origins=origins, **columns)
     if about["card"] is not None:
         model_of(about["card"], path)
@@ -297,6 +296,13 @@ def splits_of(
 
 def _column(split: Split, name: str) -> np.ndarray:
     return split.digests if name == "digest" else getattr(split, name)
+
+
+def _origins(value: Any) -> tuple[Origin, ...]:
+    """Return the origin that a file has, if any; older files have no `numbered_anew`."""
+    if not isinstance(value, list) or len(value) not in (3, 4) or not _texts(value[:3]):
+        return ()
+    return (Origin(*value[:3], numbered_anew=value[3:] == [True]),)
 
 
 def _texts(value: Any) -> bool:

@@ -43,6 +43,16 @@ def test_shared_images_and_people_are_counted(query, gallery, expected):
     assert found == ({"test": expected} if expected else {})
 
 
+def test_ids_that_are_numbered_anew_are_other_people_with_other_options():
+    other = Origin("set/plaza", "2", numbered_anew=True)
+    test = {"query": split([2], "x", other), "gallery": split([2, 3, 0], "yzw", other)}
+    assert shared_people(TRAIN, {"test": test}) == {}
+    # With the same options, and by the images themselves, they are still recognised.
+    same = Origin("set/plaza", "1", numbered_anew=True)
+    test = {"query": split([2], "x", same), "gallery": split([2, 6, 0], "yaw", same)}
+    assert shared_people(TRAIN, {"test": test})["test"] == Overlap(1, 4, 2, 0, 2)
+
+
 def test_a_trace_that_was_saved_finds_the_same(tmp_path):
     np.savez(tmp_path / "trace.npz", **trace(TRAIN).arrays())
     with np.load(tmp_path / "trace.npz") as arrays:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxreid.data import synthetic
+from jaxreid.data.sets import synthetic_people
 from jaxreid.data.synthetic.domains import CAMERAS
 from jaxreid.data.synthetic.drawn_domains import cameras_of, number, wardrobe_of
 from jaxreid.data.synthetic.people import TEST, TRAIN, person
@@ -114,6 +115,10 @@ def test_two_cameras_of_a_drawn_domain_can_hang_in_one_place():
     assert len({camera.at for camera in cameras_of(domain)}) == 5
     people = walk_plans(domain, 20, 1, images_per_id=12, distractors=0, seed=1)["train"]
     assert {p.camid for p in people} == set(range(6))
+
+
+def test_ids_of_drawn_people_mean_nothing_with_other_options():
+    assert synthetic_people.find("random", train_ids=2, test_ids=1, seed=1).numbered_anew
 
 
 def test_without_a_number_a_drawn_domain_holds_25_people():

@@ -228,6 +228,16 @@ def saved(place, models, tmp_path_factory):
     return folder / "maps.npz"
 
 
+def test_the_origin_in_a_file_may_be_older_or_missing():
+    from jaxreid.evaluation.feature_file import _origins
+
+    (origin,) = _origins(["set", "1", "place", True])
+    assert (origin.name, origin.place, origin.numbered_anew) == ("set", "place", True)
+    assert not _origins(["set", "1", "place"])[0].numbered_anew
+    for wrong in (None, [], ["set", "1"], ["set", 1, "place"], ["set", "1", "place", True, 5]):
+        assert _origins(wrong) == ()
+
+
 def test_what_a_file_of_features_lacks_is_said(place, models, saved, tmp_path):
     with np.load(saved) as arrays:
         held = dict(arrays)

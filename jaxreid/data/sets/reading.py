@@ -42,12 +42,13 @@ class Found:
         """Return the splits, each with its origin."""
         if isinstance(self.content, Source):
             splits, fingerprint = self._read_source(self.content), self.content.fingerprint
+            anew = self.content.numbered_anew
         else:
-            fingerprint = _fingerprint(self.content)
+            fingerprint, anew = _fingerprint(self.content), False
             check = ImageCheck(self.title, skip=self.skip_broken)
             splits = {name: split.take(check.look(split)) for name, split in self.content.items()}
             check.finish()
-        origin = Origin(self.title, fingerprint, self.place)
+        origin = Origin(self.title, fingerprint, self.place, anew)
         return {s: dataclasses.replace(split, origins=(origin,)) for s, split in splits.items()}
 
     def _read_source(self, source: Source) -> dict[str, Split]:

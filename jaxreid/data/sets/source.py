@@ -71,6 +71,7 @@ class Source:
         digests: of the files by path, where the images of all records are files; they are then
             read where they are, unless a folder for prepared copies is given.
         notices: warnings for the user, such as missing images.
+        numbered_anew: with other options, equal ids are other people.
         description: paragraph for the prepared copy.
         citation: BibTeX for the prepared copy.
         version: version of the prepared copy; increase it when the same files yield other records.
@@ -82,6 +83,7 @@ class Source:
     splits: Mapping[str, Records]
     digests: Mapping[str | pathlib.Path, str] | None = None
     notices: tuple[str, ...] = ()
+    numbered_anew: bool = False
     description: str = ""
     citation: str = ""
     version: str = "1.0.0"

@@ -92,6 +92,8 @@ def find(
         config="-".join([domain, *changed]),
         fingerprint=short_digest(lines),
         splits={split: _Drawn(plans, seed) for split, plans in planned.items()},
+        # Another seed draws other people, and those of training are never those of a test.
+        numbered_anew=True,
         description=__doc__,
         citation=_CITATION,
         version=VERSION,
