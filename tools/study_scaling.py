@@ -217,7 +217,7 @@ def collect(out: pathlib.Path) -> dict[str, Any]:
         for level in axis.levels:
             if is_run(out / level.place) and (found := _read(out / level.place)):
                 levels.append({"label": level.label, "base": not level.changes} | found)
-        if any(not level["base"] for level in levels):
+        if len(levels) > 1 or (levels and axis.name == "seed"):
             axes.append({"name": axis.name, "title": axis.title, "levels": levels})
     result = {"base": _read(out / "base"), "axes": axes}
     for level in (level for axis in axes for level in axis["levels"]):
