@@ -117,7 +117,7 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
             index.add(chunk, {"id": ids, "camera": [f"c{i % 6}" for i in range(len(ids))]})
             seconds += time.perf_counter() - start
             done += len(chunk)
-            largest = max(largest, _bytes(place))
+            largest = max(largest, index.info()["bytes"])
             print(f"{done:,} of {count:,}, {done / seconds:,.0f} a second", file=sys.stderr)
         start = time.perf_counter()
         index.optimize()
@@ -153,10 +153,6 @@ def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
         }
     finally:
         shutil.rmtree(place)
-
-
-def _bytes(place: pathlib.Path) -> int:
-    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
 
 def _readers(args: argparse.Namespace, place: pathlib.Path, number: int) -> list[dict[str, Any]]:

@@ -177,16 +177,6 @@ def fails(test: str, copy: pathlib.Path) -> bool:
     return ended.returncode == 1
 
 
-def markdown() -> str:
-    """Return the table of docs/testing.md."""
-    lines = ["| fault | file | test that fails |", "|---|---|---|"]
-    for one in MUTATIONS:
-        file, _, function = one.test.partition("::")
-        place = f"`{file.removeprefix('tests/')}::{function}`"
-        lines.append(f"| {one.fault} | `{one.file.removeprefix('jaxreid/')}` | {place} |")
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; return its exit status."""
     names = [one.name for one in MUTATIONS]

@@ -19,7 +19,6 @@ none` trains nothing and collects what is there. Writes
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -27,8 +26,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxreid.configs import drawn
+from jaxreid.data.sets.naming import parse_name
 from jaxreid.evaluation.comparison import is_run, read_run
 from jaxreid.names import check_name
+from jaxreid.pictures import tables
 from jaxreid.pictures.canvas import LIGHT, Canvas, Place, grid, save
 from jaxreid.runs.files import replace_file
 from jaxreid.runs.log import write_json
@@ -84,7 +85,7 @@ class Level:
         changes = {path.rpartition(".")[2]: value for path, value in self.changes.items()}
         changes = {name: value for name, value in changes.items() if f"augment.{name}" not in ALIKE}
         if "train" in changes:
-            options = dict(part.split("=") for part in changes["train"][0].split("?")[1].split("&"))
+            options = dict(parse_name(changes["train"][0], ()).options)
             changes["train"] = f"{options['train_ids']}in{options['domains']}"
         named = [self.recipe] if self.recipe != "drawn" else []
         named += [f"{name}={value}" for name, value in changes.items() if value is not None]
@@ -106,7 +107,11 @@ def _method(label: str, recipe: str, epochs: int, **changes: Any) -> Level:
 
 
 AXES = (
-    Axis("seed", "the same, other seeds", (Level("1", {"seed": 1}), Level("2", {"seed": 2}))),
+    Axis(
+        "seed",
+        "the same, other seeds",
+        (Level("0"), *(Level(f"{seed}", {"seed": seed}) for seed in (1, 2))),
+    ),
     Axis(
         "people",
         "people, 32,000 images",
@@ -217,7 +222,7 @@ def collect(out: pathlib.Path) -> dict[str, Any]:
         for level in axis.levels:
             if is_run(out / level.place) and (found := _read(out / level.place)):
                 levels.append({"label": level.label, "base": not level.changes} | found)
-        if len(levels) > 1 or (levels and axis.name == "seed"):
+        if len(levels) > 1:
             axes.append({"name": axis.name, "title": axis.title, "levels": levels})
     result = {"base": _read(out / "base"), "axes": axes}
     for level in (level for axis in axes for level in axis["levels"]):
@@ -256,8 +261,8 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def plots(result: Mapping[str, Any]) -> Any:
     """Draw a panel for each axis: mAP by level, a line for each test set."""
-    axes = [a for a in result["axes"] if a["name"] != "seed" and len(a["levels"]) > 1]
-    seeds = [row for axis in result["axes"] if axis["name"] == "seed" for row in axis["levels"]]
+    axes = [axis for axis in result["axes"] if axis["name"] != "seed"]
+    (seeds,) = [a["levels"] for a in result["axes"] if a["name"] == "seed"] or [[]]
     names = list(result["base"]["tests"])
     rows = -(-len(axes) // COLUMNS)
     canvas = Canvas((COLUMNS * PANEL[0] + 20, 40 + rows * PANEL[1]), fineness=2)
@@ -294,12 +299,11 @@ def _panel(
         canvas.text((at(place, 0)[0], bottom + 14), level["label"], 12, anchor="mm")
     for colour, name in zip(COLOURS, names, strict=False):
         points = [at(k, level["tests"][name]["mAP"]) for k, level in enumerate(levels)]
-        # Methods and networks are no sequence.
-        if len(points) > 1 and axis["name"] not in ("method", "network"):
+        if axis["name"] not in ("method", "network"):  # which have no order
             canvas.line(points, colour, 2)
         for k, (point, level) in enumerate(zip(points, levels, strict=True)):
             canvas.dot(point, 4, colour)
-            for other in seeds if level["base"] else ():
+            for other in seeds if level["base"] else ():  # its own dot among them
                 canvas.dot(at(k, other["tests"][name]["mAP"]), 1.8, colour)
 
 
@@ -307,21 +311,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Return the table of all levels."""
     names = list(result["base"]["tests"])
     header = ["", "level", *names, "images", "parameters", "CPU minutes"]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    lines.append(_row("small form", "", result["base"], names))
+    rows = [_row("small form", "", result["base"], names)]
     for axis in result["axes"]:
-        lines += [
-            _row(axis["title"], x["label"], x, names) for x in axis["levels"] if not x["base"]
-        ]
-    return "\n".join(lines)
+        rows += [_row(axis["title"], x["label"], x, names) for x in axis["levels"] if not x["base"]]
+    return tables.markdown(header, rows).rstrip()
 
 
-def _row(title: str, label: str, level: Mapping[str, Any], names: Sequence[str]) -> str:
+def _row(title: str, label: str, level: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     tests = [level["tests"][name] for name in names]
     cells = [f"{100 * test['rank1']:.1f} / {100 * test['mAP']:.1f}" for test in tests]
     minutes = "" if level["cpu_seconds"] is None else f"{level['cpu_seconds'] / 60:.1f}"
-    cells += [f"{level['images']:,}", f"{level['parameters']:,}", minutes]
-    return f"| {title} | {label} | {' | '.join(cells)} |"
+    return [title, label, *cells, f"{level['images']:,}", f"{level['parameters']:,}", minutes]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -352,13 +352,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in args.axes:
             check_name(name, ["none", *(axis.name for axis in AXES)], "axis")
         chosen = [axis for axis in AXES if axis.name in args.axes]
-        runs = {level.place: level for axis in chosen for level in axis.levels}
-        for number, (name, level) in enumerate(({"base": Level("")} | runs).items(), 1):
+        runs = {level.place: level for axis in chosen for level in (Level(""), *axis.levels)}
+        for number, (name, level) in enumerate(runs.items(), 1):
             workdir = args.out / name
-            if args.axes == ["none"] or (is_run(workdir) and _read(workdir)):
+            if is_run(workdir) and _read(workdir):
                 continue
-            print(f"{number} of {len(runs | {'base': 0})}: {name}", flush=True)
-            ended = subprocess.run(command(level, workdir, args.test), env=os.environ)
+            print(f"{number} of {len(runs)}: {name}", flush=True)
+            ended = subprocess.run(command(level, workdir, args.test))
             if ended.returncode:
                 return ended.returncode
         result = collect(args.out)

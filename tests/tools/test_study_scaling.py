@@ -5,8 +5,9 @@ import json
 import pathlib
 
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
+
+from jaxreid.runs.settings import leaves
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 
@@ -14,15 +15,6 @@ TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 @pytest.fixture(autouse=True)
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
-
-
-def flat(config, path=""):
-    """The settings of a configuration by path."""
-    leaves = {}
-    for name, value in config.items():
-        inner = value if isinstance(value, ConfigDict) else None
-        leaves |= flat(inner, f"{path}{name}.") if inner else {f"{path}{name}": value}
-    return leaves
 
 
 def finished(path, level, score):
@@ -70,7 +62,7 @@ def test_recipes_have_the_settings_of_their_levels():
             config = config.copy_and_resolve_references()
             changes = {k: v for k, v in (BASE | dict(level.changes)).items() if v is not None}
             config.update_from_flattened_dict(changes)
-            assert {k: v for k, v in flat(config).items() if k in changes} == changes
+            assert {k: v for k, v in leaves(config) if k in changes} == changes
             # A quota has a number for each training set.
             assert len(config.sampler.quota) in (0, len(config.data.train))
 
