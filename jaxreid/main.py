@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from jaxreid import configs
 from jaxreid.names import check_name, nearest
+from jaxreid.pages import use_huge_pages
 from jaxreid.places import place
 from jaxreid.runs import settings
 
@@ -308,4 +309,5 @@ def print_help(*, full: bool) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     app.run(main, flags_parser=parse_flags)

@@ -1,4 +1,4 @@
-"""Compiled functions that the runs of one process share."""
+"""Compiled functions: options of the compiler, and sharing among the runs of one process."""
 
 import contextlib
 import contextvars
@@ -7,6 +7,13 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import jax
+
+# XLA on CPUs hands operations to the library YNNPACK: by default convolutions too, which take up to
+# twice as long there as in XLA's own form (docs/speed.md).
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
 # Results kept: those of a few recipes, a program each.
 LARGEST = 32
 Maker = TypeVar("Maker", bound=Callable[..., Any])
@@ -68,3 +75,18 @@ def _key(value: Any) -> Hashable:
             {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         )
     return type(value), value
+
+
+def network_options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
+    """Return the compiler's options for programs with networks on devices, or None for its own."""
+    return _cpu_options() if mesh.devices.flat[0].platform == "cpu" else None
+
+
+@functools.cache
+def _cpu_options() -> dict[str, str] | None:
+    """Return `_CPU_OPTIONS`, or None if this version of XLA does not know them."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return None
+    return _CPU_OPTIONS

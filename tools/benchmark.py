@@ -35,6 +35,8 @@ import benchmark_tables
 import numpy as np
 from tqdm import tqdm
 
+from jaxreid.pages import use_huge_pages
+
 # JAX and PyTorch count the cores when they are imported. They are therefore imported inside
 # functions, here and in the modules above, after `use_cores`.
 
@@ -510,4 +512,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main())

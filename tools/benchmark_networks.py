@@ -103,8 +103,10 @@ def jax_pass(
     """
     import jax
 
+    from jaxreid.mesh import make_mesh
     from jaxreid.models.backbones import make_backbone
     from jaxreid.models.necks import make_neck
+    from jaxreid.programs import network_options
     from jaxreid.weights.pytorch import convert
 
     weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
@@ -133,8 +135,9 @@ def jax_pass(
         y, updated = forward(params, stats, x)
         return (y * weight).mean(), updated
 
-    evaluate = jax.jit(lambda *arguments: forward(*arguments)[0])
-    step = jax.jit(jax.grad(loss, has_aux=True))
+    options = network_options(make_mesh())
+    evaluate = jax.jit(lambda *arguments: forward(*arguments)[0], compiler_options=options)
+    step = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options)
 
     def run() -> Any:
         if not train:

@@ -175,6 +175,7 @@ AXES = (
             Level("96x48", {"model.height": 96, "model.width": 48}),
             Level("128x64"),
             Level("160x80", {"model.height": 160, "model.width": 80}),
+            Level("192x96", {"model.height": 192, "model.width": 96}),
         ),
     ),
     Axis(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, shardings
 from jaxreid.models.model import Model
-from jaxreid.programs import shared
+from jaxreid.programs import network_options, shared
 
 
 @shared
@@ -33,7 +33,8 @@ def make_encode(
         mirrored = mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored
         return model.neck.average(feature, mirrored)
 
-    return jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
+    sharded = jax.shard_map(encode, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))
+    return jax.jit(sharded, compiler_options=network_options(mesh))
 
 
 def _score(

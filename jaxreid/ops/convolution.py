@@ -17,8 +17,8 @@ from jaxreid.ops.device_varying import vary_alike, zeros_like
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Values of a row up to which images are taken together in the gradient of a kernel, measured.
 RUN = 256
-# Images taken together at most in the gradient of a depthwise kernel, measured.
-TOGETHER = 4
+# Products added at once in the gradient of a depthwise kernel, and images they are of, measured.
+PRODUCTS, TOGETHER = 16, 4
 
 
 def convolve(
@@ -153,13 +153,6 @@ def _pad(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _shifts(x: jax.Array) -> list[jax.Array]:
-    """Return the nine shifts of `x` by -1, 0 and 1 pixels in each direction, zero-padded."""
-    _, h, w, _ = x.shape
-    padded = _pad(x)
-    return [padded[:, i : i + h, j : j + w] for i, j in _OFFSETS]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolve densely; only the gradient with respect to the kernel has a form of its own."""
@@ -206,7 +199,7 @@ def _kernel_gradient(
 
 
 def _part(count: int, most: int) -> int:
-    """Return the largest part of `count` images that divides them, of `most` images or of one."""
+    """Return the largest divisor of `count` that is at most `most`, or 1."""
     return max(n for n in range(1, max(1, most) + 1) if count % n == 0)
 
 
@@ -245,14 +238,25 @@ def _kernel_gradient_over_rows(
 @jax.custom_vjp
 def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve x [B, H, W, C] depthwise with kernel [3, 3, 1, C], as nine shifted products."""
-    shifts = zip(_shifts(x), kernel.reshape(9, -1), strict=True)
-    return sum(shift * weight for shift, weight in shifts)
+    return _shifted_products(_pad(x), kernel)
+
+
+def _shifted_products(padded: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return `_depthwise` of x from `_pad(x)`."""
+    height, width = (size - 2 for size in padded.shape[1:3])
+    weights = kernel.reshape(len(_OFFSETS), -1)
+    return sum(
+        padded[:, i : i + height, j : j + width] * weight
+        for (i, j), weight in zip(_OFFSETS, weights, strict=True)
+    )
 
 
 def _depthwise_forward(
     x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise(x, kernel), (x, kernel)
+    # The padded copy is what both passes read.
+    padded = _pad(x)
+    return _shifted_products(padded, kernel), (padded, kernel)
 
 
 def _depthwise_backward(
@@ -260,32 +264,40 @@ def _depthwise_backward(
 ) -> tuple[jax.Array, jax.Array]:
     # Automatic differentiation would write nine padded copies and read nine products. The gradient
     # of `x` is a depthwise convolution again.
-    x, kernel = saved
-    return _depthwise(gradient, kernel[::-1, ::-1]), _depthwise_kernel_gradient(x, gradient, kernel)
+    padded, kernel = saved
+    of_x = _depthwise(gradient, kernel[::-1, ::-1])
+    return of_x, _depthwise_kernel_gradient(padded, gradient).reshape(kernel.shape)
 
 
-def _depthwise_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient of a depthwise convolution with respect to its kernel, [3, 3, 1, C].
+def _depthwise_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Return the gradient of a depthwise convolution with respect to its kernel, [9, C].
 
-    Some images at a time: what is added over them fits into registers and vectors, and XLA does not
-    compute the gradient of the result, which is input to a loop, nine times.
+    A few images at a time: XLA does not compute the gradient of the result, which is input to a
+    loop, nine times. Of these, bands of rows are added to each other: the nine sums fit into the
+    cache, and so many products are added at once that it happens in registers.
     """
-    count, h, w, _ = x.shape
-    part = _part(count, TOGETHER)
-    parts = tuple(a.reshape(-1, part, *a.shape[1:]) for a in (_pad(x), gradient))
+    count, height, width, _ = gradient.shape
+    images = _part(count, TOGETHER)
+    bands = _part(height, PRODUCTS // images)
+    rows = height // bands
+    parts = tuple(a.reshape(-1, images, *a.shape[1:]) for a in (padded, gradient))
 
     def add(
-        totals: list[jax.Array], images: tuple[jax.Array, jax.Array]
+        totals: list[jax.Array], part: tuple[jax.Array, jax.Array]
     ) -> tuple[list[jax.Array], None]:
-        padded, gradients = images
+        padded, gradients = part
+        pieces = [(n, rows * band) for n in range(images) for band in range(bands)]
         for place, (i, j) in enumerate(_OFFSETS):
-            shift = padded[:, i : i + h, j : j + w]
-            totals[place] += sum(a * b for a, b in zip(shift, gradients, strict=True))
+            totals[place] += sum(
+                padded[n, first + i : first + i + rows, j : j + width]
+                * gradients[n, first : first + rows]
+                for n, first in pieces
+            )
         return totals, None
 
-    start = [zeros_like(gradient[0])] * len(_OFFSETS)
+    start = [zeros_like(gradient[0, :rows])] * len(_OFFSETS)
     totals, _ = jax.lax.scan(add, start, parts)
-    return jnp.stack([total.sum((0, 1)) for total in totals]).reshape(kernel.shape)
+    return jnp.stack([total.sum((0, 1)) for total in totals])
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,5 +1,6 @@
 """Normalisation with PyTorch's semantics, on one device or over a mesh."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -47,10 +48,7 @@ def moments(
     weight = jnp.ones((), x.dtype) if mask is None else mask.astype(x.dtype)
     weight = jnp.broadcast_to(weight, x.shape)
 
-    def total(values: jax.Array) -> jax.Array:
-        values = values.sum(axes)
-        return values if axis_name is None else jax.lax.psum(values, axis_name)
-
+    total = functools.partial(_total, axes=axes, axis_name=axis_name)
     count = total(weight)
     divisor = jnp.maximum(count, 1)
     mean = total(x * weight) / divisor
@@ -71,6 +69,12 @@ def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     mean, variance, _ = moments(wide, axes=(1, 2))
     mean, variance = mean[:, None, None], variance[:, None, None]
     return ((wide - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + bias).astype(x.dtype)
+
+
+def _total(values: jax.Array, *, axes: Sequence[int], axis_name: str | None) -> jax.Array:
+    """Sum over array axes and, if there is a mesh axis, over its devices."""
+    values = values.sum(axes)
+    return values if axis_name is None else jax.lax.psum(values, axis_name)
 
 
 def _finite(x: jax.Array) -> jax.Array:
@@ -179,13 +183,61 @@ def batch_norm(
         The normalised array, dtype of `x`, and the new running statistics.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if train:
-        mean, variance, count = moments(wide, axes=axes, mask=mask, axis_name=axis_name)
-        running = running_update(running, mean, variance, count)
+    if not train:
+        y = _normalize(wide, scale, bias, *running, axes)
+        return y.astype(x.dtype), running
+    if mask is None:
+        shape = running[0].shape
+        scale, bias = (jnp.broadcast_to(jnp.asarray(a, wide.dtype), shape) for a in (scale, bias))
+        y, *statistics = _normalized(wide, scale, bias, tuple(axes), axis_name)
     else:
-        mean, variance = running
-    y = _normalize(wide, scale, bias, mean, variance, axes)
-    return y.astype(x.dtype), running
+        statistics = moments(wide, axes=axes, mask=mask, axis_name=axis_name)
+        y = _normalize(wide, scale, bias, *statistics[:2], axes)
+    return y.astype(x.dtype), running_update(running, *map(jax.lax.stop_gradient, statistics))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalized(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axes: tuple[int, ...], axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Normalise with the batch's own statistics; return these, too, as `moments` does.
+
+    The gradient is written by hand: it reads input and gradient twice and stores nothing else.
+    Automatic differentiation would store the deviation from the mean. The statistics are returned
+    for the running ones and have no gradient.
+    """
+    statistics = moments(x, axes=axes, axis_name=axis_name)
+    return _normalize(x, scale, bias, *statistics[:2], axes), *statistics
+
+
+def _normalized_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axes: tuple[int, ...], axis_name: str | None
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    y, mean, variance, count = _normalized(x, scale, bias, axes, axis_name)
+    return (y, mean, variance, count), (x, scale, bias, mean, variance, count)
+
+
+def _normalized_backward(
+    axes: tuple[int, ...],
+    axis_name: str | None,
+    saved: tuple[jax.Array, ...],
+    gradients: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    x, scale, bias, mean, variance, count = saved
+    gradient = gradients[0]
+
+    total = functools.partial(_total, axes=axes, axis_name=axis_name)
+    wide = functools.partial(jnp.expand_dims, axis=axes)
+    inverse = jax.lax.rsqrt(variance + EPSILON)
+    of_bias = total(gradient)
+    of_scale = (total(gradient * x) - mean * of_bias) * inverse
+    divisor = jnp.maximum(count, 1)
+    of_x = (gradient - wide(of_bias / divisor)) * wide(scale * inverse)
+    of_x -= (x - wide(mean)) * wide(scale * jnp.square(inverse) * of_scale / divisor)
+    return of_x, of_scale, of_bias
+
+
+_normalized.defvjp(_normalized_forward, _normalized_backward)
 
 
 def chunked_batch_norm(

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxreid.mesh import AXIS, gather_rows, shardings
 from jaxreid.models.model import Model, apply_training, recomputed
+from jaxreid.programs import network_options
 from jaxreid.training import averaging, first_phase
 from jaxreid.training.objectives import Batch, Objective
 from jaxreid.training.schedules import Schedule
@@ -148,4 +149,5 @@ def make_train_step(
         in_shardings=shardings(mesh, in_specs),
         out_shardings=shardings(mesh, out_specs),
         donate_argnums=0,
+        compiler_options=network_options(mesh),
     )

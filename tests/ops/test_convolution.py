@@ -31,7 +31,10 @@ def value_and_gradients(function, *arrays):
     return jax.jit(lambda *arrays: (function(*arrays), *gradients(*arrays)))(*arrays)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 4, 6), (3, 7, 5, 6), (1, 1, 1, 6)], ids=str)
+SHAPES = [(2, 8, 4, 6), (3, 7, 5, 6), (1, 1, 1, 6), (8, 16, 2, 6)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KERNELS)
 def test_both_forms_of_a_convolution_are_equal(kind, shape):
     kernel, stride = KERNELS[kind]

@@ -51,6 +51,55 @@ def test_moments_ignore_masked_elements_on_any_number_of_devices(devices):
     np.testing.assert_allclose(count, 7)
 
 
+def plain_batch_norm(x, scale, bias):
+    """The definition, over all axes but the last."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    return (x - mean) / jnp.sqrt(jnp.square(x - mean).mean(axes) + 1e-5) * scale + bias
+
+
+def of_weighted_sum(function, weight):
+    return jax.grad(lambda *a: (jnp.sin(function(*a)) * weight).sum(), argnums=(0, 1, 2))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_gradient_over_the_batch_is_that_of_the_definition(devices):
+    generator = np.random.default_rng(0)
+    x, weight = generator.normal(3, 2, (2, 8, 3, 5)).astype(np.float32)
+    scale, bias = generator.normal(1, 0.5, (2, 5)).astype(np.float32)
+    mesh = make_mesh(jax.devices()[:devices])
+    running = jnp.zeros(5), jnp.ones(5)
+
+    def normalized(x, scale, bias):
+        options = {"axes": (0, 1), "train": True, "axis_name": AXIS}
+        return batch_norm(x, scale, bias, running, **options)[0]
+
+    def gradients(x, weight, scale, bias):
+        def loss(x, scale, bias):
+            terms = jnp.sin(normalized(x, scale, bias)) * weight
+            return jax.lax.psum(terms.sum(), AXIS)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
+
+    specs = {"in_specs": (P(AXIS), P(AXIS), P(), P()), "out_specs": (P(AXIS), P(), P())}
+    got = jax.jit(jax.shard_map(gradients, mesh=mesh, **specs))(x, weight, scale, bias)
+    expected = jax.jit(of_weighted_sum(plain_batch_norm, weight))(x, scale, bias)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+def test_gradient_without_scale_and_bias():
+    x, weight = np.random.default_rng(1).normal(0, 1, (2, 6, 4)).astype(np.float32)
+    running = jnp.zeros(4), jnp.ones(4)
+    options = {"axes": (0,), "train": True}
+    ours = lambda x, scale, bias: batch_norm(x, scale, bias, running, **options)[0]  # noqa: E731
+    got = jax.jit(of_weighted_sum(ours, weight))(x, 1.0, 0.0)
+    expected = jax.jit(of_weighted_sum(plain_batch_norm, weight))(x, 1.0, 0.0)
+    assert [np.shape(gradient) for gradient in got] == [x.shape, (), ()]
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
 RUNNING = (jnp.float32(0.5), jnp.float32(2.0))
 SCALE, BIAS = jnp.float32(1.5), jnp.float32(0.25)
 
