@@ -2,13 +2,15 @@
 
 import sys
 
-from jaxreid.cli import main
-from jaxreid.pages import use_huge_pages
+from jaxreid.huge_pages import use_huge_pages
 
 
 def start() -> None:
     """Run the command line of this process."""
     use_huge_pages()
+    # Only a bare interpreter starts twice.
+    from jaxreid.cli import main
+
     sys.exit(main())
 
 

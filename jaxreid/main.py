@@ -22,8 +22,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxreid import configs
+from jaxreid.huge_pages import use_huge_pages
 from jaxreid.names import check_name, nearest
-from jaxreid.pages import use_huge_pages
 from jaxreid.places import place
 from jaxreid.runs import settings
 

@@ -4,16 +4,16 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 
-# XLA on CPUs hands operations to the library YNNPACK: by default convolutions too, which take up to
-# twice as long there as in XLA's own form (docs/speed.md).
-_CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-}
+# XLA on CPUs hands single operations to the library YNNPACK. Without convolutions, which take up to
+# twice as long there as in XLA's own form (docs/speed.md), the list is the default of JAX 0.10.
+_FLAG = "xla_cpu_experimental_ynn_fusion_type"
+_CPU_OPTIONS = {_FLAG: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
 # Results kept: those of a few recipes, a program each.
 LARGEST = 32
 Maker = TypeVar("Maker", bound=Callable[..., Any])
@@ -84,9 +84,12 @@ def network_options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
 
 @functools.cache
 def _cpu_options() -> dict[str, str] | None:
-    """Return `_CPU_OPTIONS`, or None if this version of XLA does not know them."""
+    """Return `_CPU_OPTIONS`, or None if XLA does not know them or `XLA_FLAGS` decides."""
+    if _FLAG in os.environ.get("XLA_FLAGS", ""):
+        return None
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
     except (jax.errors.JaxRuntimeError, ValueError):
         return None
     return _CPU_OPTIONS

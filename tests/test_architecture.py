@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jaxreid"
 
 # A room imports itself and what is left of an arrow; between two arrows nobody knows the other.
 ORDER = (
-    "contents, names, pages, places <- locks, mesh, processes, programs <- ops, runs, data"
+    "contents, huge_pages, names, places <- locks, mesh, processes, programs <- ops, runs, data"
     " <- configs, frames, models <- weights, pictures <- evaluation <- reid"
     " <- export, index, training <- planning, main, register, service <- cli <- __main__"
 )

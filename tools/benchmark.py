@@ -35,7 +35,7 @@ import benchmark_tables
 import numpy as np
 from tqdm import tqdm
 
-from jaxreid.pages import use_huge_pages
+from jaxreid.huge_pages import use_huge_pages
 
 # JAX and PyTorch count the cores when they are imported. They are therefore imported inside
 # functions, here and in the modules above, after `use_cores`.
@@ -158,11 +158,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         backbones = benchmarks.add_parser(
             name,
             parents=[common],
-            help=f"{' and '.join(f'{p} passes' for p in passes)} of backbones, against PyTorch",
+            help=f"{', '.join(passes)} of backbones, against PyTorch",
             description="Time forward passes (evaluation mode) and, except for `encode`, forward "
-            "and backward passes (training mode, gradients of all weights) of backbones with the "
-            "same weights in this package and in eager PyTorch. A ResNet outputs QAConv's maps, "
-            "OSNet its embeddings.",
+            "and backward passes (training mode, gradients of all weights) and training steps "
+            "(classification, optimizer, running statistics) of backbones with the same weights in "
+            "this package and in eager PyTorch. A ResNet outputs QAConv's maps, OSNet its "
+            "embeddings.",
         )
         _add_networks(backbones)
         backbones.set_defaults(run=compare_backbones, passes=passes)
@@ -240,10 +241,11 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_size,
         metavar="HxW",
-        help="size of the images (default: 384x128 for ResNets, 256x128 for OSNets)",
+        help="size of the images (default: 384x128 for ResNets, 256x128 for OSNets, 128x64 for the "
+        "embedded network)",
     )
     parser.add_argument(
-        "--batch", type=_positive, help="batch size (default: 8 for ResNets, 16 for OSNets)"
+        "--batch", type=_positive, help="batch size (default: 8, 16 and 32, in this order)"
     )
 
 
@@ -341,6 +343,7 @@ def machine() -> dict[str, Any]:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "packages": versions,
     }
 
@@ -431,30 +434,32 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
         ValueError: PyTorch is not installed, or a network is unknown.
     """
     _need_torch(given.threads)
+    import torch
     import torch_networks
 
     from jaxreid.names import check_name
 
+    # As small as numbers get in AMSGrad's moments, PyTorch's slow down a CPU tenfold.
+    torch.set_flush_denormal(True)
+    known = (benchmark_networks.EMBEDDED, *torch_networks.NAMES)
     if given.arch == ["all"]:
-        given.arch = torch_networks.NAMES
-    for arch in given.arch:
-        check_name(arch, torch_networks.NAMES, "backbone")
+        given.arch = known
+    for name in given.arch:
+        check_name(name, known, "backbone")
     results = []
     contenders = 1 + len(benchmark_networks.LAYOUTS)
     runs = len(given.arch) * len(given.passes) * contenders * (WARM_UP + given.repeats)
     with tqdm(total=runs, unit="run") as progress:
-        for arch in given.arch:
-            progress.set_description(arch)
-            resnet = arch.startswith("resnet")
-            height, width = given.size or ((384, 128) if resnet else (256, 128))
-            batch = given.batch or (8 if resnet else 16)
-            model = torch_networks.make(arch, **(benchmark_networks.MAP if resnet else {}))
-            torch_networks.randomize(model)
+        for name in given.arch:
+            progress.set_description(name)
+            arch, model, (batch, height, width) = benchmark_networks.make(name)
+            height, width = given.size or (height, width)
+            batch = given.batch or batch
             x = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
             for record in benchmark_networks.compare(
                 arch, model, x, given.passes, given.repeats, take_turns, progress
             ):
-                results.append({"network": arch, "images": f"{batch}x{height}x{width}", **record})
+                results.append({"network": name, "images": f"{batch}x{height}x{width}", **record})
     return results
 
 

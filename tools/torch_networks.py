@@ -42,6 +42,7 @@ def make(
     cut: str | None = None,
     neck: int = 128,
     neck_norm: str = "none",
+    width: int = 64,
 ) -> nn.Module:
     """Make a network with PyTorch's random initial weights.
 
@@ -51,6 +52,7 @@ def make(
         cut: ResNet only: one of `CUTS` for QAConv's feature maps; None for the full classifier.
         neck: channels of the convolution after the cut; 0 omits it.
         neck_norm: "none" (with bias: QAConv 2.1) or "batch" (QAConv 1.0 to 2.0).
+        width: ResNet only: channels of the first layer.
 
     Returns:
         A `ResNet` (images to logits), a `ResMap` (to maps) or an `OSNet` (to embeddings).
@@ -65,7 +67,8 @@ def make(
             raise ValueError(f"{name} with cut={cut!r}: only a ResNet can be cut; omit cut.")
         kind, _, width = variant.rpartition("x")
         return OSNet(kind.rstrip("_"), WIDTHS["x" + width], classes)
-    base = ResNet(int(kind.removeprefix("resnet")), variant.removeprefix("ibn_"), classes)
+    depth, ibn = int(kind.removeprefix("resnet")), variant.removeprefix("ibn_")
+    base = ResNet(depth, ibn, classes, width)
     return base if cut is None else ResMap(base, cut, neck, neck_norm)
 
 
@@ -97,23 +100,24 @@ class ResNet(nn.Module):
         ibn: "", "a" (in every block of layers 1 to 3) or "b" (in the stem, and at the end of
             layers 1 and 2).
         classes: outputs of the classifier.
+        width: channels of the first layer.
     """
 
-    def __init__(self, depth: int, ibn: str, classes: int):
+    def __init__(self, depth: int, ibn: str, classes: int, width: int = 64):
         super().__init__()
-        self.conv1 = _conv(3, 64, 7, 2)
-        self.bn1 = _instance_norm(64) if ibn == "b" else nn.BatchNorm2d(64)
+        self.conv1 = _conv(3, width, 7, 2)
+        self.bn1 = _instance_norm(width) if ibn == "b" else nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        inputs, expansion = 64, 1 if depth < 50 else 4
-        for layer, count in enumerate(DEPTHS[depth], start=1):
-            blocks, channels = [], 32 * 2**layer
+        inputs, expansion = width, 1 if depth < 50 else 4
+        for layer, count in enumerate(DEPTHS[depth]):
+            blocks, channels = [], width * 2**layer
             for i in range(count):
-                normed = (ibn == "a" and layer < 4) or (ibn == "b" and layer < 3 and i == count - 1)
-                stride = 2 if layer > 1 and i == 0 else 1
+                normed = (ibn == "a" and layer < 3) or (ibn == "b" and layer < 2 and i == count - 1)
+                stride = 2 if layer > 0 and i == 0 else 1
                 blocks.append(_Block(inputs, channels, expansion, stride, ibn if normed else ""))
                 inputs = channels * expansion
-            setattr(self, f"layer{layer}", nn.Sequential(*blocks))
+            setattr(self, f"layer{layer + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
 
     def maps(self, x: Tensor, cut: str = "layer4") -> Tensor:

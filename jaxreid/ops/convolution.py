@@ -17,7 +17,8 @@ from jaxreid.ops.device_varying import vary_alike, zeros_like
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Values of a row up to which images are taken together in the gradient of a kernel, measured.
 RUN = 256
-# Products added at once in the gradient of a depthwise kernel, and images they are of, measured.
+# Products added at once in the gradient of a depthwise kernel, and images that they are of at most,
+# measured.
 PRODUCTS, TOGETHER = 16, 4
 
 
@@ -273,8 +274,8 @@ def _depthwise_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Ar
     """Return the gradient of a depthwise convolution with respect to its kernel, [9, C].
 
     A few images at a time: XLA does not compute the gradient of the result, which is input to a
-    loop, nine times. Of these, bands of rows are added to each other: the nine sums fit into the
-    cache, and so many products are added at once that it happens in registers.
+    loop, nine times. Their products are added up band by band of rows: many at once, in registers,
+    and the nine totals, each of one band, fit into the cache.
     """
     count, height, width, _ = gradient.shape
     images = _part(count, TOGETHER)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxreid.ops.device_varying import vary_alike, varying
+
 # PyTorch's convention: the weight of the new batch in the running statistics.
 MOMENTUM = 0.1
 EPSILON = 1e-5
@@ -188,8 +190,10 @@ def batch_norm(
         return y.astype(x.dtype), running
     if mask is None:
         shape = running[0].shape
-        scale, bias = (jnp.broadcast_to(jnp.asarray(a, wide.dtype), shape) for a in (scale, bias))
-        y, *statistics = _normalized(wide, scale, bias, tuple(axes), axis_name)
+        parts = [jnp.broadcast_to(jnp.asarray(a, wide.dtype), shape) for a in (scale, bias)]
+        # The gradient sums over `axis_name` alone.
+        wide, *parts = (wide, *parts) if axis_name else vary_alike(wide, *parts)
+        y, *statistics = _normalized(wide, *parts, tuple(axes), axis_name)
     else:
         statistics = moments(wide, axes=axes, mask=mask, axis_name=axis_name)
         y = _normalize(wide, scale, bias, *statistics[:2], axes)
@@ -206,15 +210,16 @@ def _normalized(
     Automatic differentiation would store the deviation from the mean. The statistics are returned
     for the running ones and have no gradient.
     """
-    statistics = moments(x, axes=axes, axis_name=axis_name)
-    return _normalize(x, scale, bias, *statistics[:2], axes), *statistics
+    return _normalized_forward(x, scale, bias, axes, axis_name)[0]
 
 
 def _normalized_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, axes: tuple[int, ...], axis_name: str | None
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    y, mean, variance, count = _normalized(x, scale, bias, axes, axis_name)
-    return (y, mean, variance, count), (x, scale, bias, mean, variance, count)
+    # Not by `_normalized`: what is saved has a gradient, for gradients of gradients.
+    mean, variance, count = moments(x, axes=axes, axis_name=axis_name)
+    y = _normalize(x, scale, bias, mean, variance, axes)
+    return (y, mean, variance, count), (x, scale, mean, variance, count)
 
 
 def _normalized_backward(
@@ -223,17 +228,26 @@ def _normalized_backward(
     saved: tuple[jax.Array, ...],
     gradients: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, ...]:
-    x, scale, bias, mean, variance, count = saved
+    x, scale, mean, variance, count = saved
     gradient = gradients[0]
-
-    total = functools.partial(_total, axes=axes, axis_name=axis_name)
     wide = functools.partial(jnp.expand_dims, axis=axes)
     inverse = jax.lax.rsqrt(variance + EPSILON)
-    of_bias = total(gradient)
-    of_scale = (total(gradient * x) - mean * of_bias) * inverse
-    divisor = jnp.maximum(count, 1)
-    of_x = (gradient - wide(of_bias / divisor)) * wide(scale * inverse)
-    of_x -= (x - wide(mean)) * wide(scale * jnp.square(inverse) * of_scale / divisor)
+    # Products with the deviation instead of `x` would be stored by XLA on CPUs.
+    of_bias = gradient.sum(axes)
+    sums = [of_bias, ((gradient * x).sum(axes) - mean * of_bias) * inverse]
+    if axis_name is None:
+        totals, weighted = sums, [scale * value for value in sums]
+    elif axis_name in varying(scale):
+        totals, weighted = sums, jax.lax.psum([scale * value for value in sums], axis_name)
+    else:
+        everywhere = jax.lax.psum(sums, axis_name)
+        # Parameters that devices share have the gradient of all, unless all have the same images.
+        totals = everywhere if axis_name in varying(gradient) else sums
+        weighted = [scale * value for value in everywhere]
+    first, second = (value * inverse / jnp.maximum(count, 1) for value in weighted)
+    of_x = gradient * wide(scale * inverse) - wide(first)
+    of_x -= (x - wide(mean)) * wide(second * inverse)
+    of_bias, of_scale = totals
     return of_x, of_scale, of_bias
 
 
