@@ -169,8 +169,8 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 
     reid = jaxreid.load(args.model)
     query = next(generated(features_in(args.features), args.queries, 1))
-    # The first call compiles.
-    reid.score(query[:1], np.concatenate([query] * 6)[:512])
+    # The first call compiles what a model has, whatever the size of an index.
+    reid.score(query[:1], query)
     before = _peak_mb()
     index = jaxreid.Index.open(args.place, reid)
     index.search(query[0])

@@ -1,5 +1,6 @@
 """Shortlist of a query: nearest vectors, of these the most similar pooled maps; exact scores."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -11,8 +12,8 @@ from jaxreid.reid.loaded import ReID
 
 # Images whose pooled maps are compared with the query's.
 LONGLIST = 12_800
-# Images scored at once.
-_SCORED = 512
+# Images scored at once, and the values of their features: 16 MB.
+_SCORED, _VALUES = 512, 2**22
 
 
 def shortlisted(
@@ -68,11 +69,12 @@ def scored(
     reid: ReID, about: About, query: np.ndarray, batches: Iterable[Rows]
 ) -> tuple[np.ndarray, dict[str, list]]:
     """Return the exact scores [Q, n] of rows with the queries, and the columns of the rows."""
+    size = min(_SCORED, max(1, _VALUES // max(1, math.prod(about.shape))))
     scores: list[np.ndarray] = [np.zeros((len(query), 0), np.float32)]
     columns: dict[str, list] = {name: [] for name in COLUMNS}
     for rows in batches:
-        for first in range(0, len(rows.feature), _SCORED):
-            features = about.decode(rows.feature[first : first + _SCORED])
+        for first in range(0, len(rows.feature), size):
+            features = about.decode(rows.feature[first : first + size])
             scores.append(reid.score(query, features))
         for key, cells in rows.columns.items():
             columns[key].extend(cells)
