@@ -251,7 +251,8 @@ def _forward(
     updated = {}
     for part, module in modules.items():
         variables = {"params": params[part], "batch_stats": stats[part]}
-        x, updated[part] = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        x, changed = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        updated[part] = changed.get("batch_stats", {})
     return x, updated
 
 
