@@ -439,7 +439,7 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
 
     from jaxreid.names import check_name
 
-    # As small as numbers get in AMSGrad's moments, PyTorch's slow down a CPU tenfold.
+    # AMSGrad's moments become denormal, with which PyTorch is ten times as slow on a CPU.
     torch.set_flush_denormal(True)
     known = (benchmark_networks.EMBEDDED, *torch_networks.NAMES)
     if given.arch == ["all"]:
@@ -452,12 +452,13 @@ def compare_backbones(given: argparse.Namespace) -> list[dict[str, Any]]:
     with tqdm(total=runs, unit="run") as progress:
         for name in given.arch:
             progress.set_description(name)
-            arch, model, (batch, height, width) = benchmark_networks.make(name)
+            network = benchmark_networks.make(name)
+            batch, height, width = network.size
             height, width = given.size or (height, width)
             batch = given.batch or batch
             x = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
             for record in benchmark_networks.compare(
-                arch, model, x, given.passes, given.repeats, take_turns, progress
+                network, x, given.passes, given.repeats, take_turns, progress
             ):
                 results.append({"network": name, "images": f"{batch}x{height}x{width}", **record})
     return results

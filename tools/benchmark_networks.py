@@ -1,14 +1,16 @@
 """Contenders of `benchmark.py backbones`: passes of a network in this package and in PyTorch."""
 
 import copy
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-# The network of the embedded recipes, at their size and batch.
+# The network of the embedded recipes.
 EMBEDDED = "embedded"
 NAMES = (
     EMBEDDED,
@@ -24,35 +26,55 @@ PASSES = ("forward", "forward and backward", STEP)
 LAYOUTS = {"PyTorch": "contiguous_format", "PyTorch channels_last": "channels_last"}
 # ResNet as in QAConv 2.1.
 MAP = {"cut": "layer3", "neck": 128, "neck_norm": "none"}
+# That of the embedded recipes, in PyTorch and as a model of this package.
+SMALL = "resnet18_ibn_b"
 SMALL_MAP = {"cut": "layer2", "neck": 64, "neck_norm": "batch", "width": 16}
+SMALL_CARD = {
+    "backbone": {"name": SMALL, "cut": "layer2", "width": 16},
+    "neck": {"name": "map", "channels": 64, "norm": "batch"},
+    "matcher": {"name": "qaconv"},
+    "height": 128,
+    "width": 64,
+}
 OURS = "jaxreid"
 # Identities of Market-1501, and the share of the loss that goes to all of them.
 CLASSES, SMOOTHING = 751, 0.1
-# Optimizers of QAConv and OSNet, at a rate at which nothing diverges in some dozen steps.
-OPTIMIZERS = {"resnet": "sgd", "osnet": "amsgrad"}
+# A learning rate at which nothing diverges in some dozen steps.
 RATE, DECAY = 1e-4, 5e-4
 
 
-def make(name: str) -> tuple[str, Any, tuple[int, int, int]]:
-    """Make a network of `torch_networks` with random weights.
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of `torch_networks`, whose weights both sides use.
 
-    Returns:
-        Its architecture, the network, and batch, height and width of the images.
+    Attributes:
+        arch: its architecture.
+        model: the network, with random weights.
+        size: batch, height and width of its images.
+        card: keywords of `make_model`, if it is in none of the published forms.
     """
+
+    arch: str
+    model: Any
+    size: tuple[int, int, int]
+    card: Mapping[str, Any] | None = None
+
+
+def make(name: str) -> Network:
+    """Make a network: `EMBEDDED`, or one of `torch_networks`."""
     import torch_networks
 
     if name == EMBEDDED:
-        arch, options, size = "resnet18_ibn_b", SMALL_MAP, (32, 128, 64)
+        arch, options, size, card = SMALL, SMALL_MAP, (32, 128, 64), SMALL_CARD
     elif name.startswith("resnet"):
-        arch, options, size = name, MAP, (8, 384, 128)
+        arch, options, size, card = name, MAP, (8, 384, 128), None
     else:
-        arch, options, size = name, {}, (16, 256, 128)
-    return arch, torch_networks.randomize(torch_networks.make(arch, **options)), size
+        arch, options, size, card = name, {}, (16, 256, 128), None
+    return Network(arch, torch_networks.randomize(torch_networks.make(arch, **options)), size, card)
 
 
 def compare(
-    arch: str,
-    model: Any,
+    network: Network,
     x: np.ndarray,
     passes: Sequence[str],
     repeats: int,
@@ -67,8 +89,7 @@ def compare(
     optimizer and running statistics.
 
     Args:
-        arch: architecture of the network.
-        model: network of `torch_networks` whose weights both sides use.
+        network: what both sides compute.
         x: [B, 3, H, W] float32 images.
         passes: any of `PASSES`.
         repeats: timed runs of each contender.
@@ -81,33 +102,17 @@ def compare(
         the norm of all gradients (backward) or of the loss (training step), a check that both sides
         compute the same; "compile_s", seconds of our first run.
     """
-    import torch
-
-    with torch.inference_mode():
-        shape = model.eval()(torch.from_numpy(x)).shape
-    weight = np.random.default_rng(1).standard_normal(shape, np.float32)
     records = []
     for name in passes:
-        train = name != "forward"
-        if name == STEP:
-            classifier = _classifier(shape[1])
-            contenders = {OURS: jax_step(arch, model, x, classifier)}
-            for layout, memory_format in LAYOUTS.items():
-                contenders[layout] = torch_step(arch, model, x, classifier, memory_format)
-        else:
-            contenders = {OURS: jax_pass(arch, model, x, weight, train)}
-            for layout, memory_format in LAYOUTS.items():
-                contenders[layout] = torch_pass(model, x, weight, memory_format, train)
+        contenders = make_contenders(network, x, name)
         start = time.perf_counter()
         ours = contenders[OURS]()
         seconds = time.perf_counter() - start
         theirs = contenders["PyTorch"]()
-        if name == STEP:
-            difference = abs(ours - theirs) / theirs
-        elif train:
-            difference = _difference(_norm(ours), _norm(theirs))
-        else:
-            difference = _difference(np.moveaxis(np.asarray(ours), -1, 1), np.asarray(theirs))
+        if name == "forward":
+            ours = np.moveaxis(np.asarray(ours), -1, 1)
+        elif name != STEP:
+            ours, theirs = _norm(ours), _norm(theirs)
         ms = take_turns(contenders, repeats, progress)
         best = min(ms[layout]["median"] for layout in LAYOUTS)
         records.append(
@@ -115,11 +120,31 @@ def compare(
                 "pass": name,
                 "ms": ms,
                 "times_as_fast": best / ms[OURS]["median"],
-                "difference": difference,
+                "difference": _difference(np.asarray(ours), np.asarray(theirs)),
                 "compile_s": seconds,
             }
         )
     return records
+
+
+def make_contenders(network: Network, x: np.ndarray, name: str) -> dict[str, Callable[[], Any]]:
+    """Make one of `PASSES` in this package and in PyTorch's layouts."""
+    import torch
+
+    with torch.inference_mode():
+        shape = network.model.eval()(torch.from_numpy(x)).shape
+    if name == STEP:
+        classifier = np.random.default_rng(2).normal(0, 0.01, (shape[1], CLASSES))
+        labels = np.random.default_rng(3).integers(0, CLASSES, len(x))
+        inputs = x, classifier.astype(np.float32), labels
+        ours, theirs = jax_step(network, *inputs), functools.partial(torch_step, network, *inputs)
+    else:
+        weight = np.random.default_rng(1).standard_normal(shape, np.float32)
+        inputs = x, weight, name != "forward"
+        ours, theirs = jax_pass(network, *inputs), functools.partial(torch_pass, network, *inputs)
+    return {OURS: ours} | {
+        layout: theirs(memory_format) for layout, memory_format in LAYOUTS.items()
+    }
 
 
 def _difference(mine: np.ndarray, theirs: np.ndarray) -> float:
@@ -130,9 +155,7 @@ def _norm(arrays: list[Any]) -> np.ndarray:
     return np.sqrt(sum(np.square(np.asarray(one), dtype=np.float64).sum() for one in arrays))
 
 
-def jax_pass(
-    arch: str, model: Any, x: np.ndarray, weight: np.ndarray, train: bool
-) -> Callable[[], Any]:
+def jax_pass(network: Network, x: np.ndarray, weight: np.ndarray, train: bool) -> Callable[[], Any]:
     """Make the counterpart of `torch_pass` in this package, with the weights of `model`.
 
     Raises:
@@ -140,7 +163,7 @@ def jax_pass(
     """
     import jax
 
-    modules, params, stats = _ours(arch, model)
+    modules, params, stats = _ours(network)
     x, weight = (np.moveaxis(values, 1, -1) for values in (x, weight))
     params, stats, x, weight = jax.device_put((params, stats, x, weight))
 
@@ -161,16 +184,16 @@ def jax_pass(
 
 
 def torch_pass(
-    model: Any, x: np.ndarray, weight: np.ndarray, memory_format: str, train: bool
+    network: Network, x: np.ndarray, weight: np.ndarray, train: bool, memory_format: str
 ) -> Callable[[], Any]:
     """Make a pass in PyTorch.
 
     Args:
-        model: network of `torch_networks`; it is copied.
+        network: its model is copied.
         x: [B, 3, H, W] float32 images.
         weight: weights of the outputs in the loss, in the shape of the output.
-        memory_format: "contiguous_format" or "channels_last".
         train: forward and backward in training mode; otherwise forward in evaluation mode.
+        memory_format: "contiguous_format" or "channels_last".
 
     Returns:
         A function without arguments that returns the list of gradients, or the output.
@@ -178,7 +201,7 @@ def torch_pass(
     import torch
 
     layout = getattr(torch, memory_format)
-    model = copy.deepcopy(model).to(memory_format=layout).train(train)
+    model = copy.deepcopy(network.model).to(memory_format=layout).train(train)
     x, weight = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(weight)
     if weight.ndim == 4:
         weight = weight.to(memory_format=layout)
@@ -194,55 +217,31 @@ def torch_pass(
     return run
 
 
-def _ours(arch: str, model: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return backbone and neck of this package, and their parameters and statistics."""
-    from jaxreid.models.backbones import make_backbone
-    from jaxreid.models.necks import make_neck
-
-    weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    card, variables = _converted(arch, weights)
-    modules = {
-        "backbone": make_backbone(**card["backbone"]),
-        "neck": make_neck(**card["neck"]),
-    }
-    params, stats = (
-        {part: variables[kind].get(part, {}) for part in modules}
-        for kind in ("params", "batch_stats")
-    )
-    return modules, params, stats
-
-
-def _converted(arch: str, weights: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """Return card and variables of official weights, also of `SMALL_MAP`, which nobody published.
+def _ours(network: Network) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return backbone and neck of this package, and their parameters and statistics.
 
     Raises:
         ValueError: the weights do not fit this package.
     """
-    from flax import traverse_util
-
-    from jaxreid.models.model import abstract_variables, make_model
-    from jaxreid.weights.layouts import layout_of
-    from jaxreid.weights.official import from_official
+    from jaxreid.models.backbones import make_backbone
+    from jaxreid.models.necks import make_neck
     from jaxreid.weights.pytorch import convert
 
-    width = len(weights.get("base.conv1.weight", ()))
-    if width != SMALL_MAP["width"]:
-        converted = convert(weights, arch, skip=("criterion",))
-        if not converted.report.complete:
-            raise ValueError(f"{arch}: the weights do not fit this package: {converted.report}.")
-        return converted.card, converted.variables
-    layout = layout_of(weights, arch)
-    card = layout.card(weights, arch) | {
-        "backbone": {"name": arch, "width": width, "cut": SMALL_MAP["cut"]},
-        "neck": {"name": "map", "channels": SMALL_MAP["neck"], "norm": SMALL_MAP["neck_norm"]},
+    weights = {name: value.numpy().copy() for name, value in network.model.state_dict().items()}
+    converted = convert(weights, network.arch, skip=("criterion",), card=network.card)
+    if not converted.report.complete:
+        raise ValueError(
+            f"{network.arch}: the weights do not fit this package: {converted.report}."
+        )
+    modules = {
+        "backbone": make_backbone(**converted.card["backbone"]),
+        "neck": make_neck(**converted.card["neck"]),
     }
-    abstract = traverse_util.flatten_dict(abstract_variables(make_model(**card)))
-    variables = {
-        (kind, *path): from_official(path, weights[layout.name(path, arch, ())], leaf.shape)
-        for (kind, *path), leaf in abstract.items()
-        if path[0] != "matcher"
-    }
-    return card, traverse_util.unflatten_dict(variables)
+    params, stats = (
+        {part: converted.variables[kind].get(part, {}) for part in modules}
+        for kind in ("params", "batch_stats")
+    )
+    return modules, params, stats
 
 
 def _forward(
@@ -265,27 +264,30 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     return jax.jit(function, compiler_options=network_options(make_mesh()), **options)
 
 
-def _classifier(channels: int) -> np.ndarray:
-    """Return the kernel [channels, `CLASSES`] that both sides start from."""
-    return np.random.default_rng(2).normal(0, 0.01, (channels, CLASSES)).astype(np.float32)
+def jax_step(
+    network: Network, x: np.ndarray, classifier: np.ndarray, labels: np.ndarray
+) -> Callable[[], float]:
+    """Make a training step in this package.
 
+    Args:
+        network: its optimizer is that of QAConv or OSNet.
+        x: [B, 3, H, W] float32 images.
+        classifier: [channels, `CLASSES`] float32, the first weights of the classifier.
+        labels: [B] integers below `CLASSES`.
 
-def _labels(count: int) -> np.ndarray:
-    return np.random.default_rng(3).integers(0, CLASSES, count)
-
-
-def jax_step(arch: str, model: Any, x: np.ndarray, classifier: np.ndarray) -> Callable[[], float]:
-    """Make a training step in this package; it returns the loss and keeps the new state."""
+    Returns:
+        A function without arguments that updates the state and returns the loss before.
+    """
     import jax
     import optax
 
     from jaxreid.training.objectives.softmax import smoothed_cross_entropy
     from jaxreid.training.optim import make_optimizer
 
-    modules, params, stats = _ours(arch, model)
-    name = OPTIMIZERS[arch.partition("_")[0].rstrip("0123456789")]
+    modules, params, stats = _ours(network)
+    # As QAConv and OSNet are trained; PyTorch's counterparts are in `torch_step`.
+    name = "sgd" if network.arch.startswith("resnet") else "amsgrad"
     tx = make_optimizer(name, lr=RATE, backbone_lr=RATE, weight_decay=DECAY)
-    labels = _labels(len(x))
 
     def loss(params: dict, stats: dict, x: jax.Array) -> tuple[jax.Array, dict]:
         y, updated = _forward(modules, params, stats, x, True)
@@ -312,28 +314,28 @@ def jax_step(arch: str, model: Any, x: np.ndarray, classifier: np.ndarray) -> Ca
 
 
 def torch_step(
-    arch: str, model: Any, x: np.ndarray, classifier: np.ndarray, memory_format: str
+    network: Network, x: np.ndarray, classifier: np.ndarray, labels: np.ndarray, memory_format: str
 ) -> Callable[[], float]:
     """Make the counterpart of `jax_step` in PyTorch."""
     import torch
 
     layout = getattr(torch, memory_format)
-    model = copy.deepcopy(model).to(memory_format=layout).train()
+    model = copy.deepcopy(network.model).to(memory_format=layout).train()
     head = torch.nn.Linear(*classifier.shape, bias=False)
     head.weight.data = torch.from_numpy(classifier.T.copy())
     parameters = [*model.parameters(), *head.parameters()]
     options = {"lr": RATE, "weight_decay": DECAY}
-    if arch.startswith("resnet"):
+    if network.arch.startswith("resnet"):
         optimizer = torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **options)
     else:
         optimizer = torch.optim.Adam(parameters, amsgrad=True, **options)
-    images, labels = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(_labels(len(x)))
+    images, targets = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(labels)
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
 
     def run() -> float:
         optimizer.zero_grad()
         y = model(images)
-        loss = criterion(head(y.mean((2, 3)) if y.ndim == 4 else y), labels)
+        loss = criterion(head(y.mean((2, 3)) if y.ndim == 4 else y), targets)
         loss.backward()
         optimizer.step()
         return loss.item()

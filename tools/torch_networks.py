@@ -65,8 +65,8 @@ def make(
     if kind == "osnet":
         if cut is not None:
             raise ValueError(f"{name} with cut={cut!r}: only a ResNet can be cut; omit cut.")
-        kind, _, width = variant.rpartition("x")
-        return OSNet(kind.rstrip("_"), WIDTHS["x" + width], classes)
+        kind, _, factor = variant.rpartition("x")
+        return OSNet(kind.rstrip("_"), WIDTHS["x" + factor], classes)
     depth, ibn = int(kind.removeprefix("resnet")), variant.removeprefix("ibn_")
     base = ResNet(depth, ibn, classes, width)
     return base if cut is None else ResMap(base, cut, neck, neck_norm)
@@ -110,14 +110,14 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         inputs, expansion = width, 1 if depth < 50 else 4
-        for layer, count in enumerate(DEPTHS[depth]):
-            blocks, channels = [], width * 2**layer
+        for layer, count in enumerate(DEPTHS[depth], start=1):
+            blocks, channels = [], width * 2 ** (layer - 1)
             for i in range(count):
-                normed = (ibn == "a" and layer < 3) or (ibn == "b" and layer < 2 and i == count - 1)
-                stride = 2 if layer > 0 and i == 0 else 1
+                normed = (ibn == "a" and layer < 4) or (ibn == "b" and layer < 3 and i == count - 1)
+                stride = 2 if layer > 1 and i == 0 else 1
                 blocks.append(_Block(inputs, channels, expansion, stride, ibn if normed else ""))
                 inputs = channels * expansion
-            setattr(self, f"layer{layer + 1}", nn.Sequential(*blocks))
+            setattr(self, f"layer{layer}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
 
     def maps(self, x: Tensor, cut: str = "layer4") -> Tensor:

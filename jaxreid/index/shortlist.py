@@ -69,7 +69,7 @@ def scored(
     reid: ReID, about: About, query: np.ndarray, batches: Iterable[Rows]
 ) -> tuple[np.ndarray, dict[str, list]]:
     """Return the exact scores [Q, n] of rows with the queries, and the columns of the rows."""
-    size = min(_SCORED, max(1, _VALUES // max(1, math.prod(about.shape))))
+    size = min(_SCORED, max(1, _VALUES // math.prod(about.shape)))
     scores: list[np.ndarray] = [np.zeros((len(query), 0), np.float32)]
     columns: dict[str, list] = {name: [] for name in COLUMNS}
     for rows in batches:

@@ -191,9 +191,11 @@ def batch_norm(
     if mask is None:
         shape = running[0].shape
         parts = [jnp.broadcast_to(jnp.asarray(a, wide.dtype), shape) for a in (scale, bias)]
+        arrays = [wide, *parts]
         # The gradient sums over `axis_name` alone.
-        wide, *parts = (wide, *parts) if axis_name else vary_alike(wide, *parts)
-        y, *statistics = _normalized(wide, *parts, tuple(axes), axis_name)
+        if axis_name is None:
+            arrays = vary_alike(*arrays)
+        y, *statistics = _normalized(*arrays, tuple(axes), axis_name)
     else:
         statistics = moments(wide, axes=axes, mask=mask, axis_name=axis_name)
         y = _normalize(wide, scale, bias, *statistics[:2], axes)

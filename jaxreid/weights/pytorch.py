@@ -72,6 +72,7 @@ def convert(
     normalisation: Mapping[str, Sequence[float]] | None = None,
     skip: Sequence[str] = (),
     memory: bool = False,
+    card: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Convert the tensors of a checkpoint to variables.
 
@@ -83,6 +84,8 @@ def convert(
         normalisation: {"mean", "std"} of the pixels; default: that of the published models.
         skip: official names, or prefixes of them, to leave out.
         memory: include the class memory of QAConv 1.x, regardless of `skip`.
+        card: keywords of `make_model`, in place of `cut` and `input_size`, for a network that is in
+            none of the published forms, such as a narrow one.
 
     Returns:
         The variables that could be converted. The caller decides whether the report is acceptable.
@@ -94,7 +97,7 @@ def convert(
     skip = tuple(skip)
     layout = layout_of(checkpoint, arch)
     try:
-        card = layout.card(checkpoint, arch, cut=cut, input_size=input_size)
+        card = dict(card or layout.card(checkpoint, arch, cut=cut, input_size=input_size))
     # Tensors of other axes than their names promise, or some of a list.
     except (LookupError, TypeError) as error:
         raise ValueError(

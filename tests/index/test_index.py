@@ -17,6 +17,7 @@ from people import draw, save_model
 import jaxreid
 from jaxreid import cli
 from jaxreid.index import index as module
+from jaxreid.index import shortlist
 from jaxreid.index import store as store_module
 from jaxreid.index.encoding import (
     decode,
@@ -90,6 +91,22 @@ def test_a_search_finds_what_an_exact_ranking_finds(made, reid, photos):
     short = made.search(photos[4], top=3, shortlist=5)
     assert short[0].id == hits[0].id
     assert photos[4].name in repr(hits)
+
+
+def test_large_maps_are_scored_a_few_at_a_time(made, photos, monkeypatch):
+    at_once, sizes = made.search(photos[0], top=12), []
+    score = jaxreid.ReID.score
+
+    def noted(self, query, gallery):
+        sizes.append(len(gallery))
+        return score(self, query, gallery)
+
+    monkeypatch.setattr(jaxreid.ReID, "score", noted)
+    monkeypatch.setattr(shortlist, "_VALUES", 5 * math.prod(made.about.shape))
+    in_parts = made.search(photos[0], top=12)
+    assert max(sizes) == 5
+    assert [hit.path for hit in in_parts] == [hit.path for hit in at_once]
+    np.testing.assert_allclose([h.score for h in in_parts], [h.score for h in at_once], rtol=1e-6)
 
 
 def test_several_photographs_of_a_person_count_together(made, reid, photos):
